@@ -1,0 +1,98 @@
+"""Keys and values already computed, so that one more token costs one more token.
+
+Shapes: B batch, K key-value heads, T new tokens, S slots, E head width.
+
+A layer's cache is a ring of S slots; position p lies in slot p mod S. A full cache has a slot for every position and
+never wraps; a sliding window needs only window + chunk - 1 slots (chunk: the most tokens written at once), because
+no query reads further back. Positions are tensors: a Python int would be compiled into the graph, once per value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import spec
+
+
+class LayerCache:
+    """One layer's keys and values, (B, K, S, E) each."""
+
+    def __init__(self, batch: int, attn: spec.Attention, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.k = torch.zeros(batch, attn.kv_heads, slots, attn.width, dtype=dtype, device=device)
+        self.v = torch.zeros_like(self.k)
+
+    @property
+    def slots(self) -> int:
+        return self.k.shape[2]
+
+    def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        """Store new keys and values (B, K, T, E); only the newest S of them when there are more."""
+        k, v, positions = k[:, :, -self.slots :], v[:, :, -self.slots :], positions[-self.slots :]
+        where = positions % self.slots
+        self.k.index_copy_(2, where, k)
+        self.v.index_copy_(2, where, v)
+
+    def reorder(self, rows: Tensor) -> None:
+        self.k.copy_(self.k.index_select(0, rows))
+        self.v.copy_(self.v.index_select(0, rows))
+
+
+class CrossCache:
+    """Keys and values of an encoder's output, (B, K, S, E) each, computed once and read at every step."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def reorder(self, rows: Tensor) -> None:
+        if self.k is not None and self.v is not None:
+            self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
+
+
+class Cache:
+    """A stack's caches, one object per layer, and how many tokens they hold.
+
+    ``length`` is counted on the host, for people; ``position`` is the same number as a tensor, for the model.
+    ``rings``: slots -> the position each slot holds (-1: empty), shared by the layers with that many slots.
+    """
+
+    def __init__(
+        self, stack: spec.Stack, batch: int, length: int, dtype: torch.dtype, device: torch.device, chunk: int = 1
+    ) -> None:
+        self.capacity = length
+        self.chunk = chunk
+        self.length = 0
+        self.position = torch.zeros((), dtype=torch.long, device=device)
+        self.layers = [
+            LayerCache(batch, block.attn, _slots(block.attn, length, chunk), dtype, device) for block in stack.blocks
+        ]
+        self.cross = [CrossCache() for _ in stack.blocks]
+        self.rings = {layer.slots: torch.full((layer.slots,), -1, device=device) for layer in self.layers}
+
+    def next_positions(self, count: int) -> Tensor:
+        """Positions (T,) of the next ``count`` tokens. Raises ValueError when they do not fit."""
+        if self.length + count > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens; {self.length} + {count} do not fit")
+        if self.length > 0 and count > self.chunk:
+            raise ValueError(f"after its first pass this cache takes at most {self.chunk} tokens at a time, not {count}")
+        return self.position + torch.arange(count, device=self.position.device)
+
+    def place(self, positions: Tensor) -> None:
+        """Give the new positions their slots, before the layers write what belongs there."""
+        for slots, ring in self.rings.items():
+            newest = positions[-slots:]
+            ring.index_copy_(0, newest % slots, newest)
+
+    def advance(self, count: int) -> None:
+        self.length += count
+        self.position += count
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the given batch rows, in that order (beam search)."""
+        for layer in (*self.layers, *self.cross):
+            layer.reorder(rows)
+
+
+def _slots(attn: spec.Attention, length: int, chunk: int) -> int:
+    return length if attn.window is None else min(length, attn.window + chunk - 1)

@@ -1,0 +1,218 @@
+"""The whole machine: stem, stack of blocks, head.
+
+Shapes: B batch, T time, S source time, D width, V vocabulary (or classes).
+
+    ids (B,T) -> [stem] -> (B,T,D) -> [block] x N -> [norm] -> (B,T,D) -> [head] -> logits (B,T,V)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import spec
+from .attention import Mask
+from .block import ACTIVATIONS, Block, Shared
+from .cache import Cache
+from .positions import RelativeBias, rotation
+from .stems import TokenStem, make_stem
+from .sublayer import make_norm
+from .tap import tap
+
+
+class Stack(nn.Module):
+    """The blocks, and what they share: rotations, relative bias, masks, cache."""
+
+    def __init__(self, stack: spec.Stack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.blocks = nn.ModuleList(Block(block, stack.width) for block in stack.blocks)
+        self.norm = make_norm(stack.final_norm, stack.width)
+        heads = stack.blocks[0].attn.heads
+        self.relative = None if stack.relative is None else RelativeBias(heads, stack.relative)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        present: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_present: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Residual stream in (B, T, D), out (B, T, D), normalised. ``present`` (B, T) is False at padding.
+
+        With an empty cache, or none, the keys are the new positions themselves; later they are the cache's slots.
+        """
+        if cache is not None:
+            cache.place(positions)
+        first_pass = cache is None or cache.length == 0
+        keys = {0: positions} if cache is None or first_pass else cache.rings
+        shared = {
+            slots: self._shared(Mask(positions, ring, first_pass, present), x.dtype, memory, memory_present)
+            for slots, ring in keys.items()
+        }
+        ropes = {block.attn.rope for block in self.stack.blocks if block.attn.rope is not None}
+        rotations = {rope: rotation(rope, positions, x.dtype) for rope in ropes}
+        for i, (block, its) in enumerate(zip(self.blocks, self.stack.blocks, strict=True)):
+            turn = None if its.attn.rope is None else rotations[its.attn.rope]
+            if cache is None:
+                x = block(x, shared[0], turn)
+            else:
+                layer = cache.layers[i]
+                x = block(x, shared[0 if first_pass else layer.slots], turn, layer, cache.cross[i])
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return tap(self, "final", x if self.norm is None else self.norm(x))
+
+    def _shared(
+        self, mask: Mask, dtype: torch.dtype, memory: Tensor | None, memory_present: Tensor | None
+    ) -> Shared:
+        bias = None if self.relative is None else self.relative(mask.queries, mask.keys).to(dtype)
+        if memory is None:
+            return Shared(mask, bias)
+        memory_positions = torch.arange(memory.shape[1], device=memory.device)
+        return Shared(mask, bias, memory, Mask(mask.queries, memory_positions, False, memory_present))
+
+
+class Unembedding(nn.Module):
+    """One row per token, dotted with the stream; tied models bring the embedding's own rows."""
+
+    def __init__(self, size: int, width: int, tied: bool, bias: bool) -> None:
+        super().__init__()
+        self.register_parameter("weight", None if tied else nn.Parameter(torch.zeros(size, width)))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(size)) if bias else None)
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        rows = embedding if self.weight is None else self.weight
+        if rows is None:
+            raise ValueError("a tied unembedding needs the embedding's rows")
+        return F.linear(x, rows, self.bias)
+
+
+class Head(nn.Module):
+    """Residual stream (B, T, D) -> logits (B, T, V), or (B, V) when it reads one position only."""
+
+    def __init__(self, head: spec.Head, width: int) -> None:
+        super().__init__()
+        self.head = head
+        self.dense = None if head.transform is None else nn.Linear(width, width)
+        self.norm = None if head.transform is None else make_norm(head.transform[1], width)
+        self.out = Unembedding(head.size, width, head.tied, head.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        if self.head.pool == "first":
+            x = x[:, 0]
+        if self.head.transform is not None and self.dense is not None and self.norm is not None:
+            x = self.norm(ACTIVATIONS[self.head.transform[0]](self.dense(x)))
+        logits = self.out(x * self.head.scale, embedding)
+        if self.head.softcap is not None:
+            logits = self.head.softcap * torch.tanh(logits / self.head.softcap)
+        return tap(self, "logits", logits)
+
+
+class Transformer(nn.Module):
+    """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT): one stem, one stack, one head."""
+
+    record_names = {"stem": "", "stack": "", "head": ""}
+
+    def __init__(self, transformer: spec.Transformer) -> None:
+        super().__init__()
+        self.spec = transformer
+        self.stem = make_stem(transformer.stem)
+        self.stack = Stack(transformer.stack)
+        self.head = Head(transformer.head, transformer.stack.width)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        present: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Token ids (B, T), or an image or mel frames, to logits (B, T, V).
+
+        ``present`` (B, T) is False at padding. With ``cache`` the ids are appended to what it holds; padding and a
+        cache do not go together (ValueError).
+        """
+        if cache is not None and present is not None:
+            raise ValueError("a cache holds sequences of equal length; padding cannot go along")
+        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.spec.head.tied else None
+        return self.head(self.stream(inputs, present, segments, cache), embedding)
+
+    def stream(
+        self,
+        inputs: Tensor,
+        present: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The residual stream as the head reads it: (B, T, D), after the final norm."""
+        if isinstance(self.stem, TokenStem):
+            positions = _positions(inputs, cache)
+            x = self.stem(inputs, positions, segments)
+        else:
+            x = self.stem(inputs)
+            positions = torch.arange(x.shape[1], device=x.device)
+        return self.stack(x, positions, present, cache=cache)
+
+    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+        """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
+        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk)
+
+
+class Seq2Seq(nn.Module):
+    """Encoder and decoder joined by cross-attention: T5, Marian, Whisper."""
+
+    record_names = {"source": "encoder", "target": "decoder", "head": ""}
+
+    def __init__(self, seq2seq: spec.Seq2Seq) -> None:
+        super().__init__()
+        self.spec = seq2seq
+        self.source, self.encoder = make_stem(seq2seq.source), Stack(seq2seq.encoder)
+        self.target, self.decoder = TokenStem(seq2seq.target), Stack(seq2seq.decoder)
+        if seq2seq.shared_embedding and isinstance(self.source, TokenStem):
+            self.source.tokens = self.target.tokens
+        self.head = Head(seq2seq.head, seq2seq.decoder.width)
+
+    def forward(self, inputs: Tensor, ids: Tensor, present: Tensor | None = None) -> Tensor:
+        """Source inputs and target ids (B, T) to logits (B, T, V); ``present`` (B, S) is False at source padding."""
+        return self.decode(ids, self.encode(inputs, present), present)
+
+    def encode(self, inputs: Tensor, present: Tensor | None = None) -> Tensor:
+        """Source tokens (B, S), or mel frames, to the memory the decoder reads, (B, S, D)."""
+        if isinstance(self.source, TokenStem):
+            positions = _positions(inputs, None)
+            return self.encoder(self.source(inputs, positions), positions, present)
+        x = self.source(inputs)
+        return self.encoder(x, torch.arange(x.shape[1], device=x.device), present)
+
+    def decode(
+        self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Target ids (B, T) and memory (B, S, D) to logits (B, T, V)."""
+        positions = _positions(ids, cache)
+        x = self.target(ids, positions)
+        x = self.decoder(x, positions, memory=memory, memory_present=memory_present, cache=cache)
+        return self.head(x, self.target.tokens.weight if self.spec.head.tied else None)
+
+    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+        """An empty cache for the decoder: ``batch`` sequences of up to ``length`` tokens."""
+        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk)
+
+
+def build(model_spec: spec.Spec) -> Transformer | Seq2Seq:
+    """The machine a spec describes; under ``torch.device("meta")`` it takes no memory."""
+    return Seq2Seq(model_spec) if isinstance(model_spec, spec.Seq2Seq) else Transformer(model_spec)
+
+
+def _positions(ids: Tensor, cache: Cache | None) -> Tensor:
+    return torch.arange(ids.shape[1], device=ids.device) if cache is None else cache.next_positions(ids.shape[1])
+
+
+def _empty_cache(
+    model: nn.Module, stack: spec.Stack, batch: int, length: int, dtype: torch.dtype | None, chunk: int
+) -> Cache:
+    some = next(model.parameters())
+    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk)

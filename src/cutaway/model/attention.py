@@ -163,11 +163,14 @@ class Attention(Sublayer):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -> Tensor:
         z = attend(self, self.attn, q, k, v, mask, bias).transpose(1, 2)
-        return self.o(tap(self, "z", z).flatten(-2))
+        added: Tensor = self.o(tap(self, "z", z).flatten(-2))
+        return added
 
     def _split(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """(B, T, heads * E) -> (B, T, heads, E), normalised over all heads or over each."""
         if norm is not None and self.attn.qk_norm == "full":
             x = norm(x)
-        x = x.unflatten(-1, (-1, self.attn.width))
-        return norm(x) if norm is not None and self.attn.qk_norm == "head" else x
+        x = x.view(*x.shape[:-1], -1, self.attn.width)
+        if norm is not None and self.attn.qk_norm == "head":
+            x = norm(x)
+        return x

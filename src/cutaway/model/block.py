@@ -50,7 +50,8 @@ class MLP(Sublayer):
         """(B, T, D) -> (B, T, D) through F hidden neurons."""
         up = tap(self, "up", self.up(x))
         gate = None if self.gate is None else tap(self, "gate", self.gate(x))
-        return self.down(tap(self, "hidden", hidden(self.mlp, up, gate)))
+        added: Tensor = self.down(tap(self, "hidden", hidden(self.mlp, up, gate)))
+        return added
 
 
 def hidden(mlp: spec.MLP, up: Tensor, gate: Tensor | None) -> Tensor:
@@ -61,7 +62,7 @@ def hidden(mlp: spec.MLP, up: Tensor, gate: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Shared:
-    """What every block of a stack is handed, worked out once: who may read whom, the score bias, an encoder's output."""
+    """What all blocks of a stack are handed, worked out once: who may read whom, score bias, an encoder's output."""
 
     mask: Mask
     bias: Tensor | None = None
@@ -70,7 +71,7 @@ class Shared:
 
 
 class Block(nn.Module):
-    """One layer. Its rotation and its own caches are handed in: an index into a list would make every layer a new program."""
+    """One layer. Its rotation and caches are handed in: an index into a list would make every layer a new program."""
 
     def __init__(self, block: spec.Block, width: int) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ class Cache:
         if self.length + count > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {self.length} + {count} do not fit")
         if self.length > 0 and count > self.chunk:
-            raise ValueError(f"after its first pass this cache takes at most {self.chunk} tokens at a time, not {count}")
+            raise ValueError(f"this cache takes at most {self.chunk} tokens at a time once begun, not {count}")
         return self.position + torch.arange(count, device=self.position.device)
 
     def place(self, positions: Tensor) -> None:
@@ -90,8 +90,9 @@ class Cache:
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the given batch rows, in that order (beam search)."""
-        for layer in (*self.layers, *self.cross):
+        for layer, cross in zip(self.layers, self.cross, strict=True):
             layer.reorder(rows)
+            cross.reorder(rows)
 
 
 def _slots(attn: spec.Attention, length: int, chunk: int) -> int:

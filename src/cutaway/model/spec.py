@@ -60,7 +60,9 @@ class Llama3Scaling:
         _positive("factor", self.factor)
         _positive("original_length", self.original_length)
         if not self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(f"low_freq_factor {self.low_freq_factor} must lie below high_freq_factor {self.high_freq_factor}")
+            raise ValueError(
+                f"low_freq_factor {self.low_freq_factor} must be below {self.high_freq_factor}, the high one"
+            )
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Decoder (GPT-2, Llama), encoder (BERT) or vision model (ViT). ``context``: the longest sequence it was made for."""
+    """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT). ``context``: the longest sequence it was made for."""
 
     stem: Stem
     stack: Stack

@@ -34,13 +34,15 @@ class TokenStem(nn.Module):
         if self.segments is not None:
             rows = torch.zeros_like(ids) if segments is None else segments
             x = x + tap(self, "segment", self.segments(rows))
-        return x if self.norm is None else self.norm(x)
+        stream: Tensor = x if self.norm is None else self.norm(x)
+        return stream
 
     def _at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         """Position vectors (T, D): learned rows, or sinusoids."""
         if self.positions is None or self.stem.positions is None:
             return sinusoids(positions, self.stem.width, dtype)
-        return self.positions(positions + self.stem.positions.offset)
+        rows: Tensor = self.positions(positions + self.stem.positions.offset)
+        return rows
 
 
 def _rows(positions: spec.Positions | None) -> int:
@@ -58,7 +60,7 @@ class PatchStem(nn.Module):
         self.positions = nn.Embedding(count, stem.width)
 
     def forward(self, image: Tensor) -> Tensor:
-        patches = self.patch(image).flatten(2).transpose(1, 2)  # (B, patches, D)
+        patches: Tensor = self.patch(image).flatten(2).transpose(1, 2)  # (B, patches, D)
         x = tap(self, "embed", torch.cat([self.extra.expand(len(patches), -1, -1), patches], 1))
         return x + tap(self, "pos", self.positions.weight[None])
 

@@ -7,6 +7,8 @@ Shapes: B batch, T time, S source time, D width, V vocabulary (or classes).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,9 +68,7 @@ class Stack(nn.Module):
             cache.advance(x.shape[1])
         return tap(self, "final", x if self.norm is None else self.norm(x))
 
-    def _shared(
-        self, mask: Mask, dtype: torch.dtype, memory: Tensor | None, memory_present: Tensor | None
-    ) -> Shared:
+    def _shared(self, mask: Mask, dtype: torch.dtype, memory: Tensor | None, memory_present: Tensor | None) -> Shared:
         bias = None if self.relative is None else self.relative(mask.queries, mask.keys).to(dtype)
         if memory is None:
             return Shared(mask, bias)
@@ -81,8 +81,8 @@ class Unembedding(nn.Module):
 
     def __init__(self, size: int, width: int, tied: bool, bias: bool) -> None:
         super().__init__()
-        self.register_parameter("weight", None if tied else nn.Parameter(torch.zeros(size, width)))
-        self.register_parameter("bias", nn.Parameter(torch.zeros(size)) if bias else None)
+        self.weight = None if tied else nn.Parameter(torch.zeros(size, width))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         rows = embedding if self.weight is None else self.weight
@@ -115,7 +115,7 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT): one stem, one stack, one head."""
 
-    record_names = {"stem": "", "stack": "", "head": ""}
+    record_names: ClassVar = {"stem": "", "stack": "", "head": ""}
 
     def __init__(self, transformer: spec.Transformer) -> None:
         super().__init__()
@@ -139,7 +139,8 @@ class Transformer(nn.Module):
         if cache is not None and present is not None:
             raise ValueError("a cache holds sequences of equal length; padding cannot go along")
         embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.spec.head.tied else None
-        return self.head(self.stream(inputs, present, segments, cache), embedding)
+        logits: Tensor = self.head(self.stream(inputs, present, segments, cache), embedding)
+        return logits
 
     def stream(
         self,
@@ -155,7 +156,8 @@ class Transformer(nn.Module):
         else:
             x = self.stem(inputs)
             positions = torch.arange(x.shape[1], device=x.device)
-        return self.stack(x, positions, present, cache=cache)
+        stream: Tensor = self.stack(x, positions, present, cache=cache)
+        return stream
 
     def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
         """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
@@ -165,7 +167,7 @@ class Transformer(nn.Module):
 class Seq2Seq(nn.Module):
     """Encoder and decoder joined by cross-attention: T5, Marian, Whisper."""
 
-    record_names = {"source": "encoder", "target": "decoder", "head": ""}
+    record_names: ClassVar = {"source": "encoder", "target": "decoder", "head": ""}
 
     def __init__(self, seq2seq: spec.Seq2Seq) -> None:
         super().__init__()
@@ -183,10 +185,11 @@ class Seq2Seq(nn.Module):
     def encode(self, inputs: Tensor, present: Tensor | None = None) -> Tensor:
         """Source tokens (B, S), or mel frames, to the memory the decoder reads, (B, S, D)."""
         if isinstance(self.source, TokenStem):
-            positions = _positions(inputs, None)
-            return self.encoder(self.source(inputs, positions), positions, present)
-        x = self.source(inputs)
-        return self.encoder(x, torch.arange(x.shape[1], device=x.device), present)
+            x = self.source(inputs, _positions(inputs, None))
+        else:
+            x = self.source(inputs)
+        memory: Tensor = self.encoder(x, torch.arange(x.shape[1], device=x.device), present)
+        return memory
 
     def decode(
         self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
@@ -195,7 +198,8 @@ class Seq2Seq(nn.Module):
         positions = _positions(ids, cache)
         x = self.target(ids, positions)
         x = self.decoder(x, positions, memory=memory, memory_present=memory_present, cache=cache)
-        return self.head(x, self.target.tokens.weight if self.spec.head.tied else None)
+        logits: Tensor = self.head(x, self.target.tokens.weight if self.spec.head.tied else None)
+        return logits
 
     def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
         """An empty cache for the decoder: ``batch`` sequences of up to ``length`` tokens."""

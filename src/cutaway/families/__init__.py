@@ -1,0 +1,85 @@
+"""Public checkpoints: one file a family, each config.json -> spec and a table of names.
+
+A file of this folder that has a ``FAMILIES`` list is a family file; adding one is all it takes (docs/families.md).
+Nothing here imports torch until tensors are touched, so that listing models stays quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Refused
+from ..model import spec
+from .config import Config
+from .names import Names
+
+_MACHINERY = {"checkpoint", "config", "names", "rotary", "verify", "weights"}
+_WELL_KNOWN = {
+    "albert", "arctic", "aya_vision", "bamba", "bart", "bert", "bloom", "blt", "codegen", "cohere", "cohere2",
+    "dbrx", "deberta", "deberta-v2", "deepseek_v2", "deepseek_v3", "deit", "dinov2", "distilbert", "electra", "ernie4_5",
+    "exaone4", "falcon", "falcon_h1", "falcon_mamba", "gemma", "gemma3", "gemma3n", "glm", "glm4", "gpt_bigcode",
+    "gpt_neo", "gpt_oss", "gptj", "granite", "granitemoe", "helium", "jamba", "llama4", "llama4_text", "llava",
+    "longformer", "mamba", "mamba2", "marian", "mbart", "minicpm", "ministral", "mixtral", "mllama", "modernbert", "mpt",
+    "mt5", "nemotron", "nllb-moe", "olmo", "olmo3", "olmoe", "openai-gpt", "opt", "pegasus", "persimmon", "phi-msft",
+    "phi3", "phimoe", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3_moe", "qwen3_next", "qwen3_vl", "recurrent_gemma",
+    "roberta", "rwkv", "seed_oss", "speech_to_text", "stablelm", "starcoder2", "switch_transformers", "t5", "t5gemma",
+    "vit", "wav2vec2", "whisper", "xglm", "xlm-roberta", "xlnet", "zamba2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one model_type of the Hugging Face layout becomes ours and goes back.
+
+    ``read`` turns config.json into a spec; ``names`` gives the table that turns the file's tensors into ours.
+    """
+
+    model_type: str
+    read: Callable[[Config], spec.Transformer]
+    names: Callable[[spec.Transformer], Names]
+
+
+def known() -> list[str]:
+    """The model_types that can be read, sorted."""
+    return sorted(_families())
+
+
+def find(model_type: Any) -> Family:
+    """The family of a config.json's ``model_type``. Raises Refused, naming the known ones, when there is none."""
+    family = _families().get(model_type) if isinstance(model_type, str) else None
+    if family is not None:
+        return family
+    known_ones = f"Known: {', '.join(known())}."
+    if model_type is None:
+        raise Refused("config.json does not say which model_type it describes.", f"Add one. {known_ones}")
+    yet = ", not yet" if isinstance(model_type, str) and model_type in _WELL_KNOWN else ""
+    raise Refused(f"Cutaway cannot read models of type {json.dumps(model_type)[:80]}{yet}.", known_ones)
+
+
+def describe(config: dict[str, Any]) -> tuple[Family, spec.Transformer, list[str]]:
+    """config.json's content -> its family, its spec, and a warning for every key nobody understood.
+
+    Raises Refused for an unknown model_type and for any key that would change the computation and is not handled.
+    """
+    family = find(config.get("model_type"))
+    reader = Config(config)
+    try:
+        described = family.read(reader)
+    except ValueError as error:
+        raise Refused(
+            f"config.json describes no model that can be built: {error}.", "Get the checkpoint's original config.json."
+        ) from None
+    return family, described, reader.warnings()
+
+
+@functools.cache
+def _families() -> dict[str, Family]:
+    modules = [name for _, name, _ in pkgutil.iter_modules(__path__) if name not in _MACHINERY]
+    found = [importlib.import_module(f"{__name__}.{name}") for name in modules]
+    return {family.model_type: family for module in found for family in getattr(module, "FAMILIES", ())}

@@ -1,0 +1,262 @@
+"""Checkpoints in the Hugging Face layout: opened by their headers, loaded onto a meta model, saved back.
+
+    config.json ----------- describe ----> spec --- build on meta ---> model without memory
+                                                                          |  names and shapes must agree
+    *.safetensors headers -- claim by the family's names ----> plan ------'
+    *.safetensors data ----- one tensor at a time -----------> assigned
+
+Nothing is read from the data before every tensor is claimed by one rule and every parameter filled by one tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import Failed, Misuse, NotFound, Refused
+from ..files import write_atomically
+from ..model import spec
+from ..model.transformer import Seq2Seq, Transformer, build
+from . import Family, describe
+from .config import dtype_of, read_config
+from .names import Claim, Names
+from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
+
+EMBEDDING, UNEMBEDDING = "stem.tokens.weight", "head.out.weight"
+
+_WRONG_FILES = "Check that config.json and the weights belong together, or download both again."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose names and shapes have been checked, and none of whose tensors has been read."""
+
+    folder: Path
+    config: dict[str, Any]
+    family: Family
+    spec: spec.Transformer
+    warnings: list[str]
+    _tensors: dict[str, Stored] = field(repr=False)
+    _plan: list[Claim] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has, tied tables counted once."""
+        return spec.parameters(self.spec)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What ``load()`` makes the weights: config.json's dtype, else the embedding's own in the file."""
+        stated = dtype_of(self.config)
+        if stated is None:
+            embedding = next(claim for claim in self._plan if EMBEDDING in claim.ours)
+            stated = FLOATING[self._tensors[embedding.theirs].dtype]
+        return _dtype(stated)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies these files (see :func:`weights.fingerprint`)."""
+        return fingerprint(self.folder)
+
+    def load(
+        self, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+    ) -> Transformer | Seq2Seq:
+        """The model with its weights, in ``dtype`` (None: :attr:`dtype`) on ``device`` (None: the CPU).
+
+        Raises Failed when the memory does not suffice, Refused for weights that are not finite numbers.
+        """
+        wanted = self.dtype if dtype is None else _dtype(dtype)
+        where = torch.device("cpu" if device is None else device)
+        _require_memory(self.parameters * wanted.itemsize, where)
+        parameters: dict[str, Tensor] = {}
+        for claim, tensor in self._read():
+            for name, part in zip(claim.ours, claim.operation.to_ours(tensor), strict=True):
+                its_dtype = torch.float32 if claim.operation.float32 else wanted
+                # A copy even where nothing changes: the model must not depend on a mapped file that may be cut short.
+                ours = part.to(where, its_dtype, copy=True, memory_format=torch.contiguous_format)
+                if name in parameters and not torch.equal(ours, parameters[name]):
+                    raise Refused(
+                        f"{claim.theirs} differs from the embedding, yet config.json says the two are one.",
+                        "Set tie_word_embeddings to false in config.json if the model was trained that way.",
+                    )
+                parameters[name] = ours
+        with torch.device("meta"):
+            model = build(self.spec)
+        model.load_state_dict(parameters, assign=True)
+        return model.eval()
+
+    def _read(self) -> Iterator[tuple[Claim, Tensor]]:
+        """Every claimed tensor, file by file, once it is known to be finite."""
+        for file in sorted({self._tensors[claim.theirs].file for claim in self._plan}):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    for claim in self._plan:
+                        if self._tensors[claim.theirs].file == file:
+                            tensor = opened.get_tensor(claim.theirs)
+                            _require_finite(claim.theirs, tensor)
+                            yield claim, tensor
+            except (SafetensorError, OSError) as error:
+                raise Refused(f"{file} cannot be read: {error}.", "Download it again.") from None
+
+
+def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
+    """Open a checkpoint folder by its config.json and the headers of its safetensors files.
+
+    ``strict`` makes warnings (keys of config.json that nobody understands) an error. Raises NotFound for what is not
+    a checkpoint, Refused, in one sentence, for one that is damaged, unsafe or not understood.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotFound(f"{folder} is not a folder.", "Name the folder that holds config.json and model.safetensors.")
+    config = read_config(folder)
+    family, described, warnings = describe(config)
+    if strict and warnings:
+        raise Refused(warnings[0], "Leave strict off to read the checkpoint all the same.")
+    tensors = read_headers(find_files(folder))
+    dtype_of(config)
+    needed, held = spec.parameters(described), sum(stored.elements for stored in tensors.values())
+    if needed > 2 * held:  # before anything is built: a wrong layer is named below, an absurd config ends here
+        raise Refused(f"config.json describes {needed:,} parameters, the files hold {held:,}.", _WRONG_FILES)
+    plan = _claim(family.names(described), tensors, described.head.tied)
+    _rehearse(plan, tensors, described)
+    return Checkpoint(folder, config, family, described, warnings, tensors, plan)
+
+
+def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str]) -> None:
+    """Write ``model`` as config.json and model.safetensors under the names of ``config``'s model_type.
+
+    The exact inverse of loading: equal keys and bits, in the dtype the model has. Raises Misuse when ``config``
+    describes another model. config.json is written last, so a folder with one is complete.
+    """
+    family, described, _ = describe(config)
+    if getattr(model, "spec", None) != described:
+        raise Misuse("config does not describe this model.", "Pass the config the model was made from.")
+    names, state = family.names(described), model.state_dict()
+    dtype = state[EMBEDDING].dtype
+    theirs: dict[str, Tensor] = {}
+    for name in state:
+        if claim := names.back(name):
+            whole = claim.operation.to_theirs(tuple(state[ours] for ours in claim.ours))
+            its_dtype = dtype if claim.operation.float32 else whole.dtype
+            theirs[claim.theirs] = whole.detach().to("cpu", its_dtype).contiguous()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_atomically(folder / "model.safetensors") as path:
+        save_file(theirs, path, metadata={"format": "pt"})
+    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+    with write_atomically(folder / "config.json") as path:
+        stated = {**config, key: str(dtype).removeprefix("torch.")}
+        path.write_text(json.dumps(stated, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------ checking names and shapes
+
+
+def _claim(names: Names, tensors: dict[str, Stored], tied: bool) -> list[Claim]:
+    """Each tensor's claim; a tied head's own copy becomes the embedding a second time. Raises Refused."""
+    plan, unknown = [], []
+    for name, stored in sorted(tensors.items()):
+        if names.is_dead(name):
+            continue
+        claim = names.claim(name)
+        if claim is None:
+            unknown.append(name)
+        elif stored.dtype not in FLOATING:
+            raise Refused(
+                f"The tensor {name} is stored as {stored.dtype}; Cutaway reads weights in {', '.join(FLOATING)}.",
+                "Use the checkpoint that is not quantised.",
+            )
+        else:
+            if tied and claim.ours == (UNEMBEDDING,):
+                claim = Claim(name, (EMBEDDING,), claim.operation)
+            plan.append(claim)
+    if unknown:
+        raise Refused(f"The weights hold {_some(unknown)}, which this family does not have.", _WRONG_FILES)
+    filled: dict[str, str] = {}
+    for claim in plan:
+        for ours in claim.ours:
+            if ours in filled and not (tied and ours == EMBEDDING):
+                raise Refused(f"The weights hold both {filled[ours]} and {claim.theirs}, one too many.", _WRONG_FILES)
+            filled[ours] = claim.theirs
+    return plan
+
+
+def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Transformer) -> None:
+    """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build(described).state_dict().items()}
+    filled, extra, wrong = set(), [], []
+    for claim in plan:
+        stored = tensors[claim.theirs]
+        try:
+            parts = claim.operation.to_ours(torch.empty(stored.shape, device="meta"))
+            got = dict(zip(claim.ours, [tuple(part.shape) for part in parts], strict=True))
+        except (RuntimeError, ValueError):  # cannot even be cut into its parts
+            got = dict.fromkeys(claim.ours, stored.shape)
+        filled.update(got)
+        if any(name not in shapes for name in got):
+            extra.append(claim.theirs)
+        elif any(shapes[name] != shape for name, shape in got.items()):
+            wrong.append(f"{claim.theirs} {list(stored.shape)}")
+    missing = [name for name in shapes if name not in filled]
+    for names, sentence in (
+        (wrong, "The weights hold {}, not the shape config.json asks for."),
+        (extra, "The weights hold {}, for which config.json has no place."),
+        (missing, "The weights lack what fills {}."),
+    ):
+        if names:
+            raise Refused(sentence.format(_some(names)), _WRONG_FILES)
+
+
+def _some(names: list[str]) -> str:
+    """The first three names, and how many more."""
+    listed = ", ".join(names[:3])
+    return listed if len(names) <= 3 else f"{listed} and {len(names) - 3} more"
+
+
+# ------------------------------------------------------------------ checking numbers and memory
+
+
+def _require_finite(name: str, tensor: Tensor) -> None:
+    if tensor.numel():
+        least, most = torch.aminmax(tensor)  # one pass, no copy; NaN comes through
+        if not (torch.isfinite(least) and torch.isfinite(most)):
+            raise Refused(f"The tensor {name} holds NaN or infinity.", "Use another checkpoint: this one is broken.")
+
+
+def _require_memory(needed: int, device: torch.device) -> None:
+    free = _free_memory(device)
+    if free is not None and needed > free:
+        gib = 2**30
+        raise Failed(
+            f"The model needs {needed / gib:.1f} GiB of memory and {free / gib:.1f} GiB are free.",
+            "Load it in a smaller dtype, close other programs, or choose a smaller model.",
+        )
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that can be taken, or None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _dtype(name: torch.dtype | str) -> torch.dtype:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        raise Misuse(f"{name} is no dtype for weights.", "Choose float32, bfloat16, float16 or float64.")
+    return dtype

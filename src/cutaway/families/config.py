@@ -1,0 +1,282 @@
+"""config.json, read with suspicion: it may lie, and a key nobody read may change the computation.
+
+:class:`Config` notes which keys a family reads. What is left over becomes a named warning; what the family says it
+cannot do is refused. Only keys known to change nothing at inference (``INERT``) pass in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import NotFound, Refused
+from ..model.spec import Norm
+
+LARGEST_FILE = 4 * 2**20  # bytes; real ones reach about 100 kB, with a thousand class labels
+MOST_LAYERS = 1024
+WIDEST = 2**20
+LARGEST = 2**31
+
+# Training, bookkeeping, and generation's own settings, which generation_config.json repeats: no logit depends on these.
+INERT = {
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+    "attention_dropout", "attention_probs_dropout_prob", "attn_implementation", "attn_pdrop", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
+    "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
+    "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout", "hidden_dropout_prob",
+    "id2label", "initializer_factor", "initializer_range", "label2id", "length_penalty", "max_length", "min_length",
+    "model_type", "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "prefix",
+    "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "resid_pdrop", "return_dict",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
+}  # fmt: skip
+
+# Keys any config may carry, which change the computation when they are not at these values.
+_ALWAYS = {
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (False,),
+    "per_layer_config": (None,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+}
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_required: Any = object()
+
+
+class Config:
+    """The keys of a config.json (or of an object inside it), each read once by name, checked, and ticked off.
+
+    Every reader takes the family's default for an absent key; without a default the key is required. An explicit
+    ``null`` counts as absent. Raises Refused, naming key and value, for a value of the wrong kind or size.
+    """
+
+    def __init__(self, content: dict[str, Any], path: str = "") -> None:
+        self._content = content
+        self._path = path
+        self._read: set[str] = set()
+        self._parts: list[Config] = []
+
+    def has(self, key: str) -> bool:
+        """Is the key there and not null?"""
+        return self._content.get(key) is not None
+
+    def says(self, key: str) -> bool:
+        """Is the key there, be it null?"""
+        return key in self._content
+
+    def any(self, key: str, default: Any = _required) -> Any:
+        """The value as it is."""
+        self._read.add(key)
+        value = self._content.get(key)
+        if value is not None:
+            return value
+        if default is _required:
+            raise Refused(f"config.json does not say {self._path}{key}.", "Get the checkpoint's original config.json.")
+        return default
+
+    def integer(self, key: str, default: Any = _required, most: int = LARGEST) -> Any:
+        """A whole number from 1 to ``most``, or the default."""
+        value = self.any(key, default)
+        if value is default:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self._refused(key, value, f"it must be a whole number from 1 to {most:,}")
+        return value
+
+    def number(self, key: str, default: Any = _required) -> Any:
+        """A finite number above zero, or the default."""
+        value = self.any(key, default)
+        if value is default:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise self._refused(key, value, "it must be a number above zero")
+        return float(value)
+
+    def flag(self, key: str, default: Any = _required) -> Any:
+        """True or false, or the default."""
+        value = self.any(key, default)
+        if value is not default and not isinstance(value, bool):
+            raise self._refused(key, value, "it must be true or false")
+        return value
+
+    def activation(self, key: str, default: str) -> str:
+        """The name of an MLP's non-linearity, translated to ours."""
+        value = self.any(key, default)
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            raise self._refused(key, value, f"known are {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[value]
+
+    def each(self, key: str, count: int) -> list[Any] | None:
+        """A list with one entry per layer, or None when absent."""
+        value = self.any(key, None)
+        if value is not None and (not isinstance(value, list) or len(value) != count):
+            raise self._refused(key, value, f"it must be a list of {count} entries, one for each layer")
+        return value
+
+    def nullable(self, reader: Callable[[str, Any], Any], key: str, absent: Any) -> Any:
+        """What ``reader`` makes of the key; None when it is null, ``absent`` when it is not there."""
+        return reader(key, None if self.says(key) else absent)
+
+    def part(self, key: str) -> Config:
+        """The object under ``key``, empty when absent, read with the same care."""
+        value = self.any(key, {})
+        if not isinstance(value, dict):
+            raise self._refused(key, value, "it must be an object")
+        part = Config(value, f"{self._path}{key}.")
+        self._parts.append(part)
+        return part
+
+    def only(self, key: str, *handled: Any) -> None:
+        """Refuse the config unless ``key`` is absent or one of ``handled``: anything else changes the computation."""
+        value = self.any(key, None)
+        if value is not None and not any(_same(value, one) for one in handled):
+            raise self._refused(key, value, "Cutaway does not compute that")
+
+    def ignore(self, *keys: str) -> None:
+        """Tick off keys that change nothing for this family."""
+        self._read.update(keys)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def warnings(self) -> list[str]:
+        """One sentence for every key that nobody read and that is neither null nor known to be inert.
+
+        Raises Refused for what no family computes: quantised weights, cross-attention, pruned heads.
+        """
+        for key, handled in _ALWAYS.items() if not self._path else ():
+            self.only(key, *handled)
+        found = []
+        for key, value in self._content.items():
+            if value is None or key in self._read or (key in INERT and not self._path):
+                continue
+            if key == "auto_map":
+                found.append("config.json names Python code of the repository (auto_map); Cutaway never runs it.")
+            else:
+                found.append(f"config.json says {self._path}{key} = {shown(value)}, which Cutaway does not know.")
+        return found + [warning for part in self._parts for warning in part.warnings()]
+
+    def _refused(self, key: str, value: Any, why: str) -> Refused:
+        return Refused(
+            f"config.json says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
+        )
+
+
+def layer_norm(c: Config, key: str, eps: float) -> Norm:
+    return Norm("layer", c.number(key, eps))
+
+
+def rms_norm(c: Config, key: str, eps: float) -> Norm:
+    return Norm("rms", c.number(key, eps))
+
+
+def dtype_of(content: dict[str, Any]) -> str | None:
+    """The dtype a config.json states ("dtype", before 2025 "torch_dtype"), or None."""
+    stated = content.get("dtype", content.get("torch_dtype"))
+    if stated in (None, "auto"):
+        return None
+    if stated not in DTYPES:
+        raise Refused(f"config.json says dtype = {shown(stated)}; known are {', '.join(DTYPES)}.", "Correct it.")
+    return str(stated)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of ``folder``/config.json. Raises NotFound without one, Refused for one that cannot be trusted."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise NotFound(f"{folder} has no config.json, so it is not a checkpoint.", "Name the folder that holds one.")
+    return read_json(path, LARGEST_FILE)
+
+
+def read_json(path: Path, largest: int) -> dict[str, Any]:
+    """A JSON object from a file of at most ``largest`` bytes. Raises Refused for anything else (see parse_json)."""
+    size = path.stat().st_size
+    if size > largest:
+        raise Refused(f"{path} is {size / 2**20:.0f} MB; a real one is far smaller.", "Download it again.")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """A JSON object without duplicate keys, NaN, infinities or bottomless nesting; ``name`` is for the message."""
+    try:
+        content = json.loads(
+            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise Refused(f"{name} is nested too deeply to be real.", "Download it again.") from None
+    except ValueError as error:
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise Refused(f"{name} is not valid JSON: {reason}.", "Download it again.") from None
+    if not isinstance(content, dict):
+        raise Refused(f"{name} does not hold a JSON object.", "Download it again.")
+    return content
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder``/``name``, if that is a plain file name and the file lies in the folder.
+
+    A link may leave the folder only as the Hugging Face cache lays it out: from snapshots/REVISION to the same
+    repository's blobs. Raises Refused otherwise; a missing file is no error here.
+    """
+    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise Refused(f"{folder} refers to a file outside itself: {shown(name)}.", "Do not use this checkpoint.")
+    path = folder / name
+    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    allowed = [root]
+    if root.parent.name == "snapshots":
+        allowed.append(root.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise Refused(f"{path} is a link to {real}, outside its folder.", "Replace the link by a copy of the file.")
+    return path
+
+
+def shown(value: Any) -> str:
+    """A value of a file, short enough for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and value == other
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key in content if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return content
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number

@@ -1,0 +1,124 @@
+"""A table of names: which of a file's tensors becomes which of ours, and by what reversible change of layout.
+
+    theirs                                ours                                                        operation
+    transformer.h.{}.attn.c_attn    <->   stack.blocks.{}.attn.q  ...attn.k  ...attn.v                split, transpose
+
+A rule names modules; it holds for their ``.weight`` and their ``.bias``. ``{}`` stands for a layer's number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A change of layout that loses nothing: one of their tensors -> one or several of ours, and back.
+
+    ``float32``: what it makes is kept in float32 whatever the model's dtype.
+    """
+
+    to_ours: Callable[[Tensor], tuple[Tensor, ...]]
+    to_theirs: Callable[[tuple[Tensor, ...]], Tensor]
+    float32: bool = False
+
+
+def _join(parts: tuple[Tensor, ...]) -> Tensor:
+    import torch  # here, so that listing models does not wait for it
+
+    return torch.cat(parts)
+
+
+def _one_plus(w: Tensor) -> tuple[Tensor, ...]:
+    return (w.float() + 1,)
+
+
+SAME = Operation(lambda w: (w,), lambda ours: ours[0])
+#: GPT-2 keeps its matrices as (in, out); a bias has no direction.
+TRANSPOSED = Operation(lambda w: (w.t(),), lambda ours: ours[0].t())
+#: GPT-2's query, key and value side by side: (D, 3D), bias (3D).
+THIRDS_TRANSPOSED = Operation(lambda w: w.t().chunk(3), lambda ours: _join(ours).t())
+#: Gemma's norms store w and multiply by 1 + w, in float32 in the reference too. Exact both ways for bfloat16 files.
+ONE_PLUS = Operation(_one_plus, lambda ours: ours[0] - 1, float32=True)
+
+
+def interleaved(heads: int) -> Operation:
+    """NeoX's query, key and value, head by head: rows (heads, 3, E)."""
+
+    def to_ours(w: Tensor) -> tuple[Tensor, ...]:
+        return w.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(1, 2).unbind(0)
+
+    def to_theirs(ours: tuple[Tensor, ...]) -> Tensor:
+        stacked = _join(tuple(w[None] for w in ours))  # (3, heads * E, ...)
+        return stacked.unflatten(1, (heads, -1)).transpose(0, 1).flatten(0, 2)
+
+    return Operation(to_ours, to_theirs)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Their module <-> our module or modules."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    operation: Operation = SAME
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One tensor of a file, ``theirs``, and the tensors of ours it becomes."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    operation: Operation
+
+
+class Names:
+    """A family's whole table.
+
+    ``base`` is the prefix that files saved without the unembedding leave out ("transformer."). ``dead`` names
+    buffers old files carry: masks and frequency tables that are computed here. A later rule for a module that an
+    earlier one already makes is another spelling: read, never written.
+    """
+
+    def __init__(self, base: str, rules: list[Rule], dead: tuple[str, ...] = ()) -> None:
+        self.base = base
+        self.rules = rules
+        self._theirs = [(_pattern(rule.theirs + ".{}"), rule) for rule in rules]
+        self._ours = [(_pattern(rule.ours[0] + ".{}"), rule) for rule in rules]
+        self._dead = [_pattern(name) for name in dead]
+
+    def is_dead(self, name: str) -> bool:
+        """Is this a tensor that the computation does not need?"""
+        return any(pattern.fullmatch(full) for pattern in self._dead for full in (name, self.base + name))
+
+    def claim(self, name: str) -> Claim | None:
+        """What becomes of the tensor ``name`` of a file; None when no rule knows it."""
+        for full in (name, self.base + name):
+            for pattern, rule in self._theirs:
+                if match := pattern.fullmatch(full):
+                    *layer, kind = match.groups()
+                    ours = tuple(f"{module.format(*layer)}.{kind}" for module in rule.ours)
+                    return Claim(name, ours, rule.operation)
+        return None
+
+    def back(self, name: str) -> Claim | None:
+        """The claim whose first tensor of ours is ``name``; None when no rule makes it."""
+        for pattern, rule in self._ours:
+            if match := pattern.fullmatch(name):
+                *layer, kind = match.groups()
+                ours = tuple(f"{module.format(*layer)}.{kind}" for module in rule.ours)
+                return Claim(f"{rule.theirs.format(*layer)}.{kind}", ours, rule.operation)
+        return None
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """A trailing ``.{}`` is a module's parameter, any other is a layer's number without leading zeros."""
+    module, parameter = (name[:-3], r"\.(weight|bias)") if name.endswith(".{}") else (name, "")
+    return re.compile(re.escape(module).replace(r"\{\}", "(0|[1-9][0-9]*)") + parameter)

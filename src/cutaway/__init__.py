@@ -1,0 +1,31 @@
+"""Cutaway: run, train and open up real Transformers.
+
+    import cutaway
+    model = cutaway.load("stories")
+    model.next("Once upon a time there was a")             # the distribution over the next token
+    run = model.run("Once upon a time there was a")        # every intermediate, by name
+    run["blocks.2.attn.pattern"]                           # (H, T, T)
+
+Names are imported when first used: ``import cutaway`` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Model", "Record", "load", "open"]
+
+if TYPE_CHECKING:
+    from .api import Model, load
+    from .look import Record, open
+
+_HOMES = {"load": "api", "Model": "api", "Record": "look", "open": "look"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cutaway' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,29 @@
+// Numbers as a reader sees them. Rounding happens here and nowhere before.
+
+const minus = (text: string) => text.replace('-', '−')
+const grouped = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
+
+export const count = (n: number) => grouped.format(n)
+
+/** A share as a percentage with about three digits; what is not 0 never reads 0, what is not 1 never reads 100. */
+export function percent(share: number): string {
+  if (share === 0) return '0 %'
+  if (share < 0.0001) return '<0.01 %'
+  if (share > 0.9999 && share < 1) return '>99.99 %'
+  const hundred = 100 * share
+  return `${hundred.toFixed(hundred >= 10 ? 1 : 2)} %`
+}
+
+/** A measured number with four significant digits and a true minus. */
+export function number(value: number): string {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞'
+  if (value === 0) return '0'
+  const size = Math.abs(value)
+  if (size < 1e-3 || size >= 1e6) return scientific(value)
+  return minus(value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4))
+}
+
+export function scientific(value: number): string {
+  const [digits, exponent] = value.toExponential(1).split('e')
+  return minus(`${digits} × 10${[...String(Number(exponent))].map((c) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(c)] ?? '⁻').join('')}`)
+}

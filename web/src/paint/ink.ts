@@ -1,0 +1,50 @@
+// The colours of the drawing, read from the style sheet so that light and dark live in one place.
+
+export interface Ink {
+  paper: string
+  plate: string
+  line: string
+  ink: string
+  soft: string
+  thread: string
+  chosen: string
+  value: string
+  drawn: string
+  /** 256 steps of the data scale, from nothing to most. */
+  data: string[]
+}
+
+export function readInk(element: Element): Ink {
+  const style = getComputedStyle(element)
+  const of = (name: string) => style.getPropertyValue(name).trim()
+  return {
+    paper: of('--paper'),
+    plate: of('--plate'),
+    line: of('--line'),
+    ink: of('--ink'),
+    soft: of('--ink-soft'),
+    thread: of('--thread'),
+    chosen: of('--thread-chosen'),
+    value: of('--value'),
+    drawn: of('--drawn'),
+    data: ramp(of('--data-least'), of('--data-most')),
+  }
+}
+
+function ramp(least: string, most: string): string[] {
+  const [a, b] = [rgb(least), rgb(most)]
+  return Array.from({ length: 256 }, (_, i) => {
+    const t = i / 255
+    return `rgb(${a.map((from, c) => Math.round(from + (b[c] - from) * t)).join(' ')})`
+  })
+}
+
+function rgb(hex: string): number[] {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16))
+}
+
+/** A step of the data scale for a share between 0 and 1; what is not zero never looks like zero. */
+export function shade(ink: Ink, share: number): string {
+  if (share === 0) return ink.data[0]
+  return ink.data[Math.round(20 + 235 * Math.min(1, Math.max(0, share)))]
+}

@@ -1,0 +1,119 @@
+// The page's side of the server's API (src/cutaway/serve). Same origin; the cookie is the key.
+
+import type { Tensor } from './cutawayfile'
+
+export interface ModelEntry {
+  id: string
+  name: string
+  parameters: number
+  layers: number
+  width: number
+  heads: number
+  vocabulary: number
+  context: number
+  dtype: string
+  source: string
+  verified: number | { difference: number } | null
+}
+
+export interface ServerEvent {
+  state: 'starting' | 'ready' | 'busy' | 'failed'
+  stage?: string
+  message?: string
+}
+
+/** `at` null: the whole tensor. */
+export interface Want {
+  name: string
+  at: number | null
+}
+
+/** The server answered, with a refusal: a sentence naming the thing and one naming the fix. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly fix: string,
+  ) {
+    super(message)
+  }
+}
+
+/** No answer came at all. */
+export class Unreachable extends Error {}
+
+async function ask(path: string, init?: RequestInit): Promise<Response> {
+  let response: Response
+  try {
+    response = await fetch(path, init)
+  } catch (error) {
+    if (init?.signal?.aborted) throw error
+    throw new Unreachable()
+  }
+  if (response.ok) return response
+  let told: { message?: string; fix?: string } = {}
+  try {
+    told = (await response.json()).error ?? {}
+  } catch {
+    // not every refusal carries JSON: a proxy's, for one
+  }
+  throw new Refusal(response.status, told.message ?? '', told.fix ?? '')
+}
+
+export async function models(): Promise<ModelEntry[]> {
+  const response = await ask('api/models')
+  if (!response.headers.get('content-type')?.includes('json')) throw new Unreachable() // a plain file server
+  return response.json()
+}
+
+export async function vocabulary(model: string): Promise<string[]> {
+  return (await ask(`api/models/${encodeURIComponent(model)}/vocabulary`)).json()
+}
+
+export async function run(
+  model: string,
+  input: { text: string } | { tokens: number[] },
+  want: Want[],
+  signal: AbortSignal,
+): Promise<{ bytes: ArrayBuffer; record: string }> {
+  const response = await ask('api/run', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model, ...input, want }),
+    signal,
+  })
+  return { bytes: await response.arrayBuffer(), record: response.headers.get('x-record') ?? '' }
+}
+
+export async function tensor(record: string, name: string, at: number | null): Promise<Tensor | null> {
+  const query = new URLSearchParams({ name })
+  if (at !== null) query.set('at', String(at))
+  try {
+    const response = await ask(`api/records/${encodeURIComponent(record)}/tensor?${query}`)
+    const shape = (response.headers.get('x-shape') ?? '').split(',').filter(Boolean).map(Number)
+    return { shape, data: new Float32Array(await response.arrayBuffer()) }
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null
+    throw error
+  }
+}
+
+/** Calls `heard` for each event; `silence` when the stream breaks. Returns how to stop listening. */
+export function listen(heard: (event: ServerEvent) => void, silence: () => void): () => void {
+  const stream = new EventSource('api/events')
+  stream.onmessage = (message) => heard(JSON.parse(message.data) as ServerEvent)
+  stream.onerror = () => {
+    stream.close()
+    silence()
+  }
+  return () => stream.close()
+}
+
+/** The bytes of a run shipped with the page. */
+export async function stored(name: string): Promise<{ bytes: ArrayBuffer; vocabulary: string[] }> {
+  const [bytes, vocabulary] = await Promise.all([
+    ask(`stored/${name}.cutaway`).then((r) => r.arrayBuffer()),
+    ask(`stored/${name}.vocabulary.json`).then((r) => r.json() as Promise<string[]>),
+  ])
+  return { bytes, vocabulary }
+}

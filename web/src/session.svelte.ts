@@ -1,0 +1,225 @@
+// What the page knows and does: the run on screen, the settings of the draw, and the conversation with the server.
+
+import { Run } from './run'
+import { draw, trace, type Settings } from './sampler'
+import * as server from './server'
+
+export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked'
+
+export interface Trouble {
+  message: string
+  fix: string
+}
+
+const firstText = 'Once upon a time there was a'
+const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
+
+// Hidden activations of every token go along while they are small; of a long text only the chosen token's are asked for.
+const mostHidden = 1_000_000
+
+class Session {
+  run = $state.raw<Run | null>(null)
+  vocabulary = $state.raw<string[]>([])
+  models = $state.raw<server.ModelEntry[]>([])
+  model = $state<string | null>(null)
+
+  connection = $state<Connection>('connecting')
+  stage = $state('')
+  trouble = $state.raw<Trouble | null>(null)
+  busy = $state(false)
+
+  text = $state(firstText)
+  /** The text as it was typed, before anything was drawn. */
+  typed = $state(firstText)
+  settings = $state<Settings>({ temperature: 0.8, topK: null, topP: null, minP: null, repetitionPenalty: null })
+  seed = $state(7)
+  /** How many tokens have been drawn since the text was last typed: the step of the next draw. */
+  drawnCount = $state(0)
+  playing = $state(false)
+  ended = $state(false)
+  full = $derived(this.run !== null && this.run.length >= this.run.header.spec.context)
+
+  /** The last distribution as the settings make it, step by step. */
+  trace = $derived.by(() => {
+    const logits = this.run?.logits()
+    return logits ? trace(logits, this.run!.header.tokens, this.settings) : null
+  })
+
+  /** Where the next draw falls. */
+  next = $derived.by(() => {
+    if (!this.trace) return null
+    if (this.trace.argmax) return { id: this.trace.probabilities.indexOf(1), u: null }
+    return draw(this.trace.probabilities, this.seed, this.drawnCount)
+  })
+
+  canStep = $derived(this.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
+
+  private request: AbortController | null = null
+  private stopListening: (() => void) | null = null
+  private serverIsThere = false
+
+  label(id: number): string {
+    return this.vocabulary[id] ?? `#${id}`
+  }
+
+  /** Paint the stored run, then look for a server and let the live model take over. */
+  async open(): Promise<void> {
+    const painted = server.stored('first').then(({ bytes, vocabulary }) => {
+      if (this.run) return
+      this.vocabulary = vocabulary
+      this.run = new Run(bytes, 'stored', null)
+      if (this.run.header.text) this.text = this.typed = this.run.header.text
+    })
+    painted.catch(() => undefined) // a page without a stored run waits for the live one
+    await this.connect()
+  }
+
+  private async connect(): Promise<void> {
+    this.stopListening?.()
+    try {
+      this.models = await server.models()
+      this.serverIsThere = true
+      this.model ??= this.models[0]?.id ?? null
+      this.connection = 'starting'
+      this.stopListening = server.listen(
+        (event) => this.hear(event),
+        () => this.lose(),
+      )
+    } catch (error) {
+      if (error instanceof server.Refusal && (error.status === 401 || error.status === 403)) {
+        this.connection = 'locked'
+        return
+      }
+      this.connection = this.serverIsThere ? 'lost' : 'absent'
+      await pause(this.serverIsThere ? 1500 : 5000)
+      void this.connect()
+    }
+  }
+
+  private hear(event: server.ServerEvent): void {
+    if (event.state === 'starting') {
+      this.connection = 'starting'
+      this.stage = event.stage ?? ''
+    } else if (event.state === 'failed') {
+      this.connection = 'failed'
+      this.trouble = { message: event.message ?? '', fix: '' }
+    } else if (this.connection !== 'ready') {
+      this.connection = 'ready'
+      this.stage = ''
+      void this.takeOver()
+    }
+  }
+
+  private lose(): void {
+    this.stop()
+    this.connection = 'lost'
+    void pause(1000).then(() => this.connect())
+  }
+
+  private async takeOver(): Promise<void> {
+    if (this.model === null) return
+    this.vocabulary = await server.vocabulary(this.model).catch(() => this.vocabulary)
+    const mine = this.run?.origin === 'live' && this.drawnCount > 0
+    await this.send(mine ? { tokens: this.run!.header.tokens } : { text: this.text })
+  }
+
+  /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
+  type(text: string): void {
+    this.stop()
+    this.text = this.typed = text
+    this.drawnCount = 0
+    this.ended = false
+    void this.send({ text })
+  }
+
+  reset(): void {
+    this.type(this.typed)
+  }
+
+  /** Another seed starts another sequence of draws. */
+  sow(seed: number | null): void {
+    if (seed === null || !Number.isSafeInteger(seed) || seed < 0) return
+    this.seed = seed
+  }
+
+  choose(model: string): void {
+    this.model = model
+    this.stop()
+    this.drawnCount = 0
+    this.text = this.typed
+    void this.takeOver()
+  }
+
+  /** Draw the next token, let it travel, and run the model on the longer text. */
+  async step(travel: (token: { id: number; text: string }) => Promise<void>): Promise<boolean> {
+    if (!this.canStep || this.busy) return false
+    const run = this.run!
+    const token = { id: this.next!.id, text: this.label(this.next!.id) }
+    if (run.length >= run.header.spec.context) {
+      this.ended = true
+      return false
+    }
+    const answered = this.send({ tokens: [...run.header.tokens, token.id] }, { hold: travel(token) })
+    if (!(await answered)) return false
+    this.drawnCount += 1
+    const last = this.run!.pieces.at(-1)
+    this.ended = last?.special === true
+    return !this.ended
+  }
+
+  async play(travel: (token: { id: number; text: string }) => Promise<void>): Promise<void> {
+    this.playing = true
+    while (this.playing && (await this.step(travel))) await pause(250)
+    this.playing = false
+  }
+
+  stop(): void {
+    this.playing = false
+  }
+
+  private wants(length: number): server.Want[] {
+    const blocks = this.run?.blocks ?? []
+    const hidden = blocks.reduce((sum, block) => sum + block.mlp.hidden * length, 0)
+    return [
+      { name: 'embed', at: null },
+      { name: 'river', at: null },
+      { name: 'blocks.*.attn.pattern', at: null },
+      { name: 'blocks.*.mlp.hidden', at: hidden > mostHidden ? -1 : null },
+      { name: 'logits.last', at: null },
+    ]
+  }
+
+  /** One run at the server; true when its record is on screen. `hold`: wait for this before showing it. */
+  private async send(
+    input: { text: string } | { tokens: number[] },
+    { hold }: { hold?: Promise<void> } = {},
+  ): Promise<boolean> {
+    this.request?.abort()
+    if (this.connection !== 'ready' || this.model === null) return false
+    const request = (this.request = new AbortController())
+    this.busy = true
+    try {
+      const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
+      const { bytes, record } = await server.run(this.model, input, this.wants(length), request.signal)
+      await hold
+      if (request.signal.aborted) return false
+      this.run = new Run(bytes, 'live', (name, at) => server.tensor(record, name, at))
+      if ('tokens' in input && this.run.header.text !== null) this.text = this.run.header.text
+      this.trouble = null
+      return true
+    } catch (error) {
+      if (request.signal.aborted) return false
+      if (error instanceof server.Unreachable) this.lose()
+      else if (error instanceof server.Refusal) this.trouble = { message: error.message, fix: error.fix }
+      else throw error
+      return false
+    } finally {
+      if (this.request === request) {
+        this.request = null
+        this.busy = false
+      }
+    }
+  }
+}
+
+export const session = new Session()

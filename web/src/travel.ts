@@ -1,0 +1,28 @@
+// The drawn token travels from where it was drawn to the end of the text.
+
+const duration = 420
+
+/** Resolves when the token has arrived: at once when motion is unwanted or there is nowhere to start. */
+export async function travel(text: string, end: Element): Promise<void> {
+  const start = document.querySelector('[data-drawn]')
+  if (!start || window.matchMedia('(prefers-reduced-motion: reduce)').matches || document.hidden) return
+  const [from, to] = [start.getBoundingClientRect(), end.getBoundingClientRect()]
+  const chip = document.createElement('span')
+  chip.className = 'travelling'
+  chip.textContent = text
+  chip.setAttribute('aria-hidden', 'true')
+  document.body.append(chip)
+  const [x, y] = [to.left - from.left, to.top - from.top]
+  chip.style.left = `${from.left}px`
+  chip.style.top = `${from.top}px`
+  const flight = chip.animate(
+    [
+      { transform: 'translate(0, 0)', opacity: 1 },
+      { transform: `translate(${x * 0.5}px, ${y * 0.5 - 36}px)`, opacity: 1, offset: 0.55 },
+      { transform: `translate(${x}px, ${y}px)`, opacity: 0.9 },
+    ],
+    { duration, easing: 'cubic-bezier(.45, 0, .25, 1)' },
+  )
+  await flight.finished.catch(() => undefined)
+  chip.remove()
+}

@@ -1,0 +1,68 @@
+// What the reader looks at: the chosen token, the head shown in each block, the block that is open, the cell pointed at.
+
+import { tellingHead } from './run'
+import { session } from './session.svelte'
+
+export interface ReadOut {
+  /** What it is, in words. */
+  line: string
+  /** Its name in the record with indices. */
+  name: string
+  /** Where to show it, in window coordinates. */
+  x: number
+  y: number
+}
+
+class View {
+  opened = $state<number | null>(null)
+  readout = $state.raw<ReadOut | null>(null)
+  narrow = $state(false)
+  private picked = $state<{ [layer: number]: number }>({})
+  private pickedToken = $state<number | null>(null)
+  private suggested = $state.raw<number[]>([])
+
+  /** The token that is followed through the drawing: the last one until another is chosen. */
+  chosen = $derived.by(() => {
+    const last = (session.run?.length ?? 1) - 1
+    return this.pickedToken === null ? last : Math.min(this.pickedToken, last)
+  })
+
+  constructor() {
+    const narrow = window.matchMedia('(max-width: 820px)')
+    this.narrow = narrow.matches
+    narrow.addEventListener('change', () => (this.narrow = narrow.matches))
+  }
+
+  head(layer: number): number {
+    const heads = session.run?.blocks[layer]?.attn.heads ?? 1
+    return Math.min(this.picked[layer] ?? this.suggested[layer] ?? 0, heads - 1)
+  }
+
+  pickHead(layer: number, head: number): void {
+    this.picked[layer] = head
+  }
+
+  follow(token: number): void {
+    this.pickedToken = token === (session.run?.length ?? 0) - 1 ? null : token
+  }
+
+  followLast(): void {
+    this.pickedToken = null
+  }
+
+  /** Look at the heads of a new text afresh; while tokens are drawn the heads stay. */
+  suggestHeads(): void {
+    const run = session.run
+    if (!run) return
+    this.suggested = run.blocks.map((_, layer) => {
+      const pattern = run.pattern(layer)
+      return pattern ? tellingHead(pattern, run.length - 1) : 0
+    })
+  }
+
+  toggle(layer: number): void {
+    this.opened = this.opened === layer ? null : layer
+  }
+}
+
+export const view = new View()

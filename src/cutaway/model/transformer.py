@@ -138,8 +138,12 @@ class Transformer(nn.Module):
         """
         if cache is not None and present is not None:
             raise ValueError("a cache holds sequences of equal length; padding cannot go along")
-        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.spec.head.tied else None
-        logits: Tensor = self.head(self.stream(inputs, present, segments, cache), embedding)
+        return self.logits(self.stream(inputs, present, segments, cache))
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """What the head makes of the residual stream after the final norm: (B, T, D) -> (B, T, V)."""
+        tied = isinstance(self.stem, TokenStem) and self.spec.head.tied
+        logits: Tensor = self.head(stream, self.stem.tokens.weight if tied else None)
         return logits
 
     def stream(

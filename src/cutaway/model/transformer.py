@@ -142,8 +142,8 @@ class Transformer(nn.Module):
 
     def logits(self, stream: Tensor) -> Tensor:
         """What the head makes of the residual stream after the final norm: (B, T, D) -> (B, T, V)."""
-        tied = isinstance(self.stem, TokenStem) and self.spec.head.tied
-        logits: Tensor = self.head(stream, self.stem.tokens.weight if tied else None)
+        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.spec.head.tied else None
+        logits: Tensor = self.head(stream, embedding)
         return logits
 
     def stream(

@@ -44,7 +44,8 @@ SAME = Operation(lambda w: (w,), lambda ours: ours[0])
 TRANSPOSED = Operation(lambda w: (w.t(),), lambda ours: ours[0].t())
 #: GPT-2's query, key and value side by side: (D, 3D), bias (3D).
 THIRDS_TRANSPOSED = Operation(lambda w: w.t().chunk(3), lambda ours: _join(ours).t())
-#: Gemma's norms store w and multiply by 1 + w, in float32 in the reference too. Exact both ways for bfloat16 files.
+#: Gemma's norms store w and multiply by 1 + w, in float32, as the reference does. What float32 rounds away there
+#: cannot come back: a bfloat16 w below 2^-16, the last bits of a float32 w. The 1 + w that counts is the same.
 ONE_PLUS = Operation(_one_plus, lambda ours: ours[0] - 1, float32=True)
 
 

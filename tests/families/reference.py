@@ -1,0 +1,76 @@
+"""The reference beside ours: tiny random models, saved by the one, read by the other, compared number by number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.model.tap import record
+from tests.families.variants import VARIANTS
+
+TOKENS = torch.randint(3, 97, (1, 24), generator=torch.Generator().manual_seed(0))
+
+
+def reference_model(variant: str) -> nn.Module:
+    """A random model of the reference, in float32, whose biases and norm weights stand well away from 0 and 1."""
+    import transformers
+
+    config_name, model_name, says = VARIANTS[variant]
+    config = getattr(transformers, config_name)(**says)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, model_name)(config)
+    stir(model)
+    return model.float().eval()
+
+
+def stir(model: nn.Module) -> None:
+    """Move what starts at 0 or 1, and make matrices large enough that attention is far from even."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            else:
+                parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
+    """What comes out of every block (T, D) and of the head (T, V), in the reference's own arithmetic."""
+    layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    out: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            out[name] = (output[0] if isinstance(output, tuple) else output)[0]
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(f"blocks.{i}.resid_post")) for i, layer in enumerate(layers)]
+    out["logits"] = model(tokens).logits[0]
+    for handle in handles:
+        handle.remove()
+    return out
+
+
+@torch.no_grad()
+def our_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
+    """The same of ours, under the same names."""
+    with record(model, keep=lambda name: name.endswith("resid_post") or name == "logits") as tape:
+        model(tokens)
+    return dict(tape.tensors)
+
+
+def worst(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest difference of any tensor, relative to that tensor's largest magnitude."""
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()) for name in theirs)
+
+
+def write(model: nn.Module, folder: Path, **how: Any) -> Path:
+    model.save_pretrained(folder, **how)
+    return folder

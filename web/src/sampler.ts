@@ -1,6 +1,8 @@
-// The steps from logits to one drawn token, over the whole vocabulary, in float64.
-// This is the page's copy of src/cutaway/generate/sampler.py: same order, same ties, same draw. Both are held to
-// tests/golden/sampler.json. It is the only arithmetic about a model that the page does.
+// From logits to one token: named steps, each of which says what went in, what it cut and the mass it left.
+//
+// The page's copy of src/cutaway/generate/sampler.py, where each step is explained: float64 over the whole vocabulary,
+// sums strictly left to right, ties to the lower id. tests/golden/sampler.json holds both to the same numbers. It is
+// the only arithmetic about a model that the page does, so that the sliders answer at once and without a server.
 
 export interface Settings {
   temperature: number
@@ -14,135 +16,137 @@ export interface Step {
   name: 'repetition penalty' | 'temperature' | 'top-k' | 'top-p' | 'min-p' | 'softmax'
   setting: number | null
   tokensIn: number
-  tokensCut: number
-  /** Share of the probability that came into this step and is still there after it. */
-  massLeft: number
+  cut: number
+  /** Share of the entering distribution held by the tokens that stay: 1 when none is cut. */
+  mass: number
 }
 
 export interface Trace {
   steps: Step[]
   /** One probability per token id; 0 for a token that was cut. */
   probabilities: Float64Array
-  /** True at temperature 0: the largest logit is taken, nothing is drawn. */
+  /** Temperature 0: the largest logit is taken and nothing is left to chance. */
   argmax: boolean
 }
 
-export const plain: Settings = { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }
+/** Every step on the logits of one position; `previous` are the ids already in the text. */
+export function trace(logits: ArrayLike<number>, previous: Iterable<number>, settings: Settings): Trace {
+  // The tokens still in, in id order, and their logits; each cut shortens both.
+  let ids: number[] = []
+  for (let i = 0; i < logits.length; i++) if (logits[i] > -Infinity) ids.push(i)
+  let left = Float64Array.from(ids, (i) => logits[i])
+  const steps: Step[] = []
 
-/** Softmax in float64 with the largest logit taken off first; tokens at -Infinity get exactly 0. */
+  const changed = (name: Step['name'], setting: number) =>
+    steps.push({ name, setting, tokensIn: left.length, cut: 0, mass: 1 })
+
+  const cut = (name: Step['name'], setting: number, keep: (left: Float64Array, weights: Float64Array) => Uint8Array) => {
+    const weights = weigh(left)
+    const stays = keep(left, weights)
+    const kept = ids.filter((_, i) => stays[i])
+    const tokensIn = ids.length
+    const mass = kept.length === tokensIn ? 1 : total(weights.filter((_, i) => stays[i])) / total(weights)
+    left = left.filter((_, i) => stays[i])
+    ids = kept
+    steps.push({ name, setting, tokensIn, cut: tokensIn - kept.length, mass })
+  }
+
+  const { repetitionPenalty: penalty, temperature, topK, topP, minP } = settings
+  if (penalty !== null) {
+    const seen = new Set(previous)
+    left = left.map((x, i) => (seen.has(ids[i]) ? (x < 0 ? x * penalty : x / penalty) : x))
+    changed('repetition penalty', penalty)
+  }
+  if (temperature === 0) {
+    cut('temperature', 0, (left) => largest(left, 1))
+  } else {
+    const most = maximum(left) // taken off first, so that no temperature, however small, overflows
+    left = left.map((x) => (x - most) / temperature)
+    changed('temperature', temperature)
+  }
+  if (topK) cut('top-k', topK, (left) => largest(left, topK))
+  if (topP !== null) cut('top-p', topP, (_, weights) => nucleus(weights, topP))
+  if (minP !== null) cut('min-p', minP, (_, weights) => Uint8Array.from(weights, (w) => Number(w >= minP)))
+
+  const weights = weigh(left)
+  const sum = total(weights)
+  const probabilities = new Float64Array(logits.length)
+  ids.forEach((id, i) => (probabilities[id] = weights[i] / sum))
+  steps.push({ name: 'softmax', setting: null, tokensIn: left.length, cut: 0, mass: 1 })
+  return { steps, probabilities, argmax: temperature === 0 }
+}
+
+/** The distribution as the model gave it: temperature 1, nothing cut. */
 export function softmax(logits: ArrayLike<number>): Float64Array {
-  let largest = -Infinity
-  for (let i = 0; i < logits.length; i++) if (logits[i] > largest) largest = logits[i]
-  const out = new Float64Array(logits.length)
-  let total = 0
-  for (let i = 0; i < out.length; i++) total += out[i] = Math.exp(logits[i] - largest)
-  for (let i = 0; i < out.length; i++) out[i] /= total
-  return out
+  return trace(logits, [], { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }).probabilities
 }
 
 /** Token ids from most to least probable; of equals the lower id first. */
 export function ranking(values: ArrayLike<number>): Uint32Array {
-  const ids = new Uint32Array(values.length)
-  for (let i = 0; i < ids.length; i++) ids[i] = i
-  return ids.sort((a, b) => values[b] - values[a] || a - b)
+  return Uint32Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[b] - values[a] || a - b)
 }
 
-/** Repetition penalty, temperature, top-k, top-p, min-p, softmax: what each let through, and the distribution left. */
-export function trace(logits: ArrayLike<number>, previous: readonly number[], settings: Settings): Trace {
-  const scores = Float64Array.from(logits)
-  const steps: Step[] = []
-  let kept = countKept(scores)
-
-  const step = (name: Step['name'], setting: number | null, cut: (p: Float64Array) => void) => {
-    const before = softmax(scores)
-    const tokensIn = kept
-    cut(before)
-    kept = countKept(scores)
-    let massLeft = 0
-    for (let i = 0; i < scores.length; i++) if (scores[i] !== -Infinity) massLeft += before[i]
-    steps.push({ name, setting, tokensIn, tokensCut: tokensIn - kept, massLeft: kept === tokensIn ? 1 : massLeft })
+/** Marks the `count` largest values; of equal ones the lower places. */
+function largest(values: Float64Array, count: number): Uint8Array {
+  if (count >= values.length) return new Uint8Array(values.length).fill(1)
+  const least = values.slice().sort()[values.length - count]
+  const marked = Uint8Array.from(values, (v) => Number(v > least))
+  let missing = count - marked.reduce((sum, m) => sum + m, 0)
+  for (let i = 0; missing > 0; i++) {
+    if (values[i] !== least) continue
+    marked[i] = 1
+    missing--
   }
-
-  if (settings.repetitionPenalty !== null && settings.repetitionPenalty !== 1) {
-    const penalty = settings.repetitionPenalty
-    step('repetition penalty', penalty, () => {
-      for (const id of new Set(previous)) scores[id] = scores[id] > 0 ? scores[id] / penalty : scores[id] * penalty
-    })
-  }
-
-  if (settings.temperature === 0) {
-    let best = 0
-    for (let i = 1; i < scores.length; i++) if (scores[i] > scores[best]) best = i
-    step('temperature', 0, () => {
-      for (let i = 0; i < scores.length; i++) if (i !== best) scores[i] = -Infinity
-    })
-    const probabilities = new Float64Array(scores.length)
-    probabilities[best] = 1
-    return { steps, probabilities, argmax: true }
-  }
-
-  step('temperature', settings.temperature, () => {
-    for (let i = 0; i < scores.length; i++) scores[i] /= settings.temperature
-  })
-
-  const { topK, topP, minP } = settings
-  if (topK !== null && topK > 0) {
-    step('top-k', topK, () => {
-      const order = ranking(scores)
-      for (let r = topK; r < order.length; r++) scores[order[r]] = -Infinity
-    })
-  }
-  if (topP !== null && topP < 1) {
-    step('top-p', topP, (p) => {
-      const order = ranking(p)
-      let sum = 0
-      for (let r = 0; r < order.length; r++) {
-        if (sum >= topP && r > 0) scores[order[r]] = -Infinity
-        else sum += p[order[r]]
-      }
-    })
-  }
-  if (minP !== null && minP > 0) {
-    step('min-p', minP, (p) => {
-      let largest = 0
-      for (let i = 0; i < p.length; i++) if (p[i] > largest) largest = p[i]
-      for (let i = 0; i < p.length; i++) if (p[i] < minP * largest) scores[i] = -Infinity
-    })
-  }
-  const probabilities = softmax(scores)
-  steps.push({ name: 'softmax', setting: null, tokensIn: kept, tokensCut: 0, massLeft: 1 })
-  return { steps, probabilities, argmax: false }
+  return marked
 }
 
-function countKept(scores: Float64Array): number {
-  let kept = 0
-  for (let i = 0; i < scores.length; i++) if (scores[i] !== -Infinity) kept++
-  return kept
+/** Marks the smallest set of largest weights that holds at least the share p of their sum. */
+function nucleus(weights: Float64Array, p: number): Uint8Array {
+  if (p >= 1) return new Uint8Array(weights.length).fill(1)
+  const enough = p * total(weights)
+  const descending = weights.slice().sort().reverse()
+  let sum = 0
+  let count = 0
+  while (count < descending.length && !(sum >= enough && count > 0)) sum += descending[count++]
+  return largest(weights, count)
 }
 
-const word = (1n << 64n) - 1n
+/** exp(logit - largest): the softmax before it is divided by its sum. */
+function weigh(logits: Float64Array): Float64Array {
+  const most = maximum(logits)
+  return logits.map((x) => Math.exp(x - most))
+}
 
-/** A number in [0, 1) that depends on nothing but the seed and the step: 53 bits of the splitmix64 finaliser. */
+function maximum(values: Float64Array): number {
+  return values.reduce((most, v) => Math.max(most, v), -Infinity)
+}
+
+function total(values: Float64Array): number {
+  return values.reduce((sum, v) => sum + v, 0)
+}
+
+const mask = (1n << 64n) - 1n
+
+/** 53 bits of a hash of (seed, step), as a number in [0, 1): splitmix64's finaliser. */
 export function uniform(seed: number | bigint, step: number): number {
-  let z = (BigInt.asUintN(64, BigInt(seed)) + 0x9e3779b97f4a7c15n * BigInt(step + 1)) & word
-  z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & word
-  z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & word
+  let z = (BigInt(seed) + 0x9e3779b97f4a7c15n * BigInt(step + 1)) & mask
+  z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & mask
+  z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & mask
   z ^= z >> 31n
   return Number(z >> 11n) / 2 ** 53
 }
 
-/** The first token, in id order, at which the cumulated probability passes u. */
+/** The first token, in id order, at which the cumulated probability passes u × total; and u. */
 export function draw(probabilities: Float64Array, seed: number | bigint, step: number): { id: number; u: number } {
   const u = uniform(seed, step)
-  let total = 0
-  for (let i = 0; i < probabilities.length; i++) total += probabilities[i]
+  const mark = u * total(probabilities)
   let cumulated = 0
   let last = 0
-  for (let i = 0; i < probabilities.length; i++) {
-    if (probabilities[i] === 0) continue
-    cumulated += probabilities[i]
-    last = i
-    if (cumulated > u * total) return { id: i, u }
+  for (let id = 0; id < probabilities.length; id++) {
+    if (probabilities[id] === 0) continue
+    cumulated += probabilities[id]
+    last = id
+    if (cumulated > mark) break
   }
-  return { id: last, u }
+  return { id: last, u } // u × total may round up to the total itself: then the last token with any probability is meant
 }

@@ -54,6 +54,9 @@ class Session {
 
   canStep = $derived(this.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
 
+  /** Called when a run of newly typed text is on screen. */
+  onnewtext: () => void = () => undefined
+
   private request: AbortController | null = null
   private stopListening: (() => void) | null = null
   private serverIsThere = false
@@ -68,6 +71,7 @@ class Session {
       if (this.run) return
       this.vocabulary = vocabulary
       this.run = new Run(bytes, 'stored', null)
+      this.onnewtext()
       if (this.run.header.text) this.text = this.typed = this.run.header.text
     })
     painted.catch(() => undefined) // a page without a stored run waits for the live one
@@ -204,6 +208,7 @@ class Session {
       await hold
       if (request.signal.aborted) return false
       this.run = new Run(bytes, 'live', (name, at) => server.tensor(record, name, at))
+      if ('text' in input) this.onnewtext()
       if ('tokens' in input && this.run.header.text !== null) this.text = this.run.header.text
       this.trouble = null
       return true

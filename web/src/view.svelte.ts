@@ -30,6 +30,7 @@ class View {
   constructor() {
     const narrow = window.matchMedia('(max-width: 820px)')
     this.narrow = narrow.matches
+    session.onnewtext = () => this.suggestHeads()
     narrow.addEventListener('change', () => (this.narrow = narrow.matches))
   }
 
@@ -50,10 +51,11 @@ class View {
     this.pickedToken = null
   }
 
-  /** Look at the heads of a new text afresh; while tokens are drawn the heads stay. */
-  suggestHeads(): void {
+  /** Looks at the heads of a new text afresh; while tokens are drawn the heads stay. */
+  private suggestHeads(): void {
     const run = session.run
     if (!run) return
+    this.pickedToken = null
     this.suggested = run.blocks.map((_, layer) => {
       const pattern = run.pattern(layer)
       return pattern ? tellingHead(pattern, run.length - 1) : 0

@@ -84,9 +84,14 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
     const y = middle(rows, t)
     const color = t === chosen ? ink.chosen : ink.thread
     const thick = (place: number) => thickness(run, rows, scale, place, t)
-    thread(pen, y, 0, shape.firstSum, thick(2 * layer), thick(2 * layer), color)
-    thread(pen, y, shape.firstSum, shape.secondSum, thick(2 * layer), thick(2 * layer + 1), color)
-    thread(pen, y, shape.secondSum, width, thick(2 * layer + 1), thick(2 * layer + 2), color)
+    const [before, between, after] = [thick(2 * layer), thick(2 * layer + 1), thick(2 * layer + 2)]
+    thread(pen, y, 0, shape.attention[0], before, before, color)
+    behind(pen, y, shape.attention, before, color)
+    thread(pen, y, shape.attention[1], shape.firstSum, before, before, color)
+    thread(pen, y, shape.firstSum, shape.mlp[0], before, between, color)
+    behind(pen, y, shape.mlp, between, color)
+    thread(pen, y, shape.mlp[1], shape.secondSum, between, between, color)
+    thread(pen, y, shape.secondSum, width, between, after, color)
   }
 
   const attention = run.pattern(layer)
@@ -101,6 +106,13 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
     sum(pen, shape.firstSum, middle(rows, t), rows, color, ink)
     sum(pen, shape.secondSum, middle(rows, t), rows, color, ink)
   }
+}
+
+/** The stream goes on behind a plate: the plate's work branches off it and is added back. */
+function behind(pen: Pen, y: number, [x0, x1]: [number, number], thick: number, color: string): void {
+  pen.globalAlpha = 0.28
+  thread(pen, y, x0, x1, thick, thick, color)
+  pen.globalAlpha = 1
 }
 
 function plate(pen: Pen, [x0, x1]: [number, number], height: number, ink: Ink): void {
@@ -164,12 +176,19 @@ function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], rows:
   pen.globalAlpha = 1
 }
 
-/** Largest magnitude among the hidden activations of a block: its MLP strips share this scale. */
-export function largestHidden(run: Run, layer: number): number {
-  const hidden = run.hidden(layer)?.data ?? run.hiddenOf(layer, run.length - 1)
+/**
+ * The scale that the strips of one tensor share: its largest magnitude apart from the first token's, whose activations
+ * are often a hundred times everyone else's (they are cut off at the edge of the row).
+ */
+export function largest(values: Float32Array | null | undefined, perToken: number): number {
+  if (!values) return 0
   let most = 0
-  if (hidden) for (const value of hidden) most = Math.max(most, Math.abs(value))
+  for (let i = values.length > perToken ? perToken : 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]))
   return most
+}
+
+export function largestHidden(run: Run, layer: number): number {
+  return largest(run.hidden(layer)?.data ?? run.hiddenOf(layer, run.length - 1), run.blocks[layer].mlp.hidden)
 }
 
 /** Hidden activations as a strip of strokes: up is positive, down is negative; where several share a pixel, the largest. */
@@ -197,7 +216,7 @@ export function paintHidden(
       up = Math.max(up, values[i])
       down = Math.min(down, values[i])
     }
-    const [top, bottom] = [(up / most) * reach, (down / most) * reach]
+    const [top, bottom] = [Math.min(1, up / most) * reach, Math.max(-1, down / most) * reach]
     if (top - bottom < 0.15) continue
     pen.fillRect(x0 + inset + c * step, y - top, Math.max(0.55, step * 0.8), top - bottom)
   }
@@ -225,8 +244,7 @@ function sum(pen: Pen, x: number, y: number, rows: Rows, color: string, ink: Ink
 export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows: Rows, chosen: number, scale: number): void {
   const embed = run.embed()
   const end = width - 16
-  let most = 0
-  if (embed) for (const value of embed.data) most = Math.max(most, Math.abs(value))
+  const most = largest(embed?.data, embed?.shape[1] ?? 1)
   for (let t = rows.first; t < rows.first + rows.count; t++) {
     const y = middle(rows, t)
     const color = t === chosen ? ink.chosen : ink.thread

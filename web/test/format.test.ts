@@ -1,0 +1,30 @@
+import { expect, it } from 'vitest'
+import { number, percent, scientific } from '../src/format'
+import { parts } from '../src/pieces'
+
+it.each([
+  [0, '0 %'],
+  [1, '100.0 %'],
+  [0.00001, '<0.01 %'],
+  [0.99999, '>99.99 %'],
+  [0.0423, '4.23 %'],
+  [0.4683, '46.8 %'],
+])('%f reads %s', (share, text) => expect(percent(share)).toBe(text))
+
+it.each([
+  [0, '0'],
+  [-1.5, '−1.500'],
+  [12.3456, '12.35'],
+  [-Infinity, '−∞'],
+  [0.00001234, '1.2 × 10⁻⁵'],
+])('%f reads %s', (value, text) => expect(number(value)).toBe(text))
+
+it('writes powers with a true minus', () => expect(scientific(8.1e-6)).toBe('8.1 × 10⁻⁶'))
+
+it.each([
+  ['␣once', [{ text: '␣once', boxed: false }]],
+  ['⟨E2⟩', [{ text: 'E2', boxed: true }]],
+  ['<script>', [{ text: '<script>', boxed: false }]],
+  ['a\u200bb', [{ text: 'a', boxed: false }, { text: 'U+200B', boxed: true }, { text: 'b', boxed: false }]],
+  ['\u202e', [{ text: 'U+202E', boxed: true }]],
+])('the piece %j is drawn as text', (piece, drawn) => expect(parts(piece)).toEqual(drawn))

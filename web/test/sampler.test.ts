@@ -1,0 +1,57 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, it } from 'vitest'
+import { draw, ranking, softmax, trace } from '../src/sampler'
+
+interface Case {
+  name: string
+  logits: (number | null)[]
+  previous: number[]
+  settings: { [name: string]: number | null }
+  steps: { name: string; setting: number | null; tokens_in: number; cut: number; mass: number }[]
+  kept: number[]
+  probabilities: number[]
+  draws: { seed: string; step: number; u: number; id: number }[]
+}
+
+const golden = new URL('../../tests/golden/sampler.json', import.meta.url)
+const cases = JSON.parse(readFileSync(golden, 'utf8')).cases as Case[]
+
+const close = (got: number, expected: number) => Math.abs(got - expected) <= 1e-12 * Math.abs(expected)
+
+describe.each(cases.map((c) => [c.name, c] as const))('%s', (_, c) => {
+  const logits = c.logits.map((x) => x ?? -Infinity)
+  const found = trace(logits, c.previous, {
+    temperature: c.settings.temperature ?? 1,
+    topK: c.settings.top_k ?? null,
+    topP: c.settings.top_p ?? null,
+    minP: c.settings.min_p ?? null,
+    repetitionPenalty: c.settings.repetition_penalty ?? null,
+  })
+
+  it('takes the same steps', () => {
+    expect(found.steps.map((s) => [s.name, s.setting, s.tokensIn, s.cut])).toEqual(
+      c.steps.map((s) => [s.name, s.setting, s.tokens_in, s.cut]),
+    )
+    found.steps.forEach((s, i) => expect(close(s.mass, c.steps[i].mass), `${s.name} leaves ${s.mass}`).toBe(true))
+  })
+
+  it('leaves the same distribution', () => {
+    expect([...found.probabilities.keys()].filter((i) => found.probabilities[i] > 0)).toEqual(c.kept)
+    c.probabilities.forEach((p, i) => expect(close(found.probabilities[i], p), `token ${i}`).toBe(true))
+  })
+
+  it('draws the same tokens with the same u', () => {
+    for (const d of c.draws)
+      expect({ ...draw(found.probabilities, BigInt(d.seed), d.step) }).toEqual({ id: d.id, u: d.u })
+  })
+})
+
+it('ranks ties by the lower id', () => {
+  expect([...ranking([1, 3, 3, 2])]).toEqual([1, 2, 3, 0])
+})
+
+it('gives the plain distribution', () => {
+  const p = softmax([0, Math.log(3)])
+  expect(p[0]).toBeCloseTo(0.25, 15)
+  expect(p[1]).toBeCloseTo(0.75, 15)
+})

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 def step(number: str, title: str, note: str, made_from: str, action: Callable[[], Any], *folders: Path) -> None:
     """Do ``action`` unless its note says that it was done from the same; print by how much ``folders`` grew.
 
-    What the action returns, if a dict, is kept in the note.
+    What the action returns goes into the note; a size among it counts instead.
     """
     noted = read_note(note)
     if noted.get("made_from") == made_from:
@@ -73,8 +73,9 @@ def step(number: str, title: str, note: str, made_from: str, action: Callable[[]
     # Done again after a small change, a step grows by nothing; its size is then what it was.
     grown = max(size(*folders) - before, noted.get("bytes", 0))
     NOTES.mkdir(parents=True, exist_ok=True)
-    (NOTES / note).write_text(json.dumps({"made_from": made_from, "bytes": grown, **more}))
-    say(f"     done: {readable(grown)} in {time.monotonic() - start:.0f} s")
+    noted = {"made_from": made_from, "bytes": grown, **more}
+    (NOTES / note).write_text(json.dumps(noted))
+    say(f"     done: {readable(noted['bytes'])} in {time.monotonic() - start:.0f} s")
 
 
 def read_note(name: str) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def torch_step(number: str) -> None:
     step(number, "PyTorch", "torch", pin, lambda: install_torch(ours), VENV)
 
 
-def install_torch(ours: bool) -> dict[str, str]:
+def install_torch(ours: bool) -> dict[str, Any]:
     """Install the pinned PyTorch, or keep one made for a GPU that the machine already has.
 
     It is kept when .venv has it (and it is not ``ours``, put there by an earlier set-up) or when the Python that .venv
@@ -208,7 +209,7 @@ def install_torch(ours: bool) -> dict[str, str]:
             kept = gpu_torch(PYTHON)
         if kept is not None:
             say(f"     keeping PyTorch {kept['version']} from {kept['folder']}")
-            return {"kept": kept["version"]}
+            return {"kept": kept["version"], "bytes": size(Path(kept["folder"], "torch"))}
     if sys.platform == "linux" and not has_gpu() and not has_own_index():
         say("     No GPU is seen here, yet PyTorch's usual Linux build carries CUDA: several GB.")
         say("     For the small build: Ctrl-C, then docs/setup.md, 'PyTorch without CUDA'.")

@@ -100,9 +100,10 @@ def make_up_torch(site: Path, version: str, cuda: str | None) -> None:
 def test_the_machines_gpu_torch_is_lent_to_the_environment(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_up_torch(machine, "2.12.1+cu130", "13.0")
     monkeypatch.setattr(steps, "pip_install", lambda *_, **__: pytest.fail("installed over it"))
-    assert steps.install_torch(ours=False) == {"kept": "2.12.1+cu130"}
+    noted = steps.install_torch(ours=False)
+    assert noted == {"kept": "2.12.1+cu130", "bytes": steps.size(machine / "torch")}
     assert steps.answer(steps.PYTHON, "import torch; print(torch.__version__)") == "2.12.1+cu130"
-    assert steps.install_torch(ours=False) == {"kept": "2.12.1+cu130"}  # and is found again, now through .venv
+    assert steps.install_torch(ours=False)["kept"] == "2.12.1+cu130"  # and is found again, now through .venv
 
 
 @pytest.mark.parametrize(("version", "cuda"), [("2.9.1+cu128", "12.8"), ("2.13.0+cpu", None), (None, None)])

@@ -23,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "hatch_build.py", "tools/page.py", "README.md", "LICENSE", "NOTICE", ".gitignore"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
-    write(root / "src/cutaway/__init__.py", '"""Cutaway."""')
+    write(root / "src/cutaway/__init__.py", '__version__ = "0.1.0"')
     write(root / "web/package-lock.json", (ROOT / "web/package-lock.json").read_text())
     write(root / "web/node_modules/left/out.js", "")
     write(root / "src/cutaway/page/index.html", INDEX)

@@ -1,0 +1,29 @@
+"""Every bound of the server in one place; docs/server.md shows them as a table, and a test holds the two equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MiB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, one client or one record may cost. Sizes in bytes, times in seconds."""
+
+    header_seconds: float = 10  # from the first byte of a connection or request to the end of its headers
+    body_bytes: int = MiB
+    body_seconds: float = 10  # from the headers to the last byte of the body
+    text_characters: int = 100_000
+    tokens: int = 4_096  # a model's own context may be smaller
+    wants: int = 64  # entries of "want", each a glob
+    name_characters: int = 200
+    answer_bytes: int = 64 * MiB
+    record_bytes: int = 512 * MiB  # all records kept for slices, together
+    queue: int = 16  # requests waiting for the model
+    streams: int = 16  # pages listening to /api/events
+    connections: int = 128
+    run_seconds: float = 60  # from the request to its answer, waiting included
+    load_seconds: float = 600
+    grace_seconds: float = 3  # for a cancelled run to stop by itself before its process is killed
+    keep_alive_seconds: float = 15  # between two comments on a silent event stream

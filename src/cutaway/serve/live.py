@@ -1,0 +1,109 @@
+"""The page's API: the models, the state of the worker, a run, slices of a run, a vocabulary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive
+
+from . import strict
+from .limits import Limits
+from .problem import Problem, reply
+from .supervisor import Supervisor
+
+_RECORD = re.compile(r"[0-9a-f]{16}")
+
+
+class Live:
+    """The routes under /api, answered by a Supervisor's worker."""
+
+    def __init__(self, supervisor: Supervisor, limits: Limits) -> None:
+        self.supervisor, self.limits = supervisor, limits
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/models", self.models, methods=["GET"]),
+            Route("/api/models/{id}/vocabulary", self.vocabulary, methods=["GET"]),
+            Route("/api/events", self.events, methods=["GET"]),
+            Route("/api/run", self.run, methods=["POST"]),
+            Route("/api/records/{id}/tensor", self.tensor, methods=["GET"]),
+        ]
+
+    async def models(self, request: Request) -> Response:
+        return reply(await _while_listening(request, self.supervisor.listed()))
+
+    async def vocabulary(self, request: Request) -> Response:
+        model = await self.supervisor.model(request.path_params["id"])
+        _, body = await _while_listening(request, self.supervisor.ask("vocabulary", model=model))
+        return Response(body, media_type="application/json")
+
+    async def run(self, request: Request) -> Response:
+        asked = strict.run(await request.body(), self.limits)
+        model = await self.supervisor.model(asked.model)
+        want = [{"name": want.name, "at": want.at} for want in asked.want]
+        answer, body = await _while_listening(
+            request,
+            self.supervisor.ask("run", loaded=model, model=model, text=asked.text, tokens=asked.tokens, want=want),
+        )
+        return _bytes(body, {"X-Record": answer["record"]})
+
+    async def tensor(self, request: Request) -> Response:
+        record = request.path_params["id"]
+        if not _RECORD.fullmatch(record):
+            raise Problem(404, "There is no such record.", "Run the text again.")
+        name = strict.name(request.query_params.get("name"), self.limits)
+        at = strict.index(request.query_params.get("at"))
+        answer, body = await _while_listening(request, self.supervisor.ask("tensor", record=record, name=name, at=at))
+        return _bytes(body, {"X-Shape": ",".join(str(size) for size in answer["shape"])})
+
+    async def events(self, request: Request) -> Response:
+        events = self.supervisor.events()
+        first = await anext(events)
+        return EventStream(first, events)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; ends when the client goes or the events do."""
+
+    def __init__(self, first: dict[str, Any] | None, events: AsyncIterator[dict[str, Any] | None]) -> None:
+        async def lines() -> AsyncIterator[bytes]:
+            yield _line(first)
+            async for event in events:
+                yield _line(event)
+
+        super().__init__(lines(), media_type="text/event-stream")
+
+
+def _line(event: dict[str, Any] | None) -> bytes:
+    return b":\n\n" if event is None else b"data: " + json.dumps(event).encode("ascii") + b"\n\n"
+
+
+def _bytes(body: bytes, headers: dict[str, str]) -> Response:
+    return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+async def _while_listening(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """Await ``work``, and cancel it the moment the client goes away."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Problem(499, "The client went away.")  # nobody reads it; the log does
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait({working, leaving})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

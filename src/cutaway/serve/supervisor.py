@@ -1,0 +1,242 @@
+"""The server's side of the worker: one request at a time, a bounded number waiting, and a new process for a dead one.
+
+A request belongs to the coroutine that awaits it. When that is cancelled (the client went away, or its time is over), a
+waiting request never starts, and a running one is asked to stop; past a grace period its process is killed and another
+started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from .limits import Limits
+from .problem import Busy, Problem
+from .process import Answer, Ended, WorkerProcess
+
+# -P: the folder a person happens to stand in must not lend us its json.py.
+COMMAND = (sys.executable, "-P", "-m", "cutaway.serve.worker")
+EVENTS_KEPT = 32
+BUSY_AFTER = 0.15  # seconds; shorter runs do not flicker on the page
+log = logging.getLogger("cutaway.serve")
+
+
+class _Job:
+    def __init__(self, model: str | None, request: dict[str, Any]) -> None:
+        self.model = model  # what has to be loaded first; None: nothing
+        self.request = request
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def fail(self, problem: Problem) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(problem)
+
+
+class Supervisor:
+    """Owns the worker. ``models`` is the server's own list; ``state`` is what /api/events said last."""
+
+    def __init__(self, command: Sequence[str] = COMMAND, limits: Limits | None = None) -> None:
+        self.command, self.limits = tuple(command), limits or Limits()
+        self.models: list[dict[str, Any]] = []
+        self.state: dict[str, Any] = {"state": "starting", "stage": "starting the worker", "message": ""}
+        self.process: WorkerProcess | None = None
+        self._listed = asyncio.Event()
+        self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self._waiting: deque[_Job] = deque()
+        self._news = asyncio.Event()  # a job has come, or the worker has gone
+        self._working: asyncio.Task[None] | None = None
+        self._wish: str | None = None  # the model a new worker loads before anybody asks
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the worker, and have the first model of its list loaded, in the background."""
+        self._working = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """End the worker and every listener."""
+        self.close()
+        if self._working:
+            self._working.cancel()
+            await asyncio.wait([self._working])
+
+    def close(self) -> None:
+        """Take nothing more and let the event streams end."""
+        self._closing = True
+        for listener in self._listeners:
+            _put(listener, None)
+
+    async def listed(self) -> list[dict[str, Any]]:
+        """The models there are, as soon as the worker has said so."""
+        try:
+            async with asyncio.timeout(self.limits.run_seconds):
+                await self._listed.wait()
+        except TimeoutError:
+            raise Busy("The list of models is not there yet.") from None
+        return self.models
+
+    async def model(self, name: str) -> str:
+        """``name``, when it is the id of a model in our list; 404 otherwise. A path is never an id."""
+        if not any(model["id"] == name for model in await self.listed()):
+            raise Problem(404, "There is no such model here.", "Choose one of /api/models.")
+        return name
+
+    async def ask(self, verb: str, *, loaded: str | None = None, **fields: Any) -> Answer:
+        """One request to the worker, the model ``loaded`` loaded first. Raises Problem.
+
+        To cancel the request, cancel the caller.
+        """
+        if self._closing:
+            raise Busy("The server is closing.", "Start it again.")
+        self._waiting = deque(job for job in self._waiting if not job.answer.done())
+        if len(self._waiting) >= self.limits.queue:
+            raise Busy(f"{self.limits.queue} requests already wait for the model.")
+        job = _Job(loaded, {"do": verb, **fields})
+        self._waiting.append(job)
+        self._news.set()
+        try:
+            async with asyncio.timeout(self.limits.run_seconds):
+                return await job.answer
+        except TimeoutError:
+            if self.state["state"] == "starting":
+                raise Busy("The model is still being loaded.", "Try again when it is there.", after=5) from None
+            late = f"The model took longer than {self.limits.run_seconds:g} seconds."
+            raise Busy(late, "Use a shorter text.") from None
+
+    async def events(self) -> AsyncIterator[dict[str, Any] | None]:
+        """The state now, then every change; None after a silence, to keep the connection alive."""
+        if len(self._listeners) >= self.limits.streams:
+            raise Busy(f"{self.limits.streams} pages already listen.", "Close one of them.", after=10)
+        listener: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(EVENTS_KEPT)
+        self._listeners.add(listener)
+        try:
+            yield self.state
+            while not self._closing:
+                try:
+                    async with asyncio.timeout(self.limits.keep_alive_seconds):
+                        event = await listener.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if event is not None:
+                    yield event
+        finally:
+            self._listeners.discard(listener)
+
+    async def _work(self) -> None:
+        """Worker after worker: start one, load what is wished for, serve until it ends."""
+        while True:
+            self._tell("starting", "starting the worker")
+            process = self.process = await WorkerProcess.start(self.command, self._hear, self._news.set)
+            try:
+                await process.started
+                await self._preload(process)
+                await self._serve_all(process)
+            except Ended as ended:
+                log.warning("%s", ended)
+                self._tell("failed", message=str(ended))
+            finally:
+                await process.end(patience=1 if self._closing else 0)
+            self._wish = process.loaded  # None when it died loading: what killed it once is not loaded unasked
+            if not process.came_up:
+                await self._asked_again(process)
+
+    async def _asked_again(self, process: WorkerProcess) -> None:
+        """A worker that never came up would be started for ever: answer who waits, then wait for somebody to ask."""
+        while self._waiting:
+            self._waiting.popleft().fail(_again(process.how or ""))
+        while not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+
+    async def _preload(self, process: WorkerProcess) -> None:
+        with contextlib.suppress(Problem):  # already told as the state
+            await self._load(process, self._wish)
+        if process.loaded is None and self.state["state"] != "failed":
+            self._tell("ready", model=None)
+
+    async def _serve_all(self, process: WorkerProcess) -> None:
+        while True:
+            while not self._waiting:
+                if process.how is not None:
+                    raise Ended(process.how)
+                self._news.clear()
+                await self._news.wait()
+            job = self._waiting.popleft()
+            if job.answer.done():
+                continue
+            try:
+                await self._load(process, job.model)
+                await self._serve(process, job)
+            except Problem as problem:
+                job.fail(problem)
+            except Ended as ended:
+                job.fail(_again(str(ended)))
+                raise
+
+    async def _load(self, process: WorkerProcess, model: str | None) -> None:
+        """Have ``model`` loaded. A load is everybody's: no single client's going cancels it."""
+        if model is None or model == process.loaded:
+            return
+        process.loaded = None
+        self._tell("starting", f"loading {model}")
+        _, reply = process.call({"do": "load", "model": model})
+        try:
+            async with asyncio.timeout(self.limits.load_seconds):
+                await reply
+        except TimeoutError:
+            raise Ended(f"Loading {model} took longer than {self.limits.load_seconds:g} seconds.") from None
+        except Problem as problem:
+            self._tell("failed", f"loading {model}", f"{problem.message} {problem.fix}".strip())
+            raise
+        process.loaded = model
+        self._tell("ready", model=model)
+
+    async def _serve(self, process: WorkerProcess, job: _Job) -> None:
+        if job.answer.done():
+            return
+        number, reply = process.call(job.request)
+        busy = asyncio.get_running_loop().call_later(BUSY_AFTER, self._tell, "busy", "running")
+        try:
+            await asyncio.wait({reply, job.answer}, return_when=asyncio.FIRST_COMPLETED)
+            if not reply.done():
+                process.cancel(number)
+                await asyncio.wait({reply}, timeout=self.limits.grace_seconds)
+            if not reply.done():
+                raise Ended("A run that nobody waited for did not stop, so its process was ended.")
+            if not job.answer.done():
+                job.answer.set_result(reply.result())
+        finally:
+            busy.cancel()
+            if self.state["state"] == "busy":
+                self._tell("ready", model=process.loaded)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        """An event of the worker: its list of models, or a stage it has reached."""
+        if "models" in event:
+            self.models = event["models"]
+            if not self._listed.is_set() and self.models:
+                self._wish = self.models[0]["id"]
+            self._listed.set()
+        else:
+            self._tell("starting", event["stage"], event.get("message", ""))
+
+    def _tell(self, state: str, stage: str = "", message: str = "", **more: Any) -> None:
+        self.state = {"state": state, "stage": stage, "message": message, **more}
+        for listener in self._listeners:
+            _put(listener, self.state)
+
+
+def _again(why: str) -> Problem:
+    return Problem(503, why, "Try again in a moment.", {"Retry-After": "1"})
+
+
+def _put(listener: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:
+    """Hand over an event; a page too slow to read loses the oldest."""
+    if listener.full():
+        listener.get_nowait()
+    listener.put_nowait(event)

@@ -1,0 +1,162 @@
+"""The worker: the one process that owns models. The server starts it, asks it one thing at a time, and may kill it.
+
+It reads requests from its standard input and writes answers to its standard output, as frames (``wire.py``):
+
+    to it    {"id": 7, "do": "run", ...}       {"cancel": 7}
+    from it  {"id": 7, "answer": {...}} + bytes  {"id": 7, "error": {"status", "message", "fix"}}
+             {"id": 7, "cancelled": true}        {"event": {"stage": ..., ...}}
+
+When its input ends, the server is gone, however it went (kill -9 too), and the worker ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from io import FileIO
+from typing import Any, Protocol
+
+from ..errors import CutawayError, Misuse, NotFound
+from . import wire
+
+Tell = Callable[[dict[str, Any]], None]
+"""Sends an event to the server."""
+
+Check = Callable[[], None]
+"""Raises Cancelled when nobody waits for the answer any more; to be called between blocks and between tokens."""
+
+
+class Cancelled(BaseException):
+    """The client went away. Not an Exception, so that no ``except Exception`` on the way swallows it."""
+
+
+class Engine(Protocol):
+    """What answers. Each verb takes the request's fields and returns (JSON-able answer, bytes)."""
+
+    def start(self) -> None:
+        """Make ready to answer anything: import what is heavy."""
+
+    def load(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
+
+    def run(
+        self, check: Check, *, model: str, text: str | None, tokens: list[int] | None, want: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], bytes]: ...
+
+    def tensor(self, check: Check, *, record: str, name: str, at: int | None) -> tuple[dict[str, Any], bytes]: ...
+
+    def vocabulary(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
+
+
+VERBS = ("load", "run", "tensor", "vocabulary")
+
+
+class Worker:
+    """The loop around an engine: one thread reads, the main thread answers."""
+
+    def __init__(self, requests: FileIO, answers: FileIO) -> None:
+        self._requests, self._answers = requests, answers
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._cancelled: int | None = None  # only one request is under way, so one id is enough
+        self._writing = threading.Lock()
+
+    def tell(self, event: dict[str, Any]) -> None:
+        self._write({"event": event})
+
+    def serve(self, engine: Engine) -> None:
+        """Answer until the server goes away; does not return."""
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        try:
+            engine.start()
+        except BaseException as problem:
+            traceback.print_exc()
+            self.tell({"failed": _sentence(problem)})
+            raise SystemExit(1) from None
+        self.tell({"started": True})
+        while True:
+            self._answer(engine, self._inbox.get())
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while (frame := wire.read(self._requests)) is not None:
+                head, _ = frame
+                if "cancel" in head:
+                    self._cancelled = head["cancel"]
+                else:
+                    self._inbox.put(head)
+        os._exit(0)  # from here no answer can reach anybody; a model may be deep in C, so do not ask it
+
+    def _answer(self, engine: Engine, request: dict[str, Any]) -> None:
+        number, verb = request.pop("id"), request.pop("do")
+
+        def check() -> None:
+            if self._cancelled == number:
+                raise Cancelled
+
+        try:
+            check()
+            if verb not in VERBS:
+                raise ValueError(f"there is no verb {verb}")
+            answer, body = getattr(engine, verb)(check, **request)
+            self._write({"id": number, "answer": answer}, body)
+        except Cancelled:
+            self._write({"id": number, "cancelled": True})
+        except CutawayError as problem:
+            self._write({"id": number, "error": _error(_status(problem), problem.message, problem.fix)})
+        except BaseException as problem:  # tokenizers' PanicException is no Exception
+            traceback.print_exc()
+            short = isinstance(problem, MemoryError) or "out of memory" in str(problem).lower()
+            fix = "Use a shorter text or a smaller model." if short else "The terminal the server runs in says more."
+            self._write({"id": number, "error": _error(503 if short else 500, _sentence(problem), fix)})
+            if type(problem).__name__ == "AcceleratorError":
+                raise SystemExit(1) from None  # a device that has failed once fails every later call of its process
+
+    def _write(self, head: dict[str, Any], body: bytes = b"") -> None:
+        with self._writing:
+            try:
+                wire.write(self._answers, head, body)
+            except BrokenPipeError:
+                os._exit(0)
+
+
+def serve(make_engine: Callable[[Tell], Engine]) -> None:
+    """Run a worker on this process's standard input and output; what is printed meanwhile goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the server ends us
+    requests, answers = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    worker = Worker(requests, answers)
+    worker.serve(make_engine(worker.tell))
+
+
+def _status(problem: CutawayError) -> int:
+    return 404 if isinstance(problem, NotFound) else 400 if isinstance(problem, Misuse) else 422
+
+
+def _error(status: int, message: str, fix: str) -> dict[str, Any]:
+    return {"status": status, "message": message, "fix": fix}
+
+
+def _sentence(problem: BaseException) -> str:
+    """One line about an error nobody foresaw."""
+    if isinstance(problem, CutawayError):
+        return str(problem)
+    first = str(problem).strip().splitlines()[:1]
+    return f"The model failed: {type(problem).__name__}{': ' + first[0][:300] if first else ''}."
+
+
+def main() -> None:
+    from .models import Models
+
+    preferred = sys.argv[1] if len(sys.argv) > 1 else None
+    serve(lambda tell: Models(tell, preferred))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A worker whose engine does as the text says: the protocol and the server are tested without a model.
+
+The first word of the text: ``echo`` answers; ``slow SECONDS`` stops when cancelled; ``deaf SECONDS`` does not;
+``die`` is killed; ``panic`` raises what is no Exception; ``refuse`` raises a CutawayError; ``fail`` an Exception;
+``big BYTES`` answers that much; ``print`` writes to standard output. Loading the model ``broken`` is refused,
+``deadly`` kills the process.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from cutaway.errors import Misuse, NotFound, Refused
+from cutaway.serve import worker
+
+
+class Panic(BaseException):
+    pass
+
+
+class Fake:
+    def __init__(self, tell):
+        self.tell, self.ran = tell, 0
+
+    def start(self):
+        names = ["small", "other", "broken", "deadly"]
+        self.tell({"models": [{"id": name, "name": name, "layers": 2} for name in names]})
+        if "--never" in sys.argv:
+            raise ImportError("No module named 'torch'")
+        if "--late" in sys.argv:
+            self.tell({"stage": "importing torch"})
+            time.sleep(float(sys.argv[sys.argv.index("--late") + 1]))
+
+    def load(self, check, *, model):
+        if model == "broken":
+            raise Refused("model.safetensors ends in the middle of a tensor.", "Download it again.")
+        if model == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}, b""
+
+    def run(self, check, *, model, text, tokens, want):
+        self.ran += 1
+        verb, _, rest = (text or "echo").partition(" ")
+        body = repr((model, text, tokens, want)).encode()
+        if verb in ("slow", "deaf"):
+            end = time.monotonic() + float(rest)
+            while time.monotonic() < end:
+                time.sleep(0.005)
+                if verb == "slow":
+                    check()
+        elif verb == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif verb == "panic":
+            raise Panic("index out of range")
+        elif verb == "refuse":
+            raise Misuse("The text is empty.", "Type something.")
+        elif verb == "fail":
+            raise RuntimeError("shapes do not match\nand more")
+        elif verb == "memory":
+            raise MemoryError
+        elif verb == "big":
+            body = b"x" * int(rest)
+        elif verb == "count":
+            body = str(self.ran).encode()
+        elif verb == "pid":
+            body = str(os.getpid()).encode()
+        elif verb == "print":
+            print("a stray print")
+            os.write(1, b"a stray write")
+        return {"record": f"{self.ran:016x}"}, body
+
+    def tensor(self, check, *, record, name, at):
+        if name == "missing":
+            raise NotFound("There is no such record.", "Run the text again.")
+        return {"shape": [2, 1]}, b"\0\0\0\0\0\0\x80\x3f"
+
+    def vocabulary(self, check, *, model):
+        return {}, b'["a","b"]'
+
+
+if __name__ == "__main__":
+    worker.serve(Fake)

@@ -6,7 +6,6 @@ class Theme {
   choice = $state<Choice>(null)
   private readonly system = window.matchMedia('(prefers-color-scheme: dark)')
   private systemIsDark = $state(this.system.matches)
-  private readonly listeners = new Set<() => void>()
 
   dark = $derived(this.choice === null ? this.systemIsDark : this.choice === 'dark')
 
@@ -26,14 +25,8 @@ class Theme {
     this.apply()
   }
 
-  onchange(listener: () => void): () => void {
-    this.listeners.add(listener)
-    return () => this.listeners.delete(listener)
-  }
-
   private apply(): void {
     document.documentElement.dataset.theme = this.dark ? 'dark' : 'light'
-    for (const listener of this.listeners) listener()
   }
 }
 

@@ -10,6 +10,7 @@ export interface Ink {
   chosen: string
   value: string
   drawn: string
+  serif: string
   /** 256 steps of the data scale, from nothing to most. */
   data: string[]
 }
@@ -27,6 +28,7 @@ export function readInk(element: Element): Ink {
     chosen: of('--thread-chosen'),
     value: of('--value'),
     drawn: of('--drawn'),
+    serif: of('--serif'),
     data: ramp(of('--data-least'), of('--data-most')),
   }
 }

@@ -110,7 +110,7 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
 
 /** The stream goes on behind a plate: the plate's work branches off it and is added back. */
 function behind(pen: Pen, y: number, [x0, x1]: [number, number], thick: number, color: string): void {
-  pen.globalAlpha = 0.28
+  pen.globalAlpha = 0.2
   thread(pen, y, x0, x1, thick, thick, color)
   pen.globalAlpha = 1
 }
@@ -204,7 +204,7 @@ export function paintHidden(
   const inset = 4
   const across = Math.max(1, x1 - x0 - 2 * inset)
   const columns = Math.min(values.length, Math.floor(across * 1.5))
-  const reach = 0.42 * rowHeight
+  const reach = 0.47 * rowHeight
   const step = across / columns
   pen.fillStyle = color
   for (let c = 0; c < columns; c++) {

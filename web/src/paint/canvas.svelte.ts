@@ -1,0 +1,33 @@
+// A canvas that keeps its own size and resolution, and is painted again when anything it shows has changed.
+
+import type { Attachment } from 'svelte/attachments'
+import { theme } from '../theme.svelte'
+import { readInk, type Ink } from './ink'
+
+export type Paint = (pen: CanvasRenderingContext2D, width: number, height: number, ink: Ink) => void
+
+/** `{@attach painted(paint)}`: `paint` gets a cleared pen in CSS pixels; whatever state it reads, it answers to. */
+export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
+  return (canvas) => {
+    let box = $state.raw({ width: 0, height: 0 })
+    const watcher = new ResizeObserver(() => {
+      const { width, height } = canvas.getBoundingClientRect()
+      box = { width, height }
+    })
+    watcher.observe(canvas)
+
+    $effect(() => {
+      void theme.dark // the colours below hang on it
+      const { width, height } = box
+      if (width === 0 || height === 0) return
+      const scale = window.devicePixelRatio || 1
+      const [across, down] = [Math.round(width * scale), Math.round(height * scale)]
+      if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down]
+      const pen = canvas.getContext('2d')!
+      pen.setTransform(scale, 0, 0, scale, 0, 0)
+      pen.clearRect(0, 0, width, height)
+      paint(pen, width, height, readInk(canvas))
+    })
+    return () => watcher.disconnect()
+  }
+}

@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,  # or any local process could say who is asking
                 server_header=False,
                 limit_concurrency=limits.connections,
-                timeout_graceful_shutdown=3,
+                timeout_graceful_shutdown=round(limits.grace_seconds) + 2,
                 h11_max_incomplete_event_size=32_768,
             )
         )

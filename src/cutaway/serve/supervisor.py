@@ -48,6 +48,7 @@ class Supervisor:
         self._listed = asyncio.Event()
         self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._waiting: deque[_Job] = deque()
+        self._job: _Job | None = None  # the one under way
         self._news = asyncio.Event()  # a job has come, or the worker has gone
         self._working: asyncio.Task[None] | None = None
         self._wish: str | None = None  # the model a new worker loads before anybody asks
@@ -65,8 +66,12 @@ class Supervisor:
             await asyncio.wait([self._working])
 
     def close(self) -> None:
-        """Take nothing more and let the event streams end."""
+        """Take nothing more, let the event streams end, and give the run under way its grace to end too."""
         self._closing = True
+        for job in self._waiting:
+            job.fail(_closing())
+        if self._job is not None:
+            asyncio.get_running_loop().call_later(self.limits.grace_seconds, self._job.fail, _closing())
         for listener in self._listeners:
             _put(listener, None)
 
@@ -91,7 +96,7 @@ class Supervisor:
         To cancel the request, cancel the caller.
         """
         if self._closing:
-            raise Busy("The server is closing.", "Start it again.")
+            raise _closing()
         self._waiting = deque(job for job in self._waiting if not job.answer.done())
         if len(self._waiting) >= self.limits.queue:
             raise Busy(f"{self.limits.queue} requests already wait for the model.")
@@ -166,7 +171,7 @@ class Supervisor:
                     raise Ended(process.how)
                 self._news.clear()
                 await self._news.wait()
-            job = self._waiting.popleft()
+            job = self._job = self._waiting.popleft()
             if job.answer.done():
                 continue
             try:
@@ -177,6 +182,8 @@ class Supervisor:
             except Ended as ended:
                 job.fail(_again(str(ended)))
                 raise
+            finally:
+                self._job = None
 
     async def _load(self, process: WorkerProcess, model: str | None) -> None:
         """Have ``model`` loaded. A load is everybody's: no single client's going cancels it."""
@@ -233,6 +240,10 @@ class Supervisor:
 
 def _again(why: str) -> Problem:
     return Problem(503, why, "Try again in a moment.", {"Retry-After": "1"})
+
+
+def _closing() -> Busy:
+    return Busy("The server is closing.", "Start it again.")
 
 
 def _put(listener: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:

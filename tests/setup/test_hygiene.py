@@ -71,16 +71,17 @@ NEEDED = {name_of(requirement) for requirement in PROJECT["dependencies"]}
 FOR_DEVELOPMENT = {name_of(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
 
 
-def imported() -> set[str]:
-    """The packages of others that some file of the package imports, wherever in the file it does."""
+def imported(folder: Path) -> set[str]:
+    """The packages of others that some file under ``folder`` imports, wherever in the file it does."""
     found = set()
-    for path in (ROOT / "src/cutaway").rglob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 found.add(node.module.partition(".")[0])
-    return {normal(name) for name in found - set(sys.stdlib_module_names) - {"cutaway"}}
+    ours = {"cutaway", "tests"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
+    return {normal(name) for name in found - set(sys.stdlib_module_names) - ours}
 
 
 # `cutaway verify` compares with a transformers that the user has; it says so where there is none.
@@ -88,7 +89,8 @@ OPTIONAL = {"transformers"}
 
 
 def test_every_import_is_declared() -> None:
-    assert imported() - NEEDED - OPTIONAL == set()
+    assert imported(ROOT / "src/cutaway") - NEEDED - OPTIONAL == set()
+    assert imported(ROOT / "tests") - NEEDED - FOR_DEVELOPMENT == set()
 
 
 def test_every_dependency_is_explained() -> None:

@@ -14,8 +14,10 @@ export interface Trouble {
 const firstText = 'Once upon a time there was a'
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 
-// Hidden activations of every token go along while they are small; of a long text only the chosen token's are asked for.
+// Everything the overview draws comes along while it is small. Of a long text only the last token's hidden activations
+// do, and a head's pattern is asked for when it is looked at.
 const mostHidden = 1_000_000
+const mostPattern = 1_000_000
 
 class Session {
   run = $state.raw<Run | null>(null)
@@ -51,6 +53,9 @@ class Session {
     if (this.trace.argmax) return { id: this.trace.probabilities.indexOf(1), u: null }
     return draw(this.trace.probabilities, this.seed, this.drawnCount)
   })
+
+  /** The drawing shows another text than the one in the box. */
+  stale = $derived(this.trouble !== null || (this.run?.origin === 'stored' && this.run.header.text !== this.text))
 
   canStep = $derived(this.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
 
@@ -184,13 +189,15 @@ class Session {
   private wants(length: number): server.Want[] {
     const blocks = this.run?.blocks ?? []
     const hidden = blocks.reduce((sum, block) => sum + block.mlp.hidden * length, 0)
-    return [
+    const pattern = blocks.reduce((sum, block) => sum + block.attn.heads * length * length, 0)
+    const wants: server.Want[] = [
       { name: 'embed', at: null },
       { name: 'river', at: null },
-      { name: 'blocks.*.attn.pattern', at: null },
-      { name: 'blocks.*.mlp.hidden', at: hidden > mostHidden ? -1 : null },
       { name: 'logits.last', at: null },
+      { name: 'blocks.*.mlp.hidden', at: hidden > mostHidden ? -1 : null },
     ]
+    if (pattern <= mostPattern) wants.push({ name: 'blocks.*.attn.pattern', at: null })
+    return wants
   }
 
   /** One run at the server; true when its record is on screen. `hold`: wait for this before showing it. */

@@ -1,6 +1,5 @@
 // What the reader looks at: the chosen token, the head shown in each block, the block that is open, the cell pointed at.
 
-import { tellingHead } from './run'
 import { session } from './session.svelte'
 
 export interface ReadOut {
@@ -56,10 +55,7 @@ class View {
     const run = session.run
     if (!run) return
     this.pickedToken = null
-    this.suggested = run.blocks.map((_, layer) => {
-      const pattern = run.pattern(layer)
-      return pattern ? tellingHead(pattern, run.length - 1) : 0
-    })
+    this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.length - 1))
   }
 
   toggle(layer: number): void {

@@ -8,6 +8,7 @@ export const en = {
   'text.placeholder': 'Type a sentence for the model to continue',
   'step': 'Step',
   'step.hint': 'Draw the next token and run the model again',
+  'next': 'Drawn next:',
   'play': 'Play',
   'play.hint': 'Keep drawing tokens',
   'stop': 'Stop',

@@ -1,13 +1,13 @@
 // An attention pattern as a square: rows read, columns are read from.
 
-import type { Tensor } from '../cutawayfile'
 import { shade, type Ink } from './ink'
 
 type Pen = CanvasRenderingContext2D
 
 export interface MatrixView {
-  pattern: Tensor
-  head: number
+  /** (T, T), row by row. */
+  pattern: Float32Array
+  length: number
   /** A query sees its own and earlier tokens only, and of these the newest `window`. */
   causal: boolean
   window: number | null
@@ -19,13 +19,13 @@ export const isMasked = (to: number, from: number, causal: boolean, window: numb
   (causal && from > to) || (window !== null && Math.abs(to - from) >= window)
 
 export function paintMatrix(pen: Pen, width: number, height: number, ink: Ink, view: MatrixView): void {
-  const length = view.pattern.shape[1]
+  const { length } = view
   const cell = Math.min(width, height) / length
   const gap = cell > 7 ? 1 : 0
   for (let to = 0; to < length; to++)
     for (let from = 0; from < length; from++) {
       if (isMasked(to, from, view.causal, view.window)) continue
-      const weight = view.pattern.data[(view.head * length + to) * length + from]
+      const weight = view.pattern[to * length + from]
       pen.fillStyle = shade(ink, weight)
       pen.fillRect(from * cell, to * cell, cell - gap, cell - gap)
     }

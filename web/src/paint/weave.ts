@@ -94,13 +94,10 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
     thread(pen, y, shape.secondSum, width, between, after, color)
   }
 
-  const attention = run.pattern(layer)
-  if (attention) {
-    for (const ribbon of ribbons(view)) paintRibbon(pen, ribbon, shape.attention, rows, ink, view)
-  }
+  for (const ribbon of ribbons(view)) paintRibbon(pen, ribbon, shape.attention, rows, ink, view)
   const most = largestHidden(run, layer)
   for (const t of tokens) {
-    const values = run.hiddenOf(layer, t)
+    const values = run.hidden(layer, t)
     const color = t === chosen ? ink.chosen : ink.thread
     if (values) paintHidden(pen, values, most, shape.mlp, middle(rows, t), rows.height, color)
     sum(pen, shape.firstSum, middle(rows, t), rows, color, ink)
@@ -135,13 +132,13 @@ const faintest = 0.02
 /** The visible ribbons of a head, the chosen and lit rows last so that they lie on top. */
 export function ribbons(view: BlockView): Ribbon[] {
   const { run, layer, head, rows, chosen, lit } = view
-  const pattern = run.pattern(layer)
+  const pattern = run.pattern(layer, head)
   if (!pattern) return []
   const length = run.length
   const found: Ribbon[] = []
   for (let to = rows.first; to < rows.first + rows.count; to++)
     for (let from = 0; from < length; from++) {
-      const weight = pattern.data[(head * length + to) * length + from]
+      const weight = pattern[to * length + from]
       if (weight >= faintest) found.push({ to, from, weight })
     }
   const rank = (r: Ribbon) => (lit && r.to === lit.to ? 2 : r.to === chosen ? 1 : 0)
@@ -188,7 +185,8 @@ export function largest(values: Float32Array | null | undefined, perToken: numbe
 }
 
 export function largestHidden(run: Run, layer: number): number {
-  return largest(run.hidden(layer)?.data ?? run.hiddenOf(layer, run.length - 1), run.blocks[layer].mlp.hidden)
+  const whole = run.held(`blocks.${layer}.mlp.hidden`)?.data
+  return largest(whole ?? run.hidden(layer, run.length - 1), run.blocks[layer].mlp.hidden)
 }
 
 /** Hidden activations as a strip of strokes: up is positive, down is negative; where several share a pixel, the largest. */
@@ -242,7 +240,7 @@ function sum(pen: Pen, x: number, y: number, rows: Rows, color: string, ink: Ink
 
 /** Embedding rows, one strip of strokes a token, and the threads that begin there. */
 export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows: Rows, chosen: number, scale: number): void {
-  const embed = run.embed()
+  const embed = run.held('embed')
   const end = width - 16
   const most = largest(embed?.data, embed?.shape[1] ?? 1)
   for (let t = rows.first; t < rows.first + rows.count; t++) {

@@ -1,0 +1,295 @@
+"""What a Python user holds: a Model, and the wings tied together behind it.
+
+model = cutaway.load("stories")
+model.next(text)        -> Distribution over the whole vocabulary
+model.generate(text)    -> Generated, or Steps as they come
+model.run(text)         -> Record, every intermediate by name
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import hub, look
+from .errors import Misuse, NotFound
+from .families import checkpoint, verify
+from .generate.beam import beam_search
+from .generate.loop import Generated, Generation, fit, generate
+from .generate.sampler import Floats, Sampler
+from .inputs.text import Piece, Tokenizer
+from .look.record import ModelCard, Record, stored_bytes
+from .model import spec
+from .model.tap import Edit
+from .model.transformer import Transformer
+
+#: A run that would store more than this is refused; keep= says which tensors to store instead.
+RECORD_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One candidate for the next token: its id, its text made readable, its probability and its logit."""
+
+    id: int
+    text: str
+    p: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The model's prediction: a logit and a probability for every token of the vocabulary, (V,) each, float64.
+
+    Probabilities are the softmax of the logits, with no temperature and nothing cut.
+    """
+
+    tokens: list[int]
+    logits: Floats = field(repr=False)
+    probabilities: Floats = field(repr=False)
+    _texts: Tokenizer | None = field(repr=False, default=None)
+
+    def top(self, count: int = 10) -> list[Choice]:
+        """The ``count`` most probable tokens, most probable first; ties in order of their ids."""
+        order = np.lexsort((np.arange(len(self.logits)), -self.logits))[:count]
+        if self._texts is None:
+            pieces = [str(i) for i in order]
+        else:
+            pieces = [piece.text for piece in self._texts.pieces(order.tolist())]
+        return [
+            Choice(int(i), text, float(self.probabilities[i]), float(self.logits[i]))
+            for i, text in zip(order, pieces, strict=True)
+        ]
+
+    def rest(self, count: int = 10) -> float:
+        """The exact probability of everything but the top ``count``."""
+        return float(1.0 - sum(choice.p for choice in self.top(count)))
+
+
+class Model:
+    """A loaded model: its ``machine`` (a torch module), its ``spec``, its ``tokenizer`` (or None).
+
+    ``eos``: token ids that end a text. ``warnings``: what its config.json says that nobody here understands.
+    """
+
+    def __init__(
+        self,
+        machine: Transformer,
+        card: ModelCard,
+        tokenizer: Tokenizer | None,
+        folder: Path,
+        eos: frozenset[int] = frozenset(),
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.machine = machine
+        self.card = card
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.eos = eos
+        self.warnings = list(warnings)
+
+    @property
+    def spec(self) -> spec.Transformer:
+        return self.machine.spec
+
+    @property
+    def context(self) -> int:
+        """The longest text, in tokens, the model was made for."""
+        return self.spec.context
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.machine.parameters()).device
+
+    def __repr__(self) -> str:
+        stack = self.spec.stack
+        size = f"{self.card.parameters:,} parameters, {len(stack.blocks)} blocks, width {stack.width}"
+        return f"Model({self.card.name}: {self.card.family}, {size}, {self.card.dtype}, context {self.context})"
+
+    # ------------------------------------------------------------------ text <-> tokens
+
+    def tokens(self, text: str) -> list[int]:
+        """The ids of ``text``; special tokens typed into it stay text. Raises Misuse without a tokenizer."""
+        return self._texts().encode(text)
+
+    def pieces(self, text: str | None = None, tokens: Sequence[int] | None = None) -> list[Piece]:
+        """Each token with its id and its text made readable (␣ ↵ ⇥; bytes of a cut character as ⟨E2 80⟩)."""
+        return self._texts().pieces(self._ids(text, tokens))
+
+    # ------------------------------------------------------------------ predict, sample, repeat
+
+    @torch.no_grad()
+    def next(self, text: str | None = None, tokens: Sequence[int] | None = None) -> Distribution:
+        """The distribution over the next token after ``text`` or ``tokens``, the whole vocabulary, no cache.
+
+        A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
+        """
+        ids, _ = self._fit(self._ids(text, tokens))
+        stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
+        logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
+        return Distribution(ids, logits, Sampler().trace(logits).probabilities, self.tokenizer)
+
+    def generate(
+        self,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+        *,
+        max_new_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        beams: int = 1,
+        stream: bool = False,
+    ) -> Generated | Generation:
+        """Continue a text: predict, sample, repeat, until an end token, a ``stop`` string or ``max_new_tokens``.
+
+        Returns the new text and its tokens with the seed that was used (None picks one); the same seed gives the same
+        tokens on every machine. ``stream=True`` returns the generation under way instead: iterate for one Step
+        (id, text, p) per token. ``temperature`` 0 takes the most probable token each time. ``beams`` above 1 searches
+        for the most probable continuation and draws nothing. Raises Misuse for settings that make no sense.
+        """
+        ids = self._ids(text, tokens)
+        sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+        if beams != 1:
+            if stream or stop or sampler != Sampler():
+                raise Misuse(
+                    "Beam search draws nothing and has no order to stream in.", "Leave the other settings out."
+                )
+            return self._search(ids, beams, max_new_tokens)
+        generation = generate(
+            self.machine,
+            ids,
+            sampler=sampler,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            stop=stop,
+            eos=self.eos,
+            tokenizer=self.tokenizer,
+        )
+        return generation if stream else generation.finish()
+
+    def _search(self, ids: list[int], beams: int, count: int) -> Generated:
+        prompt, notes = fit(ids, self.context, count, None if self.tokenizer is None else self.tokenizer.bos)
+        best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
+        text = "" if self.tokenizer is None else self.tokenizer.decode(best.tokens)
+        return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
+
+    # ------------------------------------------------------------------ look inside
+
+    def run(
+        self,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+        keep: str | Iterable[str] | None = None,
+        edit: Mapping[str, Edit] | None = None,
+    ) -> Record:
+        """Run once and keep what happened: a Record, every intermediate by name.
+
+        ``keep``: shell-style patterns of names to store instead of the usual set. ``edit``: name -> function that
+        gets the tensor and returns one of the same shape. Raises Misuse for unknown names, an empty text, or a
+        record larger than ``RECORD_BYTES``.
+        """
+        ids, note = self._fit(self._ids(text, tokens))
+        size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size())
+        if keep is None and size > RECORD_BYTES:
+            raise Misuse(
+                f"Recording {len(ids)} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
+                'Say what to keep, for example keep="blocks.0.*".',
+            )
+        return look.run(
+            self.machine,
+            [torch.tensor([ids], device=self.device)],
+            self.card,
+            keep,
+            edit,
+            tokens=ids,
+            text=text,
+            settings=note,
+            pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
+        )
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Every name a run of this model has -> its axes."""
+        return look.names.names(self.spec)
+
+    # ------------------------------------------------------------------ checking what comes in
+
+    def _texts(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise Misuse(f"{self.card.name} came without a tokenizer, so it cannot read text.", "Pass tokens=[...].")
+        return self.tokenizer
+
+    def _ids(self, text: str | None, tokens: Sequence[int] | None) -> list[int]:
+        """Token ids from exactly one of the two, within the vocabulary, at least one."""
+        if (text is None) == (tokens is None):
+            raise Misuse("Give a text or tokens, one of the two.")
+        ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec)
+        if not ids:
+            raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
+        return ids
+
+    def _fit(self, ids: list[int]) -> tuple[list[int], dict[str, Any]]:
+        """The ids that fit the context, and a note for the record when they are not all of them."""
+        kept, notes = fit(ids, self.context, bos=None if self.tokenizer is None else self.tokenizer.bos)
+        return kept, {"notes": notes} if notes else {}
+
+
+def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:
+    """Token ids as plain ints, all within the vocabulary. Raises Misuse."""
+    size = machine.stem.vocabulary if isinstance(machine.stem, spec.Tokens) else 0
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
+            raise Misuse(f"{token!r} is no token id of this model.", f"Ids go from 0 to {size - 1}.")
+    return [int(token) for token in tokens]
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "stories",
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> Model:
+    """A model by name or path: bundled ("stories"), a folder, the Hugging Face cache, or the hub.
+
+    ``dtype`` None means the file's own. Only safetensors are read, nothing in a checkpoint is executed. A checkpoint
+    without a tokenizer loads too; it then takes tokens only. Raises NotFound, Refused or Failed, each in one sentence.
+    """
+    folder = hub.find(name_or_path)
+    found = checkpoint.open(folder)
+    machine = found.load(dtype, device)
+    assert isinstance(machine, Transformer), "no family of encoder-decoders is known yet"
+    try:
+        tokenizer = Tokenizer.open(folder)
+    except NotFound:
+        tokenizer = None
+    measured = verify.verified(found.fingerprint)
+    card = ModelCard(
+        name=str(name_or_path),
+        family=found.config["model_type"],
+        parameters=found.parameters,
+        dtype=str(next(machine.parameters()).dtype).removeprefix("torch."),
+        fingerprint=found.fingerprint,
+        verified=None if measured is None else measured["relative"],
+    )
+    return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings)
+
+
+def _ends(config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
+    """The token ids that end a text: the tokenizer's, or config.json's where there is none."""
+    if tokenizer is not None:
+        return tokenizer.eos or frozenset()
+    stated = config.get("eos_token_id")
+    return frozenset(stated if isinstance(stated, list) else () if stated is None else (stated,))
+
+
+def _piece(piece: Piece) -> dict[str, Any]:
+    return {"id": piece.id, "text": piece.text, "special": piece.special}

@@ -67,7 +67,11 @@ def _block_eps(eps: float) -> Change:
 BROKEN: list[tuple[str, str, Change]] = [
     ("gelu written out for its approximation", "gpt2", _mlp(activation="gelu")),
     ("eps 1e-6 for 1e-5", "gpt2", _block_eps(1e-6)),
-    ("eps of the final norm", "gpt2", lambda s: replace(s, stack=replace(s.stack, final_norm=spec.Norm("layer", 2e-3)))),
+    (
+        "eps of the final norm",
+        "gpt2",
+        lambda s: replace(s, stack=replace(s.stack, final_norm=spec.Norm("layer", 2e-3))),
+    ),
     ("looking ahead", "gpt2", _attention(causal=False)),
     ("scale of scores", "gpt2", _attention(scale=1.0)),
     ("scale by layer", "gpt2, untied, flatter when deeper, wider", _each("scale", lambda v: [v[0]] * 3)),

@@ -195,7 +195,8 @@ def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Tra
     """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in build(described).state_dict().items()}
-    filled, extra, wrong = set(), [], []
+    filled: set[str] = set()
+    extra, wrong = [], []
     for claim in plan:
         stored = tensors[claim.theirs]
         try:

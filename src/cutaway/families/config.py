@@ -41,11 +41,13 @@ INERT = {
 # Keys any config may carry, which change the computation when they are not at these values.
 _ALWAYS = {
     "add_cross_attention": (False,),
-    "cross_attention_hidden_size": (None,),
+    "cross_attention_hidden_size": (),
+    "is_causal": (True,),
     "is_encoder_decoder": (False,),
-    "per_layer_config": (None,),
-    "pruned_heads": ({}, None),
-    "quantization_config": (None,),
+    "per_layer_config": (),
+    "pruned_heads": ({},),
+    "quantization": (),
+    "quantization_config": (),
 }
 
 ACTIVATIONS = {
@@ -83,6 +85,10 @@ class Config:
     def says(self, key: str) -> bool:
         """Is the key there, be it null?"""
         return key in self._content
+
+    def peek(self, key: str) -> Any:
+        """The value as it is, None when absent, without ticking it off."""
+        return self._content.get(key)
 
     def any(self, key: str, default: Any = _required) -> Any:
         """The value as it is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from ..model import spec
 from . import Family, rotary
@@ -111,7 +111,7 @@ class Facts:
     window_switch: bool = False  # sliding_window holds only with use_sliding_window
     listed: bool = False  # config.json's layer_types overrides ``windows``
     skips_rotation: bool = False
-    only: tuple[tuple[str, object], ...] = ()  # keys of the reference that are computed at this value alone
+    only: tuple[tuple[Any, ...], ...] = ()  # keys computed at these values alone: (key, value, ...)
     inert: tuple[str, ...] = ()
 
 
@@ -146,7 +146,7 @@ FACTS = {
         skips_rotation=True,
         inert=("max_window_layers",),
     ),
-    "olmo2": Facts(slots=("post",), eps=1e-5, qk_norm="full", only=(("clip_qkv", None),)),
+    "olmo2": Facts(slots=("post",), eps=1e-5, qk_norm="full", only=(("clip_qkv",),)),
     "gemma2": replace(_GEMMA, windows=_every_other, softcaps=(50.0, 30.0)),
     "gemma3_text": replace(
         _GEMMA, windows=_all_but_each_sixth, qk_norm="head", ropes=_two_ropes, softcaps=(None, None)
@@ -180,8 +180,8 @@ def read(facts: Facts, c: Config) -> spec.Transformer:
     windows = _windows(facts, c, layers)
     ropes = facts.ropes(c, head_width, facts.base)
     turns = _rotated(c, layers) if facts.skips_rotation else [True] * layers
-    for key, handled in facts.only:
-        c.only(key, handled)
+    for key, *handled in facts.only:
+        c.only(key, *handled)
     c.ignore(*facts.inert)
 
     def block(layer: int) -> spec.Block:

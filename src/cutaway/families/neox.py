@@ -1,7 +1,7 @@
 """GPT-NeoX (Pythia) and Phi: attention and MLP side by side, partial rotary positions, LayerNorm, biases.
 
-    NeoX   x + attention(norm1(x)) + mlp(norm2(x)), or one after the other
-    Phi    x + attention(norm(x)) + mlp(norm(x))
+NeoX   x + attention(norm1(x)) + mlp(norm2(x)), or one after the other
+Phi    x + attention(norm(x)) + mlp(norm(x))
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def read(
 def scaling_part(c: Config) -> Config:
     """The object that says how positions are scaled, from the new key or the old one."""
     new, old = c.part("rope_parameters"), c.part("rope_scaling")
-    if len(new) and len(old) and any(new.any(key, None) != old.any(key, None) for key in set(new) & set(old)):
+    if len(new) and len(old) and any(new.peek(key) != old.peek(key) for key in set(new) & set(old)):
         raise Refused("config.json says two things in rope_parameters and rope_scaling.", "Remove one of them.")
     return old if len(old) else new
 
@@ -51,15 +51,13 @@ def rope(c: Config, part: Config, head_width: int, base: float, fraction: float 
 def _scaling(c: Config, part: Config) -> spec.LinearScaling | spec.Llama3Scaling | spec.YarnScaling | None:
     part.only("mrope_section")
     kind = part.any("rope_type", part.any("type", "default"))
-    stated = part.has("rope_type") or part.has("type")
-    nested = [key for key in part if isinstance(part.any(key, None), dict)]
-    if nested or kind not in SCALINGS or (part.has("factor") and not stated):
-        what = f"a rotation for each of {', '.join(nested)}" if nested else f"rope scaling {shown(kind)}"
-        what = what if stated or nested else "a rope scaling without a type"
-        raise Refused(
-            f"config.json asks for {what}, which this family does not compute here (known: {', '.join(SCALINGS)}).",
-            "Choose another checkpoint.",
-        )
+    nested = [key for key in part if isinstance(part.peek(key), dict)]
+    if nested:
+        raise _refused(f"a rope of its own for {' and '.join(nested)}")
+    if part.has("factor") and not (part.has("rope_type") or part.has("type")):
+        raise _refused("a rope scaling without a type")
+    if kind not in SCALINGS:
+        raise _refused(f"the rope scaling {shown(kind)}")
     if kind == "linear":
         return spec.LinearScaling(part.number("factor"))
     if kind == "llama3":
@@ -69,6 +67,13 @@ def _scaling(c: Config, part: Config) -> spec.LinearScaling | spec.Llama3Scaling
     if kind == "yarn":
         return _yarn(c, part)
     return None
+
+
+def _refused(what: str) -> Refused:
+    return Refused(
+        f"config.json asks for {what}, which is not computed for this family (known scalings: {', '.join(SCALINGS)}).",
+        "Choose another checkpoint.",
+    )
 
 
 def _yarn(c: Config, part: Config) -> spec.YarnScaling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,7 @@ def find_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [inside(folder, single.name)]
     if index.is_file():
-        content = read_json(inside(folder, index.name), LARGEST_INDEX)
-        where = content.get("weight_map")
-        if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
-            raise Refused(f"{index} does not map tensors to files.", _AGAIN)
-        files = [inside(folder, name) for name in sorted(set(where.values()))]
+        files = [folder / name for name in shard_names(folder)]
         for file in files:
             if not file.is_file():
                 raise Refused(f"{folder} lacks {file.name}, one of the {len(files)} files of its weights.", _AGAIN)
@@ -66,6 +63,19 @@ def find_files(folder: Path) -> list[Path]:
             "Use a version with model.safetensors; on the hub, look for a safetensors branch or conversion.",
         )
     raise NotFound(f"{folder} has no weights (model.safetensors).", "Download the whole checkpoint.")
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The files, all in ``folder`` itself, that its model.safetensors.index.json names. Raises Refused otherwise."""
+    index = inside(folder, "model.safetensors.index.json")
+    where = read_json(index, LARGEST_INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise Refused(f"{index} does not map tensors to files.", _AGAIN)
+    names = sorted(set(where.values()))
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+\.safetensors", inside(folder, name).name):
+            raise Refused(f"{index} names {shown(name)}, which is no safetensors file.", _AGAIN)
+    return names
 
 
 def read_headers(files: list[Path]) -> dict[str, Stored]:
@@ -130,7 +140,7 @@ def _read_header(file: Path) -> dict[str, Stored]:
 def _stored(file: Path, name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not (_naturals(shape) and _naturals(span) and len(span) == 2 and dtype in BYTES):
+    if not (_naturals(shape) and _naturals(span) and len(span) == 2 and isinstance(dtype, str) and dtype in BYTES):
         raise Refused(f"{file} describes the tensor {shown(name)} in a way that makes no sense.", _AGAIN)
     stored = Stored(file, dtype, tuple(shape))
     if span[1] - span[0] != stored.elements * BYTES[dtype]:

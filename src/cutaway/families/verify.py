@@ -1,0 +1,121 @@
+"""Does a checkpoint give the reference's numbers? Its logits beside those of an installed ``transformers``, in float32.
+
+The result is remembered by the checkpoint's fingerprint, so that the page can say what was measured for this very file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Failed
+from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .checkpoint import Checkpoint
+
+LENGTHS = (1, 17, 64, 200)  # tokens of the sequences compared, where the context allows
+TOLERANCE = 1e-5  # of a position's largest logit
+
+
+def verify(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Compare with the reference and remember the result.
+
+    Returns JSON-ready data: ``relative`` and ``absolute``, the largest differences of any logit; ``agrees``, whether
+    ``relative`` is below 1e-5; ``positions``, for each sequence and position {absolute, relative}; and what was used:
+    ``tokens`` (the sequences), ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is
+    relative to the largest logit of its position. Raises Failed when transformers is not installed or cannot load
+    the checkpoint.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise Failed("There is nothing to compare with: transformers is not installed.", "pip install transformers")
+    import torch
+    import transformers
+
+    sequences = _sequences(checkpoint.spec.head.size, checkpoint.spec.context)
+    with torch.no_grad():
+        ours = _logits(checkpoint.load(torch.float32), sequences)
+        theirs = _logits(_reference(checkpoint.folder), sequences)
+    positions = [_differences(a, b) for a, b in zip(ours, theirs, strict=True)]
+    flat = [position for sequence in positions for position in sequence]
+    worst = max(position["relative"] for position in flat)
+    result = {
+        "fingerprint": checkpoint.fingerprint,
+        "agrees": worst < TOLERANCE,
+        "relative": worst,
+        "absolute": max(position["absolute"] for position in flat),
+        "positions": positions,
+        "tokens": sequences,
+        "dtype": "float32",
+        "transformers": transformers.__version__,
+        "torch": str(torch.__version__),
+    }
+    place = _place(checkpoint.fingerprint)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(place) as path:
+        path.write_text(json.dumps(result), encoding="utf-8")
+    return result
+
+
+def verified(fingerprint: str) -> dict[str, Any] | None:
+    """What :func:`verify` found for the checkpoint of this fingerprint; None when it was never asked."""
+    try:
+        result = json.loads(_place(fingerprint).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def state_folder() -> Path:
+    """Where Cutaway keeps what it remembers: CUTAWAY_HOME, else cutaway in XDG_STATE_HOME, else in ~/.local/state."""
+    own = os.environ.get("CUTAWAY_HOME")
+    if own:
+        return Path(own).expanduser()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "cutaway"
+
+
+def _place(fingerprint: str) -> Path:
+    return state_folder() / "verified" / f"{fingerprint}.json"
+
+
+def _sequences(vocabulary: int, context: int) -> list[list[int]]:
+    """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size."""
+    lengths = sorted({min(length, context) for length in LENGTHS})
+    return [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
+
+
+def _logits(model: Any, sequences: list[list[int]]) -> list[Tensor]:
+    """(T, V) for each sequence, from our model or the reference's."""
+    import torch
+
+    outputs = [model(torch.tensor([ids])) for ids in sequences]
+    return [(out if isinstance(out, torch.Tensor) else out.logits)[0].float() for out in outputs]
+
+
+def _reference(folder: Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype="float32",
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        ).eval()
+    except Exception as error:  # whatever another library raises, the answer is the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Failed(f"transformers cannot load {folder}: {reason[:200]}", "Try another version of it.") from error
+
+
+def _differences(ours: Tensor, theirs: Tensor) -> list[dict[str, float]]:
+    absolute = (ours - theirs).abs().amax(-1)  # (T)
+    relative = absolute / theirs.abs().amax(-1)
+    return [{"absolute": float(a), "relative": float(r)} for a, r in zip(absolute, relative, strict=True)]

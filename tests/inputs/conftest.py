@@ -17,8 +17,15 @@ CORPUS = [
     "naïve café, Übergröße, 東京 and Привет. Numbers: 12345, 67,890.  Two  spaces.\n\nNew lines\tand tabs.",
 ] * 4
 LLAMA3_PATTERN = "|".join(
-    [r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*"]
-    + [r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"]
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
 )
 CONTROL = ["<|bos|>", "<|im_start|>", "<|im_end|>"]
 

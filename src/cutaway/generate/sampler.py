@@ -145,7 +145,7 @@ Mask = npt.NDArray[np.bool_]
 Cut = Callable[[Floats, Floats], Mask]  # the logits still in and their weights, both (n,) -> which of them stay
 
 
-# --- the steps, on the tokens still in, in id order -------------------------------------------------------------------
+# --- the steps, on the tokens still in, in id order ------------------------------------------------------------------
 
 
 def penalise(logits: Floats, seen: Mask, penalty: float) -> Floats:
@@ -181,7 +181,7 @@ def nucleus(weights: Floats, p: float) -> Mask:
     return largest(weights, int(np.argmax(reached)) + 1 if reached.any() else weights.size)
 
 
-# --- the draw ---------------------------------------------------------------------------------------------------------
+# --- the draw --------------------------------------------------------------------------------------------------------
 
 
 def draw(probabilities: Any, seed: int, step: int) -> tuple[int, float]:
@@ -214,7 +214,7 @@ def pick_seed() -> int:
 _64_BITS = 2**64 - 1
 
 
-# --- arithmetic shared by the steps -----------------------------------------------------------------------------------
+# --- arithmetic shared by the steps ----------------------------------------------------------------------------------
 
 
 def _weights(logits: Floats) -> Floats:

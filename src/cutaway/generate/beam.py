@@ -1,0 +1,89 @@
+"""Beam search: follow the ``beams`` most probable continuations side by side and keep the best that finish.
+
+Same decisions as `transformers` (early_stopping=False), token for token: scores are float32 sums of log-probabilities,
+and a finished continuation of n new tokens is ranked by its score / n ** length_penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import Misuse
+from cutaway.model.transformer import Transformer
+
+from .loop import FinishReason, fit
+
+MAX_BEAMS = 64
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A finished continuation: its new tokens and its score, the sum of log-probabilities over n ** length_penalty."""
+
+    tokens: list[int]
+    score: float
+    finish_reason: FinishReason
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer,
+    ids: Sequence[int],
+    *,
+    beams: int,
+    max_new_tokens: int = 100,
+    eos: Collection[int] = (),
+    length_penalty: float = 1.0,
+) -> list[Beam]:
+    """The best finished continuations of ``ids``, best first, at most ``beams`` of them.
+
+    length_penalty above 0 favours longer ones, below 0 shorter ones. The search ends when no running continuation can
+    beat the worst of ``beams`` finished ones, or at max_new_tokens, or with the context.
+    """
+    if type(beams) is not int or not 1 <= beams <= MAX_BEAMS:
+        raise Misuse(f"beams is {beams!r}.", f"Give a whole number from 1 to {MAX_BEAMS}.")
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
+    if not ids:
+        raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
+    prompt, _ = fit(ids, model.spec.context, max_new_tokens)
+    limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
+    device = next(model.parameters()).device
+
+    cache = model.cache(beams, len(prompt) + limit - 1)
+    read = torch.tensor([prompt] * beams, device=device)  # (beams, T)
+    scores = torch.full((beams, 1), -1e9, device=device)
+    scores[0] = 0  # all beams begin alike: only the first may branch
+    running: list[list[int]] = [[] for _ in range(beams)]
+    finished: list[Beam] = []
+    # Enough candidates that ``beams`` of them go on even if every end-of-text token ranks first in every beam.
+    candidates = max(2, 1 + len(set(eos))) * beams
+
+    for length in range(1, limit + 1):
+        logits = model.logits(model.stream(read, cache=cache)[:, -1:])[:, 0].float()  # (beams, V)
+        total = (scores + logits.log_softmax(-1)).flatten()
+        best, where = total.topk(min(candidates, total.numel()))
+        going_on: list[tuple[Tensor, int, list[int]]] = []  # score, the beam it comes from, its tokens
+        for rank, (score, place) in enumerate(zip(best, where.tolist(), strict=True)):
+            beam, token = divmod(place, logits.shape[1])
+            tokens = [*running[beam], token]
+            if token in eos or length == limit:
+                if rank < beams:
+                    reason: FinishReason = "stop" if token in eos else "length"
+                    finished.append(Beam(tokens, float(score / length**length_penalty), reason))
+            elif len(going_on) < beams:
+                going_on.append((score, beam, tokens))
+        finished = sorted(finished, key=lambda beam: -beam.score)[:beams]
+        if len(going_on) < beams:
+            break
+        if len(finished) == beams and float(going_on[0][0] / length**length_penalty) <= finished[-1].score:
+            break
+        running = [tokens for _, _, tokens in going_on]
+        scores = torch.stack([score for score, _, _ in going_on])[:, None]
+        cache.reorder(torch.tensor([beam for _, beam, _ in going_on], device=device))
+        read = torch.tensor([[tokens[-1]] for tokens in running], device=device)
+    return finished

@@ -1,0 +1,239 @@
+"""Predict, sample, repeat: one loop, and two ways of reading the text at every step.
+
+``plain`` reads the whole sequence anew for every token: the definition. ``cached`` reads it once and then one token at
+a time, with the keys and values of the earlier ones kept. The tests hold the two equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.errors import Misuse
+from cutaway.inputs.text import Stream, Tokenizer
+from cutaway.model.cache import Cache
+from cutaway.model.transformer import Transformer
+
+from .sampler import Floats, Sampler, Trace, draw, pick_seed
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token.
+
+    text: what it adds to the text; empty while a character is unfinished or a stop string may be beginning.
+    p: the probability the model gave it, of the whole vocabulary. p_drawn: the probability it was drawn with, after
+    temperature and cuts (1 for argmax). u: the random number in [0, 1) that chose it.
+    """
+
+    id: int
+    text: str
+    p: float
+    p_drawn: float
+    u: float
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished generation. ``tokens`` are the new ones, ``prompt`` those the model read; ``notes`` say in sentences
+    what the user should know, such as a text cut to the context."""
+
+    text: str
+    tokens: list[int]
+    prompt: list[int]
+    seed: int
+    finish_reason: FinishReason
+    notes: list[str] = field(default_factory=list)
+
+
+class Generation(Iterator[Step]):
+    """A generation under way: iterate for its Steps, or ``finish()`` it. ``close()`` cancels it.
+
+    prompt: the ids read. seed: the one used, picked if none was given. trace: what the sampler did at the last step.
+    finish_reason: "stop" after an end-of-text token or a stop string, "length" at max_new_tokens or at the end of the
+    context, "cancelled"; None while it goes on.
+    """
+
+    def __init__(
+        self,
+        read: Reader,
+        prompt: list[int],
+        count: int,
+        sampler: Sampler,
+        seed: int,
+        text: _Text,
+        eos: Collection[int],
+        notes: list[str],
+    ) -> None:
+        self.prompt = prompt
+        self.seed = seed
+        self.notes = notes
+        self.tokens: list[int] = []
+        self.text = ""
+        self.trace: Trace | None = None
+        self.finish_reason: FinishReason | None = None
+        self._steps = self._run(read, count, sampler, text, eos)
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """Stop here; no further token is computed."""
+        self._steps.close()
+        self.finish_reason = self.finish_reason or "cancelled"
+
+    def finish(self) -> Generated:
+        """Generate what is left and return the whole."""
+        for _ in self:
+            pass
+        assert self.finish_reason is not None
+        return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes)
+
+    def _run(
+        self, read: Reader, count: int, sampler: Sampler, text: _Text, eos: Collection[int]
+    ) -> Generator[Step, None, None]:
+        new = self.prompt
+        for index in range(count):
+            logits = read(new).double().cpu().numpy()
+            self.trace = sampler.trace(logits, self.prompt + self.tokens)
+            token, u = draw(self.trace.probabilities, self.seed, index)
+            self.tokens.append(token)
+            new = [token]
+
+            ended = token in eos
+            added, stopped = text.add(None if ended else token, last=ended or index == count - 1)
+            self.text += added
+            if ended or stopped:
+                self.finish_reason = "stop"
+            elif index == count - 1:
+                self.finish_reason = "length"
+            yield Step(token, added, _probability(logits, token), float(self.trace.probabilities[token]), u)
+            if self.finish_reason is not None:
+                return
+
+
+def generate(
+    model: Transformer,
+    ids: Sequence[int],
+    *,
+    sampler: Sampler | None = None,
+    max_new_tokens: int = 100,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    eos: Collection[int] = (),
+    tokenizer: Tokenizer | None = None,
+    cached: bool = True,
+) -> Generation:
+    """Continue ``ids`` by up to ``max_new_tokens``, ending early at a token of ``eos`` or where ``stop`` is written.
+
+    A prompt longer than the model's context is cut to its end (see fit), which the notes say; generation ends with the
+    context. Without a tokenizer there is no text, and no stop strings. The same seed gives the same tokens.
+    """
+    if not ids:
+        raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
+    text = _Text(None if tokenizer is None else tokenizer.stream(), stop)
+    context = model.spec.context
+    prompt, notes = fit(ids, context, max_new_tokens, None if tokenizer is None else tokenizer.bos)
+    count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
+    read = _cached(model, len(prompt) + count - 1) if cached else _plain(model)
+    used = pick_seed() if seed is None else seed
+    return Generation(read, prompt, count, sampler or Sampler(), used, text, eos, notes)
+
+
+def fit(ids: Sequence[int], context: int, new_tokens: int = 1, bos: int | None = None) -> tuple[list[int], list[str]]:
+    """The ids the model will read, and a sentence when they are not all of them.
+
+    Too long a text keeps its end, and its beginning-of-text token where it has one; ``new_tokens`` get their room,
+    up to half the context.
+    """
+    if len(ids) <= context:
+        return list(ids), []
+    room = max(1, min(new_tokens, context // 2))
+    keep = context + 1 - room
+    begins = bos is not None and ids[0] == bos and keep > 1
+    kept = [*ids[:1], *ids[-(keep - 1) :]] if begins else list(ids[-keep:])
+    first = "its beginning-of-text token and " if begins else ""
+    return kept, [
+        f"The text has {len(ids)} tokens and the model reads at most {context}: kept {first}the last "
+        f"{keep - begins}, which leaves room for {room} more."
+    ]
+
+
+# --- two ways of reading ---------------------------------------------------------------------------------------------
+
+
+def _plain(model: Transformer) -> Reader:
+    """Read everything at every step."""
+    ids: list[int] = []
+
+    def read(new: list[int]) -> Tensor:
+        ids.extend(new)
+        return _last_logits(model, ids)
+
+    return read
+
+
+def _cached(model: Transformer, length: int) -> Reader:
+    """Read only what is new; ``length`` is the most the cache will hold."""
+    cache = model.cache(1, length)
+    return lambda new: _last_logits(model, new, cache)
+
+
+@torch.no_grad()
+def _last_logits(model: Transformer, ids: list[int], cache: Cache | None = None) -> Tensor:
+    """(V,): the prediction after the last id; the head runs on that position only."""
+    device = next(model.parameters()).device
+    stream = model.stream(torch.tensor([ids], device=device), cache=cache)
+    return model.logits(stream[:, -1:])[0, 0]
+
+
+def _probability(logits: Floats, token: int) -> float:
+    """Softmax over the whole vocabulary, at one token."""
+    largest = logits.max()
+    return math.exp(logits[token] - largest) / float(np.exp(logits - largest).sum())
+
+
+# --- text as it becomes certain --------------------------------------------------------------------------------------
+
+
+class _Text:
+    """Tokens in, text out, cut at the first stop string, which may begin in one token and end in another."""
+
+    def __init__(self, stream: Stream | None, stop: str | Sequence[str]) -> None:
+        self._stream = stream
+        self._stop = [stop] if isinstance(stop, str) else list(stop)
+        self._held = ""  # may be the beginning of a stop string
+        if not all(isinstance(s, str) and s for s in self._stop):
+            raise Misuse("A stop string is empty or not a string.", "Give one string or several, each not empty.")
+        if self._stop and stream is None:
+            raise Misuse("Stop strings need text, and this model has no tokenizer.", "Leave stop out.")
+
+    def add(self, token: int | None, last: bool) -> tuple[str, bool]:
+        """The text that is certain after ``token`` (None adds nothing), and whether a stop string was reached."""
+        if self._stream is None:
+            return "", False
+        text = self._held + (self._stream.push(token) if token is not None else "")
+        if last:
+            text += self._stream.flush()
+        if found := [at for string in self._stop if (at := text.find(string)) >= 0]:
+            return text[: min(found)], True
+        held = 0 if last else max((_overlap(text, string) for string in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], False
+
+
+def _overlap(text: str, string: str) -> int:
+    """How many characters at the end of ``text`` are a beginning of ``string``."""
+    longest = min(len(text), len(string) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)

@@ -21,7 +21,8 @@ def every_route(gate: Gate) -> list[tuple[str, str]]:
     found = []
     for route in gate.app.routes:
         assert isinstance(route, Route), "a mount or a WebSocket route would need its own line here"
-        path = route.path.replace("{path:path}", "stored/once.cutaway").replace("{id}", "small")
+        path = route.path.replace("{path:path}", "stored/once.cutaway")
+        path = path.replace("{id}", "small").replace("{id:path}", "small")
         found += [(method, path) for method in sorted(route.methods)]
     assert {path for _, path in found} >= {"/api/run", "/api/events", "/api/models", "/stored/once.cutaway"}
     return [*found, ("GET", "/"), ("GET", "/nowhere"), ("DELETE", "/api/run"), ("OPTIONS", "/api/run"), ("TRACE", "/")]

@@ -24,10 +24,12 @@ import uvicorn
 from starlette.routing import Route, Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .. import hub
 from ..errors import Failed, Misuse
 from .gate import Gate
 from .limits import Limits
 from .live import Live
+from .models import identity
 from .static import Page
 from .supervisor import COMMAND, Supervisor
 
@@ -58,15 +60,18 @@ def look(text: str | None = None, model: str | None = None, port: int | None = N
     """Serve the page until interrupted; returns the exit code (130 after Ctrl-C, 143 after SIGTERM).
 
     The address goes to standard output, everything else to standard error. ``port=None`` takes the first free port from
-    7345 on; a fixed one that is taken raises Failed. ``model`` is the one the page opens with, ``text`` its first text.
+    7345 on; a fixed one that is taken raises Failed. ``model`` is a name or path (raises NotFound, Refused or Failed);
+    the page opens with it, and with ``text``.
     """
     if text is not None and len(text) > TEXT_IN_ADDRESS:
         raise Misuse(
             f"The text has {len(text):,} characters; an address holds at most {TEXT_IN_ADDRESS:,}.",
             "Start without it and paste it into the page.",
         )
-    command = COMMAND if model is None else (*COMMAND, model)
-    return serve(command, query={"text": text, "model": model}, port=port, browser=browser)
+    if model is None:
+        return serve(COMMAND, query={"text": text}, port=port, browser=browser)
+    hub.find(model)  # fetched, or refused in one sentence, before anything is served
+    return serve((*COMMAND, model), query={"text": text, "model": identity(model)}, port=port, browser=browser)
 
 
 def serve(

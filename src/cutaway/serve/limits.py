@@ -19,7 +19,7 @@ class Limits:
     wants: int = 64  # entries of "want", each a glob
     name_characters: int = 200
     answer_bytes: int = 64 * MiB
-    record_bytes: int = 512 * MiB  # all records kept for slices, together
+    record_bytes: int = 1024 * MiB  # all records kept for slices, together
     queue: int = 16  # requests waiting for the model
     streams: int = 16  # pages listening to /api/events
     connections: int = 128

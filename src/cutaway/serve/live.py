@@ -30,7 +30,7 @@ class Live:
     def routes(self) -> list[Route]:
         return [
             Route("/api/models", self.models, methods=["GET"]),
-            Route("/api/models/{id}/vocabulary", self.vocabulary, methods=["GET"]),
+            Route("/api/models/{id:path}/vocabulary", self.vocabulary, methods=["GET"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/run", self.run, methods=["POST"]),
             Route("/api/records/{id}/tensor", self.tensor, methods=["GET"]),

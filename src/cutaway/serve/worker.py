@@ -36,6 +36,10 @@ class Cancelled(BaseException):
     """The client went away. Not an Exception, so that no ``except Exception`` on the way swallows it."""
 
 
+class TooLarge(Misuse):
+    """Understood, but more than the limits allow: a 413."""
+
+
 class Engine(Protocol):
     """What answers. Each verb takes the request's fields and returns (JSON-able answer, bytes)."""
 
@@ -136,7 +140,10 @@ def serve(make_engine: Callable[[Tell], Engine]) -> None:
 
 
 def _status(problem: CutawayError) -> int:
-    return 404 if isinstance(problem, NotFound) else 400 if isinstance(problem, Misuse) else 422
+    for kind, status in ((TooLarge, 413), (Misuse, 400), (NotFound, 404)):
+        if isinstance(problem, kind):
+            return status
+    return 422
 
 
 def _error(status: int, message: str, fix: str) -> dict[str, Any]:

@@ -1,0 +1,246 @@
+"""What the worker does: load a model from the server's own list, run it, keep its records for slices, spell its tokens.
+
+Imports torch only in ``start``, after the list of models has been sent: the page can choose before torch is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import hub
+from ..errors import Misuse, NotFound
+from ..families import describe
+from ..families.config import dtype_of, read_config
+from ..model import spec
+from .limits import Limits, MiB
+from .worker import Check, Tell, TooLarge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..api import Model
+    from ..look import Record
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model of the server's list: its id, where its files are, and what they say it is."""
+
+    id: str
+    folder: Path
+    source: str  # "bundled", "cached" or "local"
+    spec: spec.Transformer
+    dtype: str | None
+
+    def entry(self) -> dict[str, Any]:
+        """What /api/models tells the page."""
+        blocks = self.spec.stack.blocks
+        return {
+            "id": self.id,
+            "name": self.id,
+            "parameters": spec.parameters(self.spec),
+            "layers": len(blocks),
+            "width": self.spec.stack.width,
+            "heads": max(block.attn.heads for block in blocks),
+            "vocabulary": self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0,
+            "context": self.spec.context,
+            "dtype": self.dtype,
+            "source": self.source,
+            "verified": None,  # known once it is loaded: a record's own header says it
+        }
+
+
+def identity(name_or_path: str | os.PathLike[str]) -> str:
+    """The id of a model in the server's list: its name, or "local/" and its folder's name. Never a path."""
+    folder = Path(name_or_path).expanduser()
+    is_local = folder.is_dir() and str(name_or_path) not in {entry.name for entry in hub.bundled()}
+    return f"local/{folder.resolve().name}" if is_local else str(name_or_path)
+
+
+def listed(preferred: str | None = None) -> dict[str, Listed]:
+    """The models that can be run without a network, by id: ``preferred`` first, then the bundled, then the cached."""
+    found: dict[str, Listed] = {}
+    if preferred is not None:
+        id, folder = identity(preferred), hub.find(preferred)
+        config = read_config(folder)
+        _, described, _ = describe(config)
+        found[id] = Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
+    for entry in (*hub.bundled(), *hub.cached()):
+        if entry.spec is not None and entry.problem is None:
+            found.setdefault(entry.name, Listed(entry.name, entry.folder, entry.source, entry.spec, entry.dtype))
+    return found
+
+
+class Models:
+    """The worker's engine (see ``worker.Engine``): one model at a time, and the last records of it."""
+
+    def __init__(self, tell: Tell, preferred: str | None = None, limits: Limits | None = None) -> None:
+        self._tell, self._preferred, self._limits = tell, preferred, limits or Limits()
+        self._list: dict[str, Listed] = {}
+        self._id: str | None = None
+        self._model: Model | None = None
+        self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # oldest use first; with their bytes
+        self._kept = 0  # bytes, of all records
+        self._check: Check = lambda: None
+        self._spelt: dict[str, bytes] = {}
+
+    def start(self) -> None:
+        """Send the list of models, then import torch."""
+        self._list = listed(self._preferred)
+        self._tell({"models": [one.entry() for one in self._list.values()]})
+        self._tell({"stage": "importing torch"})
+        from .. import api  # noqa: F401
+
+    def load(self, check: Check, *, model: str) -> Answer:
+        """Load a model of the list; the one before it, and its records, are let go first."""
+        from .. import api
+
+        self._id = self._model = None
+        self._records.clear()
+        self._kept = 0
+        loaded = api.load(self._list[model].folder)
+        loaded.card = dataclasses.replace(loaded.card, name=model)
+        for block in loaded.machine.stack.blocks:
+            block.register_forward_pre_hook(self._before_block)
+        self._id, self._model = model, loaded
+        self._answer(loaded.run(tokens=[0]), [])  # the first run of a process is a slow one: let it be this
+        return {}, b""
+
+    def _before_block(self, *_: object) -> None:
+        """A run nobody waits for ends here."""
+        self._check()
+
+    def run(
+        self, check: Check, *, model: str, text: str | None, tokens: list[int] | None, want: list[dict[str, Any]]
+    ) -> Answer:
+        """One run; the answer is a .cutaway file of what is wanted, the record stays for slices."""
+        if self._id != model or self._model is None:
+            raise NotFound(f"{model} is not loaded.", "Ask again.")
+        ids = self._model.tokens(text) if text is not None else tokens or []
+        self._refuse_too_long(self._model, ids)
+        self._check = check
+        try:
+            record = self._model.run(tokens=ids)
+        finally:
+            self._check = lambda: None
+        record.text = text if text is not None else self._text(ids)
+        check()
+        body = self._answer(record, want)
+        return {"record": self._keep(record)}, body
+
+    def tensor(self, check: Check, *, record: str, name: str, at: int | None) -> Answer:
+        """One tensor of a kept record, or one index of its first axis, as little-endian float32."""
+        if record not in self._records:
+            raise NotFound("This run is no longer kept.", "Run the text again.")
+        self._records.move_to_end(record)
+        kept, _ = self._records[record]
+        if name not in kept.names():
+            raise NotFound(f"This run has no tensor {name}.", "`cutaway names` lists them all.")
+        self._refuse_too_large(kept, [(name, at)])
+        x = kept[_key(name, at)].float().cpu().contiguous()
+        return {"shape": list(x.shape)}, x.numpy().astype("<f4", copy=False).tobytes()
+
+    def vocabulary(self, check: Check, *, model: str) -> Answer:
+        """The readable text of every token id, as a JSON array."""
+        from ..inputs.text import Tokenizer
+
+        if model not in self._spelt:
+            one = self._list[model]
+            ids = range(one.entry()["vocabulary"])
+            try:
+                texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
+            except NotFound:
+                texts = [f"⟨{id}⟩" for id in ids]
+            self._spelt = {model: json.dumps(texts, ensure_ascii=False).encode()}
+        return {}, self._spelt[model]
+
+    def _text(self, ids: list[int]) -> str | None:
+        """The text of a run that was asked for by its tokens: the page shows it."""
+        tokenizer = self._model.tokenizer if self._model else None
+        return tokenizer.decode(ids) if tokenizer else None
+
+    def _refuse_too_long(self, model: Model, ids: list[int]) -> None:
+        from ..look.record import stored_bytes
+
+        most = min(model.context, self._limits.tokens)
+        if len(ids) > most:
+            raise TooLarge(f"The text is {len(ids):,} tokens; {self._id} reads at most {most:,} here.", "Shorten it.")
+        width = next(model.machine.parameters()).element_size()
+        if (size := stored_bytes(model.spec, len(ids), width)) > self._limits.record_bytes:
+            limit = self._limits.record_bytes // MiB
+            raise TooLarge(f"This run takes {size // MiB:,} MiB to keep; at most {limit:,} are kept.", "Shorten it.")
+
+    def _answer(self, record: Record, want: list[dict[str, Any]]) -> bytes:
+        """The wanted tensors as a .cutaway file."""
+        import safetensors.torch
+
+        from ..look import file, names
+
+        known, wanted = record.names(), []
+        for one in want:
+            matched, missed = names.matching(known, one["name"])
+            if missed:
+                raise Misuse(f"No tensor of this run matches {one['name']!r}.", "`cutaway names` lists them all.")
+            wanted += [(name, one["at"]) for name in matched]
+        self._refuse_too_large(record, wanted)
+        numbers: dict[str, Tensor] = {}
+        for name, at in wanted:
+            numbers[_key(name, at)] = record[_key(name, at)]
+            self._check()
+        return safetensors.torch.save(*file.pack(record, numbers))
+
+    def _refuse_too_large(self, record: Record, wanted: list[tuple[str, int | None]]) -> None:
+        size = sum(_bytes(record, name, at) for name, at in wanted)
+        if size > self._limits.answer_bytes:
+            limit = self._limits.answer_bytes // MiB
+            raise TooLarge(f"The answer would take {size // MiB:,} MiB; at most {limit:,} are sent.", "Ask for slices.")
+
+    def _keep(self, record: Record) -> str:
+        """Keep a record for slices, and as many before it as the limit allows. Returns its id."""
+        id = secrets.token_hex(8)
+        size = sum(x.numel() * x.element_size() for x in record.tensors.values())
+        self._records[id] = (record, size)
+        self._kept += size
+        while self._kept > self._limits.record_bytes and len(self._records) > 1:
+            _, (_, freed) = self._records.popitem(last=False)
+            self._kept -= freed
+        return id
+
+
+def _key(name: str, at: int | None) -> str:
+    return name if at is None else f"{name}[{at}]"
+
+
+def _bytes(record: Record, name: str, at: int | None) -> int:
+    """What a tensor takes, in float32, with what is computed on the way to it: known before anything is computed."""
+    assert isinstance(record.spec, spec.Transformer)
+    stack, length = record.spec.stack, len(record.tokens)
+    block = stack.blocks[int(name.split(".")[1])] if name.startswith("blocks.") else stack.blocks[0]
+    vocabulary = record.spec.stem.vocabulary if isinstance(record.spec.stem, spec.Tokens) else 0
+    sizes = {
+        "T": length,
+        "H": block.attn.heads,
+        "K": block.attn.kv_heads,
+        "E": block.attn.width,
+        "D": stack.width,
+        "F": block.mlp.hidden,
+        "V": vocabulary,
+        "top": vocabulary,  # chosen among all
+        "stop": 2 * len(stack.blocks) + 1,
+    }
+    axes = ("H", "T", "T") if name.endswith(".z") else record.axes(name)
+    if name == "logits.rest":
+        axes = ("T", "V")
+    if at is not None and not name.startswith("logits"):
+        axes = axes[1:]
+    return 4 * math.prod(sizes[axis] for axis in axes)

@@ -1,0 +1,195 @@
+"""The worker's engine with a real model: the bundled one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway import hub
+from cutaway.errors import Misuse, NotFound
+from cutaway.serve.app import build
+from cutaway.serve.limits import Limits
+from cutaway.serve.models import Models, identity, listed
+from cutaway.serve.supervisor import Supervisor
+from cutaway.serve.worker import Cancelled, TooLarge
+from tests.serve.served import PORT, TOKEN, client_of
+
+pytestmark = pytest.mark.skipif(not hub.bundled(), reason="no model is bundled in this checkout")
+
+TEXT = "Once upon a time there was a"
+WANT = ["embed", "river", "blocks.*.attn.pattern", "blocks.*.mlp.hidden", "logits.last"]
+
+
+def never() -> None:
+    """Nobody has left."""
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return started()
+
+
+def started(**limits: int) -> Models:
+    events: list[dict] = []
+    models = Models(events.append, limits=replace(Limits(), **limits))
+    models.start()
+    assert [one["id"] for one in events[0]["models"]][:1] == ["stories"]
+    assert events[1] == {"stage": "importing torch"}
+    models.load(never, model="stories")
+    return models
+
+
+def run(models: Models, check=never, text: str | None = TEXT, tokens=None, want=()) -> tuple[str, bytes]:
+    wants = [{"name": one, "at": None} if isinstance(one, str) else one for one in want]
+    answer, body = models.run(check, model="stories", text=text, tokens=tokens, want=wants)
+    return answer["record"], body
+
+
+def opened(body: bytes, folder: Path) -> cutaway.Record:
+    (folder / "run.cutaway").write_bytes(body)
+    return cutaway.open(folder / "run.cutaway")
+
+
+@torch.no_grad()
+def test_the_answer_is_what_the_model_computes(models: Models, tmp_path: Path) -> None:
+    record = opened(run(models, want=WANT)[1], tmp_path)
+    model = cutaway.load("stories")
+    direct = model.run(TEXT)
+    assert record.tokens == direct.tokens
+    assert record.text == TEXT
+    assert record.pieces == direct.pieces
+    assert record.model.name == "stories"
+    for name in record.tensors:
+        torch.testing.assert_close(record[name], direct[name], rtol=0, atol=0)
+    layers = len(model.spec.stack.blocks)
+    assert len(record.tensors) == 3 + 2 * layers
+    np.testing.assert_allclose(record["logits.last"].double(), model.next(TEXT).logits, atol=1e-4)
+
+
+def test_only_what_is_wanted_is_sent(models: Models, tmp_path: Path) -> None:
+    record = opened(run(models, want=[{"name": "blocks.1.mlp.hidden", "at": -1}])[1], tmp_path)
+    assert list(record.tensors) == ["blocks.1.mlp.hidden[-1]"]
+    assert opened(run(models)[1], tmp_path).tensors == {}
+
+
+def test_tokens_are_run_as_they_are_and_their_text_is_told(models: Models, tmp_path: Path) -> None:
+    ids = opened(run(models)[1], tmp_path).tokens
+    record = opened(run(models, text=None, tokens=ids)[1], tmp_path)
+    assert record.tokens == ids
+    assert record.text == TEXT
+
+
+def test_slices_are_read_from_the_kept_record(models: Models) -> None:
+    id, _ = run(models)
+    direct = cutaway.load("stories").run(TEXT)
+    for name, at in (("blocks.2.attn.pattern", 3), ("blocks.0.attn.q", None), ("logits", -1)):
+        answer, body = models.tensor(never, record=id, name=name, at=at)
+        expected = direct[name] if at is None else direct[name][at]
+        got = np.frombuffer(body, "<f4").reshape(answer["shape"])
+        np.testing.assert_allclose(got, expected.detach(), atol=1e-5)
+
+
+def test_what_is_not_there(models: Models) -> None:
+    id, _ = run(models)
+    with pytest.raises(NotFound, match="no longer kept"):
+        models.tensor(never, record="0" * 16, name="embed", at=None)
+    with pytest.raises(NotFound, match="no tensor"):
+        models.tensor(never, record=id, name="blocks.99.attn.q", at=None)
+    with pytest.raises(Misuse, match="out of range"):
+        models.tensor(never, record=id, name="embed", at=99)
+    with pytest.raises(Misuse, match="matches"):
+        run(models, want=["nothing.*"])
+    with pytest.raises(Misuse):
+        run(models, text=None, tokens=[10**6])
+    with pytest.raises(Misuse):
+        run(models, text=None, tokens=[])
+
+
+def test_a_text_longer_than_the_context_names_both_numbers(models: Models) -> None:
+    with pytest.raises(TooLarge, match=r"600 tokens; stories reads at most 512"):
+        run(models, text=None, tokens=[5] * 600)
+
+
+def test_an_answer_is_bounded_before_it_is_made() -> None:
+    models = started(answer_bytes=1 << 20)
+    id, _ = run(models, text=None, tokens=[5] * 400)
+    with pytest.raises(TooLarge, match="1 are sent"):
+        run(models, text=None, tokens=[5] * 400, want=["blocks.*.attn.pattern"])
+    for name in ("logits", "logits.top.ids", "logits.rest", "blocks.0.attn.scores", "blocks.0.attn.z"):
+        with pytest.raises(TooLarge):
+            models.tensor(never, record=id, name=name, at=None)
+    models.tensor(never, record=id, name="blocks.0.attn.scores", at=0)
+
+
+def test_records_are_bounded_by_bytes() -> None:
+    models = started(record_bytes=4_000_000)
+    first, _ = run(models)
+    ids = [run(models, text=None, tokens=[5] * 60)[0] for _ in range(20)]
+    assert models._kept <= 4_000_000
+    assert models._kept == sum(size for _, size in models._records.values())
+    models.tensor(never, record=ids[-1], name="embed", at=None)
+    with pytest.raises(NotFound):
+        models.tensor(never, record=first, name="embed", at=None)
+    with pytest.raises(TooLarge, match="to keep"):
+        run(models, text=None, tokens=[5] * 512)
+
+
+def test_a_run_stops_between_blocks_when_nobody_waits(models: Models) -> None:
+    asked = 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(models, check)
+    assert asked == 3  # of six blocks
+    run(models)
+
+
+def test_the_vocabulary_has_a_text_for_every_id(models: Models) -> None:
+    _, body = models.vocabulary(never, model="stories")
+    texts = json.loads(body)
+    assert len(texts) == listed()["stories"].entry()["vocabulary"]
+    assert all(isinstance(text, str) and text for text in texts)
+
+
+def test_a_folder_is_listed_under_its_name_and_first(tmp_path: Path) -> None:
+    named = tmp_path / "copy"
+    named.mkdir()
+    for file in hub.bundled()[0].folder.iterdir():
+        (named / file.name).symlink_to(file)
+    assert identity(named) == "local/copy"
+    assert identity("stories") == "stories"
+    assert next(iter(listed(str(named)))) == "local/copy"
+    assert listed(str(named))["local/copy"].source == "local"
+    with pytest.raises(NotFound):
+        listed(str(tmp_path / "nothing"))
+
+
+def test_the_whole_way(page: Path) -> None:
+    """The real worker behind the real application: a text in, a .cutaway file out."""
+    gate = build(Supervisor(), port=PORT, token=TOKEN, page=page)
+    with client_of(gate) as client:
+        answer = client.post("/api/run", json={"model": "stories", "text": TEXT, "want": [{"name": "river"}]})
+        assert answer.status_code == 200, answer.text
+        header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
+        assert list(header) == ["__metadata__", "river"]
+        tensor = client.get(f"/api/records/{answer.headers['x-record']}/tensor?name=blocks.0.attn.pattern&at=1")
+        assert tensor.status_code == 200
+        length = int(tensor.headers["x-shape"].split(",")[0])
+        rows = np.frombuffer(tensor.content, "<f4").reshape(length, length)
+        np.testing.assert_allclose(rows.sum(1), 1, atol=1e-5)
+        vocabulary = client.get("/api/models/stories/vocabulary").json()
+        assert len(vocabulary) == client.get("/api/models").json()[0]["vocabulary"]
+        long = client.post("/api/run", json={"model": "stories", "text": "word " * 5000})
+        assert long.status_code == 413
+        assert "512" in long.json()["error"]["message"]

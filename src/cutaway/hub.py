@@ -65,7 +65,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if text in _bundled_names():
         return BUNDLED / text
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     meant_as_path = isinstance(name, os.PathLike) or not _REPOSITORY.fullmatch(text)
     if text and os.path.isdir(folder):
         return folder

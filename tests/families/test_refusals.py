@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from cutaway.errors import CutawayError, Failed, NotFound, Refused
-from cutaway.families import checkpoint
+from cutaway.families import checkpoint, weights
 from tests.families.making import GPT2, LLAMA, NEOX, make, say
 
 
@@ -121,11 +120,10 @@ def test_a_senseless_model_type(tmp_path, model_type):
     ],
     ids=lambda changes: json.dumps(changes)[:60],
 )
-def test_a_config_that_lies_is_refused_at_once(tmp_path, changes):
+def test_a_config_that_lies_is_refused_before_anything_is_built(tmp_path, changes, monkeypatch):
     folder = make(tmp_path, **changes)
-    began = time.process_time()
+    monkeypatch.setattr(checkpoint, "build", lambda described: pytest.fail("built a model"))
     refusal(folder)
-    assert time.process_time() - began < 1
 
 
 def test_one_layer_more_names_what_is_missing(tmp_path):
@@ -294,14 +292,12 @@ def test_a_duplicate_name_in_the_header(tmp_path):
     assert "twice" in refusal(tmp_path)
 
 
-def test_300_thousand_tensors_are_refused_at_once(tmp_path):
+def test_300_thousand_tensors_are_refused_before_their_names_are_read(tmp_path, monkeypatch):
     make(tmp_path)
-    header = {f"model.layers.{i}.self_attn.q_proj.weight": {
-        "dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}  # fmt: skip
-    raw(tmp_path, header)
-    began = time.process_time()
+    entry = b'"model.layers.%d.self_attn.q_proj.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    raw(tmp_path, b"{" + b",".join(entry % i for i in range(300_000)) + b"}")
+    monkeypatch.setattr(weights, "parse_json", lambda data, name: pytest.fail("read the header"))
     refusal(tmp_path)
-    assert time.process_time() - began < 1
 
 
 def test_not_a_safetensors_file(tmp_path):
@@ -337,9 +333,9 @@ def test_a_layer_spelt_another_way_is_no_layer(tmp_path, number):
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2, NEOX], ids=lambda config: config["model_type"])
 def test_a_wrong_shape(tmp_path, config):
-    make(tmp_path, config)
-    for name in load_file(tmp_path / "model.safetensors"):
-        rewrite(make(tmp_path, config), lambda tensors, name=name: tensors.update({name: tensors[name][:-1]}))
+    whole = load_file(make(tmp_path, config) / "model.safetensors")
+    for name, tensor in whole.items():
+        save_file({**whole, name: tensor[:-1].contiguous()}, tmp_path / "model.safetensors")
         said = refusal(tmp_path)
         assert name in said
         assert "shape" in said

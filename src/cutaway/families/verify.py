@@ -75,7 +75,7 @@ def state_folder() -> Path:
     """Where Cutaway keeps what it remembers: CUTAWAY_HOME, else cutaway in XDG_STATE_HOME, else in ~/.local/state."""
     own = os.environ.get("CUTAWAY_HOME")
     if own:
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "cutaway"
 

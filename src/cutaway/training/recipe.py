@@ -1,0 +1,190 @@
+"""A recipe: everything that decides what a training run does, in one TOML file.
+
+Recipes of the package go by name (``recipes/stories.toml`` is ``stories``), others by path. ``key=value`` arguments
+change single entries, ``model.num_hidden_layers=4`` those of a table. No torch here: listing recipes stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from cutaway.errors import Misuse, NotFound
+
+FOLDER = Path(__file__).parent / "recipes"
+FORMATS = ("books", "stories", "text")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one corpus, named relative to the recipe's ``data`` folder; .gz is unpacked.
+
+    ``books``: a paragraph a line, an empty line between books, cleaned as scanned books need it. ``stories``: a JSON
+    object a line with "title" and "sections" or "pages". ``text``: plain, documents between ``<|endoftext|>`` marks.
+    """
+
+    format: str
+    train: str = ""
+    valid: str = ""
+    test: str = ""
+    without_licence: str = ""  # leave out stories whose "license" contains this
+    hold_out: float = 0.0  # of stories: the share of titles moved to valid, and as many to test
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer to learn: its number of entries, and the pattern that cuts text before merging."""
+
+    size: int = 4096
+    pattern: str = "llama3"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """See docs/training.md for every key. ``model`` is a config.json of any family that Cutaway knows."""
+
+    model: dict[str, Any]
+    sources: tuple[Source, ...]
+    name: str = "model"
+    data: str = "../shared/data"
+    run: str = ""  # where everything is written; runs/<name> when empty
+    seed: int = 1
+    threads: int = 0  # 0: as many as torch finds
+    tokenizer: Vocabulary = field(default_factory=Vocabulary)
+    window: int = 512  # tokens the model sees at once
+    batch: int = 8  # windows a step
+    steps: int = 1000
+    warmup: int = 100  # steps
+    lr: float = 1e-3
+    lr_end: float = 1e-4  # where the cosine ends
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    clip: float = 1.0  # largest norm of all gradients together
+    log_every: int = 10
+    validate_every: int = 200
+    validate_windows: int = 64  # while training; the end is measured on everything
+    save_every: int = 200
+    keep: int = 2  # checkpoints
+
+    def __post_init__(self) -> None:
+        counts = ("window", "batch", "steps", "log_every", "validate_every", "validate_windows", "save_every", "keep")
+        for name in counts:
+            _require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("threads", "warmup", "lr_end", "weight_decay", "seed"):
+            _require(getattr(self, name) >= 0, name, "at least 0")
+        for name in ("lr", "clip"):
+            _require(getattr(self, name) > 0, name, "above 0")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        for source in self.sources:
+            _require(source.format in FORMATS, "sources.format", " or ".join(FORMATS))
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run or f"runs/{self.name}")
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name, or at that path, with ``key=value`` overrides.
+
+    Raises NotFound for a recipe that is not there, Misuse for a key or value that no recipe has.
+    """
+    path = FOLDER / f"{recipe}.toml" if recipe in names() else Path(recipe)
+    if not path.is_file():
+        raise NotFound(f"There is no recipe {recipe}.", f"Name {' or '.join(names())}, or the path of a .toml file.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misuse(f"{path} is not TOML: {error}.", "Correct it there.") from error
+    for override in overrides:
+        _override(table, override)
+    return _build(Recipe, {"name": path.stem, **table}, "")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a file that :func:`resolve` reads back to an equal one."""
+    plain = dataclasses.asdict(recipe)
+    tables = {name: plain.pop(name) for name in ("tokenizer", "model")}
+    sources = plain.pop("sources")
+    lines = _entries(plain)
+    for source in sources:
+        lines += ["", "[[sources]]", *_entries(source)]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_entries(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _entries(table: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_value(value)}" for key, value in table.items()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise Misuse(f"{override!r} is not of the form key=value.", "Write for example steps=100.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # words need no quotes on a command line
+    *path, last = key.split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise Misuse(f"{key} is not a key of a recipe.", "Only tokenizer. and model. have keys inside.")
+    table[last] = value
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """``value`` from TOML as ``kind``: a dataclass, a tuple of them, a table, or a plain value."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise Misuse(f"{path} must be a table.", f"Write [{path}] and its keys below.")
+        hints = get_type_hints(kind)
+        prefix = f"{path}." if path else ""
+        for key in value:
+            if key not in hints:
+                raise Misuse(f"No recipe has a key {prefix}{key}.", f"The keys are {', '.join(sorted(hints))}.")
+        missing = [
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.name not in value and f.default is f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise Misuse(f"The recipe lacks {prefix}{missing[0]}.", "Add it.")
+        entries = {key: _build(hints[key], inner, prefix + key) for key, inner in value.items()}
+        return kind(**entries)  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise Misuse(f"{path} must be a list of tables.", f"Write [[{path}]] before each.")
+        return tuple(_build(get_args(kind)[0], inner, path) for inner in value)
+    wanted = get_origin(kind) or kind
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise Misuse(f"{path} must be {_WORDS[wanted]}, not {value!r}.", "Correct it in the recipe or the override.")
+    return value
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", dict: "a table"}
+
+
+def _require(holds: bool, name: str, what: str) -> None:
+    if not holds:
+        raise Misuse(f"{name} must be {what}.", "Correct it in the recipe or the override.")

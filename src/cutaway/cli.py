@@ -1,0 +1,481 @@
+"""The command line: parse, call, print. Results go to standard output, everything else to standard error.
+
+Nothing here imports torch until a command needs a model; `cutaway --help` and `cutaway models` answer at once.
+docs/cli.md has the exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from . import __version__
+from .errors import CutawayError, Failed, Misuse
+
+if TYPE_CHECKING:
+    from .api import Model
+
+STDIN = "\0"  # stands for "-", which the parser would take for an option; no argument of a process can hold it
+MAX_STDIN_BYTES = 4 * 2**20  # more than the longest text that is read, in any language
+INTERRUPTED, TERMINATED = 130, 143
+
+app = App(
+    name="cutaway",
+    help="Run, train and open up real Transformers.",
+    version=__version__,
+    help_format="plaintext",
+    help_formatter="plain",
+    help_epilogue="--debug adds the whole trace to an error.\n"
+    "Exit codes: 0 ok, 1 failed, 2 misuse, 3 not found, 4 refused as unsafe or\n"
+    "corrupt, 130 and 143 interrupted.",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
+ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
+Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
+Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, Parameter("--json", help="Print one JSON document.")]
+
+
+@app.command(sort_key=0)
+def look(
+    text: Annotated[str | None, Parameter(help="The text to begin with; - reads standard input.")] = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(("--model", "-m"), help="The model to begin with.")] = None,
+    port: Annotated[int | None, Parameter(help="The first free one from 7345 on when not given.")] = None,
+    no_browser: Annotated[bool, Parameter(help="Only print the address.")] = False,
+) -> int:
+    """Open the page: watch a text become the next word.
+
+    Serves on 127.0.0.1 until interrupted and prints the address.
+    """
+    from .serve.app import look as serve
+
+    if port is not None and not 0 < port < 65536:
+        raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
+    return serve(None if text is None else _read(text), model=model, port=port, browser=not no_browser)
+
+
+@app.command(sort_key=1)
+def generate(
+    text: Text,
+    /,
+    *,
+    model: ModelName = "stories",
+    max_new_tokens: Annotated[int, Parameter(help="The most tokens to add.")] = 100,
+    temperature: Annotated[float, Parameter(help="0 takes the most probable; above 1 is flatter.")] = 1.0,
+    top_k: Annotated[int | None, Parameter(help="Keep the k most probable tokens.")] = None,
+    top_p: Annotated[float | None, Parameter(help="Keep the fewest tokens that hold the share p.")] = None,
+    min_p: Annotated[float | None, Parameter(help="Keep tokens this probable beside the best one.")] = None,
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 repeats less.")] = None,
+    seed: Annotated[int | None, Parameter(help="The same seed, the same tokens; else picked and shown.")] = None,
+    stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None,
+    beams: Annotated[int, Parameter(help="Above 1: search, do not draw.")] = 1,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Continue a text: predict, sample, append, repeat."""
+    text = _read(text)
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "seed": seed, "stop": stop or [], "beams": beams,
+    }  # fmt: skip
+    _check_sampling(settings)
+    loaded = _load(model, dtype, device)
+    if beams != 1:
+        result: Any = loaded.generate(text, **settings)
+        steps: list[dict[str, Any]] = [{"id": token} for token in result.tokens]
+        if not json:
+            print(_safe(text + result.text))
+    else:
+        result = loaded.generate(text, **settings, stream=True)
+        steps = []
+        if not json:
+            print(_safe(text), end="", flush=True)
+        for step in result:
+            steps.append({"id": step.id, "text": step.text, "p": step.p, "p_drawn": step.p_drawn, "u": step.u})
+            if not json:
+                print(_safe(step.text), end="", flush=True)
+        if not json:
+            print()
+    _say(*result.notes)
+    drawn = "" if beams != 1 or temperature == 0 else f", seed {result.seed}"
+    _say(f"{len(steps)} tokens{drawn}, ended by {'its own end' if result.finish_reason == 'stop' else 'length'}.")
+    if json:
+        _print_json(
+            model=loaded.card.name, prompt=text, text=result.text, tokens=steps, seed=result.seed,
+            finish_reason=result.finish_reason, notes=result.notes, settings=settings | {"seed": result.seed},
+        )  # fmt: skip
+
+
+@app.command(sort_key=2)
+def next(
+    text: Text,
+    /,
+    *,
+    model: ModelName = "stories",
+    top: Annotated[int, Parameter(help="How many of the most probable tokens to show.")] = 10,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Show what comes next: the distribution over the whole vocabulary."""
+    text = _read(text)
+    if top < 1:
+        raise Misuse(f"--top is {top}.", "Give 1 or more.")
+    loaded = _load(model, dtype, device)
+    ids, notes = _fit(loaded, text)
+    distribution = loaded.next(tokens=ids)
+    choices = distribution.top(top)
+    rest = max(0.0, distribution.rest(top))
+    others = len(distribution.logits) - len(choices)
+    _say(*notes)
+    if json:
+        _print_json(
+            model=loaded.card.name, tokens=ids, notes=notes, vocabulary=len(distribution.logits), rest=rest,
+            top=[{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in choices],
+        )  # fmt: skip
+        return
+    print("probability     logit      id  token")
+    for choice in choices:
+        print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
+    if others:
+        print(f"{rest:11.4%}                    everything else, {others:,} tokens")
+
+
+@app.command(sort_key=3)
+def tokens(text: Text, /, *, model: ModelName = "stories", json: Json = False) -> None:
+    """Cut a text into the model's tokens."""
+    from . import hub
+    from .inputs.text import Tokenizer
+
+    text = _read(text)
+    tokenizer = Tokenizer.open(hub.find(model))
+    pieces = tokenizer.pieces(tokenizer.encode(text))
+    if json:
+        _print_json(model=model, tokens=[{"id": p.id, "text": p.text, "special": p.special} for p in pieces])
+        return
+    for position, piece in enumerate(pieces):
+        print(f"{position:5d} {piece.id:7d}  {_safe(piece.text)}")
+
+
+@app.command(sort_key=4)
+def run(
+    text: Text,
+    /,
+    *,
+    save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
+    keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Run once and record every intermediate by name."""
+    text = _read(text)
+    if save is not None:
+        _check_writable(save)
+    loaded = _load(model, dtype, device)
+    record = loaded.run(text, keep=keep)
+    if save is not None:
+        record.save(save)
+        _say(f"Saved {save} ({save.stat().st_size:,} bytes).")
+    notes = record.settings.get("notes", [])
+    _say(*notes)
+    shapes = {name: list(tensor.shape) for name, tensor in record.tensors.items()}
+    if json:
+        _print_json(
+            model=loaded.card.name, tokens=record.tokens, pieces=record.pieces, notes=notes, stored=shapes,
+            names=record.names(), saved=None if save is None else str(save),
+        )  # fmt: skip
+        return
+    print(f"{loaded.card.name}: {len(record.tokens)} tokens, {len(record.names())} tensors by name")
+    for name in record.names():
+        stored = "×".join(map(str, shapes[name])) if name in shapes else "derived when asked for"
+        print(f"{name:28} {' '.join(record.axes(name)):12} {stored}")
+
+
+@app.command(sort_key=5)
+def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories", /, *, json: Json = False) -> None:
+    """List every tensor of a run by name, with its axes."""
+    from . import hub
+    from .families import describe
+    from .families.config import read_config
+    from .look.names import names as names_of
+
+    _, described, _ = describe(read_config(hub.find(model)))
+    axes = names_of(described)
+    if json:
+        _print_json(model=model, names={name: list(letters) for name, letters in axes.items()})
+        return
+    for name, letters in axes.items():
+        print(f"{name:28} {' '.join(letters)}")
+    _say("T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.")
+
+
+@app.command(sort_key=6)
+def models(*, json: Json = False) -> None:
+    """List the models at hand: those that come along, and the Hugging Face cache."""
+    from . import hub
+
+    entries = [*hub.bundled(), *hub.cached()]
+    if json:
+        _print_json(
+            models=[
+                {
+                    "name": entry.name, "source": entry.source, "folder": str(entry.folder), "family": entry.family,
+                    "parameters": entry.parameters, "dtype": entry.dtype,
+                    "problem": None if entry.problem is None else entry.problem.message,
+                }
+                for entry in entries
+            ]
+        )  # fmt: skip
+        return
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        size = "" if entry.parameters is None else f"{entry.parameters:,} parameters"
+        about = f"{entry.source:8} {entry.family or '':8} {size:>26}  {entry.dtype or ''}"
+        print(
+            _safe(
+                f"{entry.name:{width}}  {about}" if entry.problem is None else f"{entry.name:{width}}  {entry.problem}"
+            )
+        )
+    if not entries:
+        _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
+
+
+@app.command(sort_key=7)
+def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
+    """Compare a model's logits with those of an installed transformers.
+
+    Exits with 1 when they disagree.
+    """
+    from . import hub
+
+    folder = hub.find(model)
+    _loading(model)
+    from .families import checkpoint
+    from .families.verify import TOLERANCE
+    from .families.verify import verify as compare
+
+    result = compare(checkpoint.open(folder))
+    if json:
+        _print_json(model=model, **result)
+    else:
+        verdict = "agrees" if result["agrees"] else f"DISAGREES (more than {TOLERANCE:g})"
+        print(
+            f"{model} {verdict}: the largest difference of any logit is {result['relative']:.2g} of its position's "
+            f"largest ({result['absolute']:.2g} in absolute terms), in {result['dtype']}, "
+            f"against transformers {result['transformers']}."
+        )
+    return 0 if result["agrees"] else Failed.exit_code
+
+
+@app.command(sort_key=8)
+def train(
+    recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
+    /,
+    *changes: Annotated[str, Parameter(help="key=value changes to the recipe, such as steps=100.")],
+    json: Json = False,
+) -> None:
+    """Train a model from scratch.
+
+    Interrupt it and run it again: it goes on where it stood, to the same weights.
+    """
+    from .training import resolve
+    from .training import train as train_by
+
+    resolve(recipe, changes)  # a wrong key or value is said before torch is imported
+    result = train_by(recipe, changes)
+    if json:
+        _print_json(
+            run=str(result.run), model=str(result.model), parameters=result.parameters, steps=result.steps,
+            tokens=result.tokens, seconds=result.seconds, nats_per_token=result.nats, bits_per_byte=result.bits,
+        )  # fmt: skip
+        return
+    print(f"{result.model}: {result.parameters:,} parameters, {result.steps:,} steps, {result.tokens:,} tokens")
+    for split, nats in result.nats.items():
+        print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
+
+
+@app.command(sort_key=9)
+def doctor(*, json: Json = False) -> int:
+    """Look at the installation: what is there, what is missing.
+
+    Exits with 1 when there is a problem.
+    """
+    from .doctor import examine
+
+    findings = examine()
+    if json:
+        _print_json(findings=[{"name": f.name, "value": f.value, "problem": f.problem} for f in findings])
+    else:
+        for finding in findings:
+            print(f"{'!!' if finding.problem else 'ok'}  {finding.name:14} {_safe(finding.problem or finding.value)}")
+    return Failed.exit_code if any(finding.problem for finding in findings) else 0
+
+
+# --- what every command needs ----------------------------------------------------------------------------------------
+
+
+def _load(name: str, dtype: str | None, device: str | None) -> Model:
+    from . import hub
+
+    hub.find(name)  # a wrong name is said before torch is imported
+    _loading(name)
+    from .api import load
+
+    model = load(name, dtype, device)
+    _say(*model.warnings)
+    return model
+
+
+def _loading(name: str) -> None:
+    if sys.stderr.isatty():
+        _say(f"Loading {name} ...")
+
+
+def _fit(model: Model, text: str) -> tuple[list[int], list[str]]:
+    from .generate.loop import fit
+
+    bos = None if model.tokenizer is None else model.tokenizer.bos
+    return fit(model.tokens(text), model.context, bos=bos)
+
+
+def _check_sampling(settings: dict[str, Any]) -> None:
+    """Say what is wrong with the settings before a model is loaded."""
+    from .generate.sampler import Sampler
+
+    Sampler(*(settings[name] for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")))
+    if settings["max_new_tokens"] < 1:
+        raise Misuse(f"--max-new-tokens is {settings['max_new_tokens']}.", "Give 1 or more.")
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder.", "Name a file, such as run.cutaway.")
+    if not path.parent.is_dir():
+        raise Misuse(f"There is no folder {path.parent} to write {path.name} in.", "Make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise Failed(f"{path.parent} cannot be written to.", "Choose another folder.")
+
+
+def _read(text: str) -> str:
+    """The text itself, or all of standard input when it is "-" (without the line end that shells add)."""
+    from .inputs.text import checked_text
+
+    if text == STDIN:
+        raw = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+        if len(raw) > MAX_STDIN_BYTES:
+            raise Misuse(f"Standard input holds more than {MAX_STDIN_BYTES:,} bytes.", "Give a shorter text.")
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise Misuse(f"Standard input is not UTF-8: byte {error.start} is 0x{raw[error.start]:02X}.", "") from None
+        text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise Misuse("The text is empty.", "Write at least one character.")
+    return checked_text(text)
+
+
+def _print_json(**content: Any) -> None:
+    print(json.dumps(content))  # ASCII only: safe on every terminal, exact for every reader
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(_safe(line), file=sys.stderr)
+
+
+_BIDI = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u200e", "\u200f", "\u061c"}
+
+
+def _safe(text: str) -> str:
+    """Text a model or a file made up, harmless to a terminal: no escape sequences, no reordering of what is around."""
+    return "".join(
+        f"⟨U+{ord(c):04X}⟩"
+        if c in _BIDI or (c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"})
+        else c
+        for c in text
+    )
+
+
+# --- from the outside ------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The `cutaway` command."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    signal.signal(signal.SIGTERM, _terminate)
+    code = call(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    sys.exit(code)
+
+
+def call(arguments: Iterable[str]) -> int:
+    """Run one command line and return its exit code; errors are said on standard error, cause and remedy."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [STDIN if word == "-" else word for word in words[:end] if word != "--debug"] + words[end:]
+    try:
+        return int(app(words, exit_on_error=False, print_error=False) or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _forget_stdout()
+        return 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except CycloptsError as error:
+        words_of_command = " ".join(["cutaway", *(error.command_chain or ())])
+        _say(f"{str(error).strip()}", f"See {words_of_command} --help.")
+        return Misuse.exit_code
+    except CutawayError as error:
+        if debug:
+            _trace()
+        _say(*filter(None, (error.message, error.fix)))
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            _trace()
+        known = isinstance(error, OSError) and error.strerror is not None
+        what = f"{error.strerror}: {error.filename}." if known else f"{type(error).__name__}: {error}"  # type: ignore[attr-defined]
+        _say(what, "" if debug else "Run it again with --debug to see where it came from.")
+        return Failed.exit_code
+
+
+def _trace() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    sys.exit(TERMINATED)
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from complaining, on its way out, that it could not flush what nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cutaway import hub
 from cutaway.errors import Failed
 from cutaway.families import checkpoint
 from cutaway.families.verify import state_folder, verified, verify
@@ -77,3 +78,9 @@ def test_what_is_remembered_is_plain_json(saved, home):
     folder, _ = saved("gpt2")
     result = verify(checkpoint.open(folder))
     assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in hub.bundled()])
+def test_the_reference_agrees_about_what_is_bundled(name):
+    pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
+    assert verify(checkpoint.open(hub.find(name)))["agrees"]

@@ -22,13 +22,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import Failed, Misuse, NotFound, Refused
 from ..files import write_atomically
 from ..model import spec
 from ..model.transformer import Seq2Seq, Transformer, build
 from . import Family, describe
-from .config import dtype_of, read_config
+from .config import DTYPES, dtype_of, read_config
 from .names import Claim, Names
 from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
 
@@ -90,8 +91,7 @@ class Checkpoint:
                         "Set tie_word_embeddings to false in config.json if the model was trained that way.",
                     )
                 parameters[name] = ours
-        with torch.device("meta"):
-            model = build(self.spec)
+        model = _without_memory(self.spec)
         model.load_state_dict(parameters, assign=True)
         return model.eval()
 
@@ -193,8 +193,7 @@ def _claim(names: Names, tensors: dict[str, Stored], tied: bool) -> list[Claim]:
 
 def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Transformer) -> None:
     """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in build(described).state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in _without_memory(described).state_dict().items()}
     filled: set[str] = set()
     extra, wrong = [], []
     for claim in plan:
@@ -217,6 +216,21 @@ def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Tra
     ):
         if names:
             raise Refused(sentence.format(_some(names)), _WRONG_FILES)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips torch.nn.init: random numbers for tensors without memory would import the whole compiler (2 seconds)."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _without_memory(described: spec.Spec) -> Transformer | Seq2Seq:
+    """The model on meta: every name and shape, no numbers."""
+    with torch.device("meta"), _Unfilled():
+        return build(described)
 
 
 def _some(names: list[str]) -> str:
@@ -257,7 +271,7 @@ def _free_memory(device: torch.device) -> int | None:
 
 
 def _dtype(name: torch.dtype | str) -> torch.dtype:
-    dtype = getattr(torch, name, None) if isinstance(name, str) else name
-    if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        raise Misuse(f"{name} is no dtype for weights.", "Choose float32, bfloat16, float16 or float64.")
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name) if name in DTYPES else None
+    if dtype is None or str(dtype).removeprefix("torch.") not in DTYPES:
+        raise Misuse(f"{name} is no dtype for weights.", f"Choose one of {', '.join(DTYPES)}.")
     return dtype

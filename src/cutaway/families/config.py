@@ -201,7 +201,7 @@ def rms_norm(c: Config, key: str, eps: float) -> Norm:
 
 def dtype_of(content: dict[str, Any]) -> str | None:
     """The dtype a config.json states ("dtype", before 2025 "torch_dtype"), or None."""
-    stated = content.get("dtype", content.get("torch_dtype"))
+    stated = content.get("dtype") or content.get("torch_dtype")
     if stated in (None, "auto"):
         return None
     if stated not in DTYPES:

@@ -128,7 +128,7 @@ def test_an_answer_is_bounded_before_it_is_made() -> None:
 
 
 def test_records_are_bounded_by_bytes() -> None:
-    models = started(record_bytes=4_000_000)
+    models = started(record_bytes=8_000_000, kept_bytes=4_000_000)
     first, _ = run(models)
     ids = [run(models, text=None, tokens=[5] * 60)[0] for _ in range(20)]
     assert models._kept <= 4_000_000
@@ -136,7 +136,7 @@ def test_records_are_bounded_by_bytes() -> None:
     models.tensor(never, record=ids[-1], name="embed", at=None)
     with pytest.raises(NotFound):
         models.tensor(never, record=first, name="embed", at=None)
-    with pytest.raises(TooLarge, match="to keep"):
+    with pytest.raises(TooLarge, match="at most 7 are made"):
         run(models, text=None, tokens=[5] * 512)
 
 

@@ -19,7 +19,8 @@ class Limits:
     wants: int = 64  # entries of "want", each a glob
     name_characters: int = 200
     answer_bytes: int = 64 * MiB
-    record_bytes: int = 1024 * MiB  # all records kept for slices, together
+    record_bytes: int = 1024 * MiB  # one run
+    kept_bytes: int = 256 * MiB  # all records kept for slices, together; the newest is kept whatever it takes
     queue: int = 16  # requests waiting for the model
     streams: int = 16  # pages listening to /api/events
     connections: int = 128

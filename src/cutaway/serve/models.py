@@ -178,7 +178,9 @@ class Models:
         width = next(model.machine.parameters()).element_size()
         if (size := stored_bytes(model.spec, len(ids), width)) > self._limits.record_bytes:
             limit = self._limits.record_bytes // MiB
-            raise TooLarge(f"This run takes {size // MiB:,} MiB to keep; at most {limit:,} are kept.", "Shorten it.")
+            raise TooLarge(
+                f"A record of this run takes {size // MiB:,} MiB; at most {limit:,} are made.", "Shorten it."
+            )
 
     def _answer(self, record: Record, want: list[dict[str, Any]]) -> bytes:
         """The wanted tensors as a .cutaway file."""
@@ -211,7 +213,7 @@ class Models:
         size = sum(x.numel() * x.element_size() for x in record.tensors.values())
         self._records[id] = (record, size)
         self._kept += size
-        while self._kept > self._limits.record_bytes and len(self._records) > 1:
+        while self._kept > self._limits.kept_bytes and len(self._records) > 1:
             _, (_, freed) = self._records.popitem(last=False)
             self._kept -= freed
         return id

@@ -20,7 +20,7 @@ from .problem import Busy, Problem
 from .process import Answer, Ended, WorkerProcess
 
 # -P: the folder a person happens to stand in must not lend us its json.py.
-COMMAND = (sys.executable, "-P", "-m", "cutaway.serve.worker")
+COMMAND = (sys.executable, "-P", "-m", "cutaway.serve")
 EVENTS_KEPT = 32
 BUSY_AFTER = 0.15  # seconds; shorter runs do not flicker on the page
 log = logging.getLogger("cutaway.serve")

@@ -15,7 +15,6 @@ import contextlib
 import os
 import queue
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -156,14 +155,3 @@ def _sentence(problem: BaseException) -> str:
         return str(problem)
     first = str(problem).strip().splitlines()[:1]
     return f"The model failed: {type(problem).__name__}{': ' + first[0][:300] if first else ''}."
-
-
-def main() -> None:
-    from .models import Models
-
-    preferred = sys.argv[1] if len(sys.argv) > 1 else None
-    serve(lambda tell: Models(tell, preferred))
-
-
-if __name__ == "__main__":
-    main()

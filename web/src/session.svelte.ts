@@ -1,5 +1,6 @@
 // What the page knows and does: the run on screen, the settings of the draw, and the conversation with the server.
 
+import { say } from './messages'
 import { Run } from './run'
 import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
@@ -65,36 +66,48 @@ class Session {
   private request: AbortController | null = null
   private stopListening: (() => void) | null = null
   private serverIsThere = false
+  private workerIsReady = false
 
   label(id: number): string {
     return this.vocabulary[id] ?? `#${id}`
   }
 
-  /** Paint the stored run, then look for a server and let the live model take over. */
+  /** Paints the stored run, then looks for a server and lets the live model take over. */
   async open(): Promise<void> {
-    const painted = server.stored('first').then(({ bytes, vocabulary }) => {
-      if (this.run) return
-      this.vocabulary = vocabulary
-      this.run = new Run(bytes, 'stored', null)
-      this.onnewtext()
-      if (this.run.header.text) this.text = this.typed = this.run.header.text
-    })
-    painted.catch(() => undefined) // a page without a stored run waits for the live one
+    const address = new URLSearchParams(location.search)
+    const text = address.get('text')
+    this.model = address.get('model')
+    if (text) this.text = this.typed = text
+    server.stored('first').then(
+      ({ bytes, vocabulary }) => {
+        if (this.run) return
+        this.vocabulary = vocabulary
+        this.run = new Run(bytes, 'stored', null)
+        if (!text && this.text === firstText) this.text = this.typed = this.run.header.text ?? firstText
+        this.onnewtext()
+      },
+      () => undefined, // without a stored run the page waits for the live one
+    )
     await this.connect()
   }
 
   private async connect(): Promise<void> {
     this.stopListening?.()
+    this.workerIsReady = false
+    this.models = []
+    this.stopListening = server.listen(
+      (event) => this.hear(event),
+      () => this.models.length && this.lose(),
+    )
     try {
-      this.models = await server.models()
+      const models = await server.models()
+      this.models = models
       this.serverIsThere = true
-      this.model ??= this.models[0]?.id ?? null
-      this.connection = 'starting'
-      this.stopListening = server.listen(
-        (event) => this.hear(event),
-        () => this.lose(),
-      )
+      if (!models.some((entry) => entry.id === this.model)) this.model = models[0]?.id ?? null
+      if (this.workerIsReady) this.becomeReady()
+      else if (this.connection !== 'failed') this.connection = 'starting'
     } catch (error) {
+      this.stopListening()
       if (error instanceof server.Refusal && (error.status === 401 || error.status === 403)) {
         this.connection = 'locked'
         return
@@ -106,20 +119,27 @@ class Session {
   }
 
   private hear(event: server.ServerEvent): void {
-    if (event.state === 'starting') {
-      this.connection = 'starting'
-      this.stage = event.stage ?? ''
+    this.workerIsReady = event.state === 'ready' || event.state === 'busy'
+    if (this.workerIsReady) {
+      if (this.connection !== 'ready' && this.models.length) this.becomeReady()
     } else if (event.state === 'failed') {
       this.connection = 'failed'
       this.trouble = { message: event.message ?? '', fix: '' }
-    } else if (this.connection !== 'ready') {
-      this.connection = 'ready'
-      this.stage = ''
-      void this.takeOver()
+    } else {
+      this.connection = 'starting'
+      this.stage = event.stage ?? ''
     }
   }
 
+  private becomeReady(): void {
+    this.connection = 'ready'
+    this.stage = ''
+    this.trouble = null
+    void this.takeOver()
+  }
+
   private lose(): void {
+    this.stopListening?.()
     this.stop()
     this.connection = 'lost'
     void pause(1000).then(() => this.connect())
@@ -223,7 +243,7 @@ class Session {
       if (request.signal.aborted) return false
       if (error instanceof server.Unreachable) this.lose()
       else if (error instanceof server.Refusal) this.trouble = { message: error.message, fix: error.fix }
-      else throw error
+      else this.trouble = { message: say('state.broken', { message: String(error) }), fix: say('state.broken.fix') }
       return false
     } finally {
       if (this.request === request) {

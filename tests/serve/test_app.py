@@ -181,6 +181,7 @@ def test_ports() -> None:
 def test_only_the_own_machine_can_reach_it() -> None:
     with app.listen(None) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
 
 
 def test_the_tunnel_over_ssh(page: Path) -> None:

@@ -33,7 +33,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     help_formatter="plain",
-    help_epilogue="--debug adds the whole trace to an error.\n"
+    help_epilogue="--debug adds the whole trace to an error. Put -- before a text that begins with -.\n"
     "Exit codes: 0 ok, 1 failed, 2 misuse, 3 not found, 4 refused as unsafe or\n"
     "corrupt, 130 and 143 interrupted.",
     default_parameter=Parameter(negative=()),
@@ -41,11 +41,16 @@ app = App(
     result_action="return_value",
 )
 
+
+def _whole(kind: type, tokens: Sequence[Any]) -> int:
+    return int(tokens[0].value)  # the parser's own int() would round 2.5 to 2
+
+
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, Parameter("--json", help="Print one JSON document.")]
+Json = Annotated[bool, Parameter("--json", help="Print one JSON document.", show_default=False)]
 
 
 @app.command(sort_key=0)
@@ -54,8 +59,10 @@ def look(
     /,
     *,
     model: Annotated[str | None, Parameter(("--model", "-m"), help="The model to begin with.")] = None,
-    port: Annotated[int | None, Parameter(help="The first free one from 7345 on when not given.")] = None,
-    no_browser: Annotated[bool, Parameter(help="Only print the address.")] = False,
+    port: Annotated[
+        int | None, Parameter(converter=_whole, help="The first free one from 7345 on when not given.")
+    ] = None,
+    no_browser: Annotated[bool, Parameter(help="Only print the address.", show_default=False)] = False,
 ) -> int:
     """Open the page: watch a text become the next word.
 
@@ -74,15 +81,17 @@ def generate(
     /,
     *,
     model: ModelName = "stories",
-    max_new_tokens: Annotated[int, Parameter(help="The most tokens to add.")] = 100,
+    max_new_tokens: Annotated[int, Parameter(converter=_whole, help="The most tokens to add.")] = 100,
     temperature: Annotated[float, Parameter(help="0 takes the most probable; above 1 is flatter.")] = 1.0,
-    top_k: Annotated[int | None, Parameter(help="Keep the k most probable tokens.")] = None,
+    top_k: Annotated[int | None, Parameter(converter=_whole, help="Keep the k most probable tokens.")] = None,
     top_p: Annotated[float | None, Parameter(help="Keep the fewest tokens that hold the share p.")] = None,
     min_p: Annotated[float | None, Parameter(help="Keep tokens this probable beside the best one.")] = None,
     repetition_penalty: Annotated[float | None, Parameter(help="Above 1 repeats less.")] = None,
-    seed: Annotated[int | None, Parameter(help="The same seed, the same tokens; else picked and shown.")] = None,
+    seed: Annotated[
+        int | None, Parameter(converter=_whole, help="The same seed, the same tokens; else picked and shown.")
+    ] = None,
     stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None,
-    beams: Annotated[int, Parameter(help="Above 1: search, do not draw.")] = 1,
+    beams: Annotated[int, Parameter(converter=_whole, help="Above 1: search, do not draw.")] = 1,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
@@ -113,7 +122,7 @@ def generate(
             print()
     _say(*result.notes)
     drawn = "" if beams != 1 or temperature == 0 else f", seed {result.seed}"
-    _say(f"{len(steps)} tokens{drawn}, ended by {'its own end' if result.finish_reason == 'stop' else 'length'}.")
+    _say(f"{len(steps)} tokens{drawn}, finish reason: {result.finish_reason}.")
     if json:
         _print_json(
             model=loaded.card.name, prompt=text, text=result.text, tokens=steps, seed=result.seed,
@@ -127,7 +136,7 @@ def next(
     /,
     *,
     model: ModelName = "stories",
-    top: Annotated[int, Parameter(help="How many of the most probable tokens to show.")] = 10,
+    top: Annotated[int, Parameter(converter=_whole, help="How many of the most probable tokens to show.")] = 10,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,

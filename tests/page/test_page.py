@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -52,7 +51,9 @@ def slide(page: Page, name: str, value: float) -> None:
     page.get_by_role("slider", name=re.compile(f"^{name}")).fill(str(value))
 
 
-def test_a_stored_run_is_painted_before_any_model_is_there(context: BrowserContext, server: Server, watch: Watch) -> None:
+def test_a_stored_run_is_painted_before_any_model_is_there(
+    context: BrowserContext, server: Server, watch: Watch
+) -> None:
     page = context.new_page()
     watch.on(page)
     page.route("**/api/**", never)
@@ -170,7 +171,7 @@ def test_a_block_opens_in_place_and_every_number_has_a_name(page: Page) -> None:
     page.keyboard.press("Enter")
     opened = page.locator("section.opened")
     expect(opened).to_contain_text("Block 1, opened")
-    record: Any = load("stories").run(TEXT)
+    record = load("stories").run(TEXT)
     head = int(page.locator('[data-block="1"] select').input_value())
     cell = page.locator(".opened .rows canvas")
     cell.focus()

@@ -1,0 +1,91 @@
+"""Take the pictures of README.md and docs/: the real page, with the real server and the bundled model.
+
+python tools/screenshots.py        writes docs/images/page-1440.png, page-1440-dark.png, page-360.png, ...
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(browser=False))"
+TEXT = "Once upon a time there was a"
+
+
+def overview(page: Page) -> None:
+    """The page as it opens."""
+
+
+def opened(page: Page) -> None:
+    """A block in the middle, opened."""
+    page.get_by_role("button", name="Open block 3").click()
+
+
+def grown(page: Page) -> None:
+    """Six tokens drawn."""
+    for _ in range(6):
+        before = int(page.get_attribute(".drawing", "data-tokens") or 0)
+        page.get_by_role("button", name="Step").click()
+        page.wait_for_selector(f'[data-tokens="{before + 1}"]')
+
+
+PICTURES = (
+    ("page-1440", 1440, 810, "light", overview),
+    ("page-1440-dark", 1440, 810, "dark", overview),
+    ("page-1440-opened", 1440, 1180, "light", opened),
+    ("page-1440-grown", 1440, 860, "light", grown),
+    ("page-360", 360, 1000, "light", overview),
+    ("page-360-dark", 360, 1000, "dark", overview),
+)
+
+
+def main() -> int:
+    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser_path is None:
+        print("No Chromium is installed here.", file=sys.stderr)
+        return 1
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+            for name, *rest in PICTURES:
+                take(browser, address, IMAGES / f"{name}.png", *rest)
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+    return 0
+
+
+def take(browser: Browser, address: str, path: Path, width: int, height: int, scheme: str, prepare) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector('[data-origin="live"]', timeout=60_000)
+    page.fill("#text", TEXT)
+    page.wait_for_timeout(700)
+    prepare(page)
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+    context.close()
+    print(f"{os.path.relpath(path)}  {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -213,6 +213,19 @@ def test_a_foreign_key_is_a_warning_and_strictly_an_error(tmp_path):
         checkpoint.open(folder, strict=True)
 
 
+def test_names_cannot_speak_to_the_terminal(tmp_path):
+    (warning,) = checkpoint.open(make(tmp_path, **{"\x1b[2J": 1})).warnings
+    assert "\x1b" not in warning
+    rewrite(tmp_path, lambda tensors: tensors.update({"\x1b[2J": torch.zeros(1)}))
+    assert "\x1b" not in refusal(tmp_path)
+
+
+def test_warnings_have_an_end(tmp_path):
+    warnings = checkpoint.open(make(tmp_path, **{f"key{i}": i for i in range(500)})).warnings
+    assert len(warnings) == 21
+    assert "480 more" in warnings[-1]
+
+
 def test_code_in_the_repository_is_never_run_and_said(tmp_path):
     folder = make(tmp_path, auto_map={"AutoModelForCausalLM": "modeling_evil.Model"})
     (folder / "modeling_evil.py").write_text("raise SystemExit('ran')")
@@ -367,6 +380,13 @@ def test_numbers_that_are_none(tmp_path, value, dtype):
 def test_a_tied_head_that_differs_from_the_embedding(tmp_path):
     make(tmp_path, tie_word_embeddings=True)
     assert "differs from the embedding" in refusal(tmp_path, load=True)
+
+
+def test_files_that_change_while_they_are_read(tmp_path):
+    opened = checkpoint.open(make(tmp_path))
+    rewrite(tmp_path, lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)}))
+    with pytest.raises(Refused, match="changed"):
+        opened.load()
 
 
 def test_a_model_larger_than_memory(tmp_path, monkeypatch):

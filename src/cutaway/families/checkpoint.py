@@ -92,7 +92,10 @@ class Checkpoint:
                     )
                 parameters[name] = ours
         model = _without_memory(self.spec)
-        model.load_state_dict(parameters, assign=True)
+        try:
+            model.load_state_dict(parameters, assign=True)
+        except RuntimeError:  # names and shapes agreed when the headers were read
+            raise Refused(f"The files of {self.folder} changed while they were read.", "Try again.") from None
         return model.eval()
 
     def _read(self) -> Iterator[tuple[Claim, Tensor]]:

@@ -20,6 +20,7 @@ LARGEST_FILE = 4 * 2**20  # bytes; real ones reach about 100 kB, with a thousand
 MOST_LAYERS = 1024
 WIDEST = 2**20
 LARGEST = 2**31
+MOST_WARNINGS = 20
 
 # Training, bookkeeping, and generation's own settings, which generation_config.json repeats: no logit depends on these.
 INERT = {
@@ -100,13 +101,13 @@ class Config:
             raise Refused(f"config.json does not say {self._path}{key}.", "Get the checkpoint's original config.json.")
         return default
 
-    def integer(self, key: str, default: Any = _required, most: int = LARGEST) -> Any:
-        """A whole number from 1 to ``most``, or the default."""
+    def integer(self, key: str, default: Any = _required, most: int = LARGEST, least: int = 1) -> Any:
+        """A whole number from ``least`` to ``most``, or the default."""
         value = self.any(key, default)
         if value is default:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self._refused(key, value, f"it must be a whole number from 1 to {most:,}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self._refused(key, value, f"it must be a whole number from {least} to {most:,}")
         return value
 
     def number(self, key: str, default: Any = _required) -> Any:
@@ -182,8 +183,12 @@ class Config:
             if key == "auto_map":
                 found.append("config.json names Python code of the repository (auto_map); Cutaway never runs it.")
             else:
-                found.append(f"config.json says {self._path}{key} = {shown(value)}, which Cutaway does not know.")
-        return found + [warning for part in self._parts for warning in part.warnings()]
+                found.append(
+                    f"config.json says {self._path}{plain(key)} = {shown(value)}, which Cutaway does not know."
+                )
+        found += [warning for part in self._parts for warning in part.warnings()]
+        more = len(found) - MOST_WARNINGS
+        return found if more <= 0 else [*found[:MOST_WARNINGS], f"config.json says {more} more things like these."]
 
     def _refused(self, key: str, value: Any, why: str) -> Refused:
         return Refused(
@@ -263,6 +268,11 @@ def shown(value: Any) -> str:
     """A value of a file, short enough for a message."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def plain(name: str) -> str:
+    """A name out of a file, as it is where that is short and harmless on a terminal."""
+    return name if name.isprintable() and len(name) <= 120 else shown(name)
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..model import spec
 from . import Family, rotary
-from .config import LARGEST, MOST_LAYERS, WIDEST, Config, rms_norm
+from .config import LARGEST, MOST_LAYERS, WIDEST, Config, rms_norm, shown
 from .names import ONE_PLUS, SAME, Names, Operation, Rule
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # what config.json's layer_types says of each layer
@@ -33,7 +33,7 @@ def _always(c: Config, layers: int) -> list[str]:
 
 def _late(c: Config, layers: int) -> list[str]:
     """Qwen: from layer max_window_layers on, if at all."""
-    first = c.any("max_window_layers", 28)
+    first = c.integer("max_window_layers", 28, least=0)
     return [SLIDING if c.flag("use_sliding_window", False) and i >= first else FULL for i in range(layers)]
 
 
@@ -61,7 +61,11 @@ def _rotated(c: Config, layers: int) -> list[bool]:
     """SmolLM3 leaves every fourth layer without positions (NoPE): 0 in no_rope_layers means no rotation."""
     listed = c.each("no_rope_layers", layers)
     interval = c.integer("no_rope_layer_interval", 4)
-    return [bool(on) for on in listed] if listed is not None else [(i + 1) % interval != 0 for i in range(layers)]
+    if listed is None:
+        return [(i + 1) % interval != 0 for i in range(layers)]
+    if any(on not in (0, 1) for on in listed):
+        raise ValueError("no_rope_layers holds something other than 0 and 1")
+    return [bool(on) for on in listed]
 
 
 def _one_rope(c: Config, head_width: int, base: float) -> dict[str, spec.Rope]:
@@ -224,9 +228,11 @@ def _windows(facts: Facts, c: Config, layers: int) -> list[int | None]:
     kinds = facts.windows(c, layers)
     listed = c.each("layer_types", layers)
     if listed is not None and listed != kinds:
-        unknown = [kind for kind in listed if kind not in (FULL, SLIDING)]
-        if unknown or not facts.listed:
-            raise ValueError(f"layer_types holds {unknown[0] if unknown else 'another order'!r} than this family has")
+        for kind in listed:
+            if kind not in (FULL, SLIDING):
+                raise ValueError(f"layer_types holds {shown(kind)}, which this family does not have")
+        if not facts.listed:
+            raise ValueError("layer_types says otherwise than sliding_window, and this family has no such key")
         kinds = listed
     if SLIDING not in kinds:
         c.ignore("sliding_window")

@@ -140,7 +140,8 @@ def _read_header(file: Path) -> dict[str, Stored]:
 def _stored(file: Path, name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not (_naturals(shape) and _naturals(span) and len(span) == 2 and isinstance(dtype, str) and dtype in BYTES):
+    sound = _naturals(shape) and _naturals(span) and len(span) == 2 and isinstance(dtype, str) and dtype in BYTES
+    if not (sound and re.fullmatch(r"[!-~]{1,200}", name)):
         raise Refused(f"{file} describes the tensor {shown(name)} in a way that makes no sense.", _AGAIN)
     stored = Stored(file, dtype, tuple(shape))
     if span[1] - span[0] != stored.elements * BYTES[dtype]:

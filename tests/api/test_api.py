@@ -88,7 +88,7 @@ def test_beams_find_a_likelier_text_than_greed(model: Model) -> None:
     def log_probability(tokens: list[int]) -> float:
         ids = model.tokens(TEXT)
         rows = model.machine(torch.tensor([ids + tokens]))[0].log_softmax(-1)
-        return sum(rows[len(ids) - 1 + i, token].item() for i, token in enumerate(tokens)))
+        return sum(rows[len(ids) - 1 + i, token].item() for i, token in enumerate(tokens))
 
     greedy = model.generate(TEXT, max_new_tokens=6, temperature=0)
     searched = model.generate(TEXT, max_new_tokens=6, beams=8)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "the a king queen fox hare went saw said old little forest house bread golden once upon time and then to into of "
-    "happily ever after river stone door night morning cried laughed gave took three seven brother sister wolf"
-).split()
+WORDS = """
+the a king queen fox hare went saw said old little forest house bread golden once upon time and then to into of
+happily ever after river stone door night morning cried laughed gave took three seven brother sister wolf
+"""
 
 RECIPE = """
 data = "{data}"
@@ -53,7 +53,7 @@ tie_word_embeddings = true
 def tell(seed: int, stories: int) -> str:
     """Stories that no two seeds share, as a "text" source has them."""
     rng = random.Random(seed)
-    return "<|endoftext|>".join(" ".join(rng.choices(WORDS, k=60)) + "." for _ in range(stories))
+    return "<|endoftext|>".join(" ".join(rng.choices(WORDS.split(), k=60)) + "." for _ in range(stories))
 
 
 @pytest.fixture

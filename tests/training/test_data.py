@@ -151,6 +151,7 @@ def test_missing_and_damaged_data(tmp_path: Path) -> None:
     whole = gzip.compress(tell(1, 3).encode())
     (tmp_path / "cut.txt.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    for name in ("cut.txt.gz", "latin.txt"):
+    (tmp_path / "odd.jsonl").write_text('{"title": "a", "pages": ["b"]}\n{"title": "c"}')
+    for name, kind in (("cut.txt.gz", "text"), ("latin.txt", "text"), ("odd.jsonl, line 2", "stories")):
         with pytest.raises(Refused, match=name):
-            read_corpus([Source("text", train=name)], tmp_path)
+            read_corpus([Source(kind, train=name.split(",")[0])], tmp_path)

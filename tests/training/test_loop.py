@@ -151,7 +151,7 @@ def test_training_stops_before_a_step_that_is_not_finite(
 
     before: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(loop, "_loss", poisoned)
-    with pytest.raises(Failed, match="step 12.*windows at tokens"):
+    with pytest.raises(Failed, match=r"step 12.*windows at tokens"):
         train(recipe())
     assert all(torch.equal(p, before[name]) for name, p in seen[-1].named_parameters())
     checkpoints = Path(resolve(recipe()).run) / "checkpoints"
@@ -210,7 +210,7 @@ def test_checkpoints_hold_tensors_and_json_only(recipe: Write) -> None:
 
 def test_another_recipe_in_the_same_folder_is_refused(recipe: Write) -> None:
     train(recipe(), ["steps=10"])
-    with pytest.raises(Misuse, match="lr = 0.003, not 0.001"):
+    with pytest.raises(Misuse, match=r"lr = 0\.003, not 0\.001"):
         train(recipe(), ["steps=10", "lr=1e-3"])
 
 

@@ -61,16 +61,25 @@ def _documents(source: Source, folder: Path, dropped: collections.Counter[str]) 
             for book in text.split("\n\n"):
                 yield from ((split, chapter) for chapter in clean_book(book.split("\n"), dropped))
         elif source.format == "stories":  # a JSON object a line, with "sections" or "pages"
-            for line in text.splitlines():
-                story = json.loads(line)
-                if source.without_licence and source.without_licence in story.get("license", ""):
+            for number, line in enumerate(text.splitlines(), 1):
+                title, paragraphs, licence = _story(line, f"{folder / name}, line {number}")
+                if source.without_licence and source.without_licence in licence:
                     dropped["licence"] += len(line)
                     continue
-                paragraphs = "\n".join(story.get("sections") or story["pages"]).split("\n")
                 document = "\n".join(p for p in map(clean_text, paragraphs) if p)
-                yield _held_out(story["title"], source.hold_out) or split, document
+                yield _held_out(title, source.hold_out) or split, document
         else:  # plain text, documents between end-of-text marks
             yield from ((split, part.strip("\n")) for part in text.split("<|endoftext|>") if part.strip())
+
+
+def _story(line: str, where: str) -> tuple[str, list[str], str]:
+    """Title, paragraphs and licence of one line of a "stories" file."""
+    try:
+        story = json.loads(line)
+        parts = story["sections"] if "sections" in story else story["pages"]
+        return story["title"], "\n".join(parts).split("\n"), story.get("license", "")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{where} is not a story: {error!r}.", 'Write {"title": ..., "pages": [...]}.') from None
 
 
 def _held_out(title: str, share: float) -> str | None:

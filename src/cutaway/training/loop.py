@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from cutaway.errors import CutawayError, Failed, Misuse
 from cutaway.families import checkpoint, describe
 from cutaway.files import write_atomically
+from cutaway.model import spec
 from cutaway.model.init import initialise
 from cutaway.model.transformer import build
 from cutaway.training import Result, state
@@ -50,7 +51,9 @@ def run(recipe: Recipe) -> Result:
             torch.set_num_threads(recipe.threads)
         tokenizer, tokens = prepare(recipe, folder / "data")
         config = _complete(recipe, tokenizer.get_vocab_size(), end_of(tokenizer))
-        model = initialise(build(describe(config)[1]), recipe.seed)
+        described = describe(config)[1]
+        state.require_space(folder, spec.parameters(described), recipe.keep)
+        model = initialise(build(described), recipe.seed)
         progress = _steps(recipe, model, tokens, folder)
         _export(model, config, folder)
         return _measure(recipe, tokens, folder, progress)
@@ -59,7 +62,6 @@ def run(recipe: Recipe) -> Result:
 def _steps(recipe: Recipe, model: nn.Module, tokens: dict[str, Tokens], folder: Path) -> state.Progress:
     """Every step from where the run stands to its end."""
     checkpoints = folder / "checkpoints"
-    state.require_space(folder, model, recipe.keep)
     optimiser = make_optimiser(model, recipe)
     progress = state.resume(checkpoints, model, optimiser)
     sampler = Sampler(len(tokens["train"].ids), recipe.window, recipe.batch, recipe.seed)

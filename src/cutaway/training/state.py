@@ -115,9 +115,9 @@ def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
     return Progress()
 
 
-def require_space(folder: Path, model: nn.Module, keep: int) -> None:
+def require_space(folder: Path, parameters: int, keep: int) -> None:
     """Raises Failed when the disk has no room for ``keep`` checkpoints and the one being written."""
-    needed = 3 * (keep + 1) * sum(p.numel() * p.element_size() for p in model.parameters())  # weights, two moments
+    needed = parameters * 4 * 3 * (keep + 1)  # float32 weights and their two moments
     have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if shutil.disk_usage(folder).free + have < needed:
         raise _no_space(folder, needed)
@@ -144,7 +144,7 @@ def _restore(tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.opti
         p.copy_(tensors[f"model.{name}"])
         for part in ("step", "exp_avg", "exp_avg_sq"):
             if (value := tensors.get(f"optimiser.{part}.{name}")) is not None:
-                optimiser.state[p][part] = value
+                optimiser.state[p][part] = value.clone()  # not the file mapped
     torch.set_rng_state(tensors["random"])
 
 

@@ -67,10 +67,9 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         starts = [_start(browser) for _ in range(runs)]
-        for name, column in zip(
-            ("address printed", "first picture", "live model's picture"), zip(*starts, strict=True)
-        ):
-            print(f"make run -> {name:22s} {statistics.median(column[:]):6.2f} s   {_range(column, 's')}")
+        stages = ("address printed", "first picture", "live model's picture")
+        for stage, column in zip(stages, zip(*starts, strict=True), strict=True):
+            print(f"make run -> {stage:22s} {statistics.median(column):6.2f} s   {_range(column, 's')}")
         with _Server() as server:
             page = _open(browser, server.address)
             _live(page)

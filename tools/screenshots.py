@@ -77,7 +77,7 @@ def take(browser: Browser, address: str, path: Path, width: int, height: int, sc
     )
     page = context.new_page()
     page.goto(address)
-    page.wait_for_selector('[data-origin="live"]', timeout=60_000)
+    page.wait_for_selector('[data-origin="live"]', timeout=120_000)
     page.fill("#text", TEXT)
     page.wait_for_timeout(700)
     prepare(page)

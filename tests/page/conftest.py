@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
 
 BUILT = Path(__file__).resolve().parents[2] / "src/cutaway/page/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -25,6 +25,8 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+PATIENCE = 90_000  # milliseconds: importing torch on a busy machine takes its time
+expect.set_options(timeout=30_000)
 SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(browser=False))"
 
 
@@ -101,7 +103,7 @@ def context(browser: Browser, width: int) -> Iterator[BrowserContext]:
     opened = browser.new_context(
         viewport={"width": width, "height": 900 if width > 800 else 780}, reduced_motion="reduce"
     )
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE)
     yield opened
     opened.close()
 

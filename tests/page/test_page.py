@@ -63,7 +63,7 @@ def test_a_stored_run_is_painted_before_any_model_is_there(
     for canvas in page.locator(".block canvas").all():
         assert canvas.evaluate(COLOURS) > 20
     assert sum(probabilities(page)) == pytest.approx(1, abs=1e-9)
-    expect(page.get_by_role("status").first).to_contain_text("stored run")
+    expect(page.locator(".state")).to_contain_text("stored run")
     before = probabilities(page)
     slide(page, "Temperature", 2)
     assert probabilities(page) != before  # the sliders need no server
@@ -208,7 +208,7 @@ def test_an_empty_text_is_answered_with_a_sentence(page: Page, watch: Watch) -> 
     watch.expected = ("400",)  # the browser reports the refusal itself
     with page.expect_response(lambda r: "/api/run" in r.url):
         page.fill("#text", "")
-    expect(page.get_by_role("status").first).not_to_be_empty()
+    expect(page.locator(".notice")).not_to_be_empty()
     assert tokens(page) > 0  # the last drawing stays
     type_text(page, TEXT)
     expect(page.locator(".notice")).to_be_hidden()

@@ -26,5 +26,6 @@ it.each([
   ['⟨E2⟩', [{ text: 'E2', boxed: true }]],
   ['<script>', [{ text: '<script>', boxed: false }]],
   ['a\u200bb', [{ text: 'a', boxed: false }, { text: 'U+200B', boxed: true }, { text: 'b', boxed: false }]],
+  ['a⟨U+200B⟩', [{ text: 'a', boxed: false }, { text: 'U+200B', boxed: true }]],
   ['\u202e', [{ text: 'U+202E', boxed: true }]],
 ])('the piece %j is drawn as text', (piece, drawn) => expect(parts(piece)).toEqual(drawn))

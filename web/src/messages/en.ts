@@ -23,9 +23,9 @@ export const en = {
 
   'state.stored': 'a stored run',
   'state.live': 'live',
-  'state.connecting': 'This is a stored run. Looking for the model…',
-  'state.starting': 'This is a stored run while the model starts: {stage}',
-  'state.starting.nothing': 'The model starts: {stage}',
+  'state.and.looking': '{kind}; looking for the model',
+  'state.and.starting': '{kind}; the model starts: {stage}',
+  'state.starting': 'The model starts: {stage}',
   'state.stage.unknown': 'starting',
   'state.absent': 'No server answers here. This is a stored run: its sliders and blocks work; to run your own text, start “cutaway look”.',
   'state.absent.nothing': 'No server answers here and no stored run came with the page. Start “cutaway look”, then reload.',

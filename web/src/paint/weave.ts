@@ -70,6 +70,10 @@ export interface BlockView {
   scale: number
 }
 
+/** The chosen token's thread is dark, and so is the last one's, which leads to the next token. */
+const threadColor = (ink: Ink, run: Run, token: number, chosen: number) =>
+  token === chosen || token === run.length - 1 ? ink.chosen : ink.thread
+
 export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, view: BlockView): void {
   const { run, layer, rows, chosen, scale } = view
   const shape = blockShape(width)
@@ -82,7 +86,7 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
 
   for (const t of tokens) {
     const y = middle(rows, t)
-    const color = t === chosen ? ink.chosen : ink.thread
+    const color = threadColor(ink, run, t, chosen)
     const thick = (place: number) => thickness(run, rows, scale, place, t)
     const [before, between, after] = [thick(2 * layer), thick(2 * layer + 1), thick(2 * layer + 2)]
     thread(pen, y, 0, shape.attention[0], before, before, color)
@@ -98,7 +102,7 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
   const most = largestHidden(run, layer)
   for (const t of tokens) {
     const values = run.hidden(layer, t)
-    const color = t === chosen ? ink.chosen : ink.thread
+    const color = threadColor(ink, run, t, chosen)
     if (values) paintHidden(pen, values, most, shape.mlp, middle(rows, t), rows.height, color)
     sum(pen, shape.firstSum, middle(rows, t), rows, color, ink)
     sum(pen, shape.secondSum, middle(rows, t), rows, color, ink)
@@ -245,7 +249,7 @@ export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows
   const most = largest(embed?.data, embed?.shape[1] ?? 1)
   for (let t = rows.first; t < rows.first + rows.count; t++) {
     const y = middle(rows, t)
-    const color = t === chosen ? ink.chosen : ink.thread
+    const color = threadColor(ink, run, t, chosen)
     if (embed) {
       const size = embed.shape[1]
       paintHidden(pen, embed.data.subarray(t * size, (t + 1) * size), most, [0, end], y, rows.height, color)

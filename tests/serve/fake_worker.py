@@ -2,7 +2,8 @@
 
 The first word of the text: ``echo`` answers; ``slow SECONDS`` stops when cancelled; ``deaf SECONDS`` does not;
 ``die`` is killed; ``panic`` raises what is no Exception; ``refuse`` raises a CutawayError; ``fail`` an Exception;
-``big BYTES`` answers that much; ``print`` writes to standard output. Loading the model ``broken`` is refused,
+``big BYTES`` answers that much; ``print`` writes to standard output;
+``nonsense`` breaks the protocol. Loading the model ``broken`` is refused,
 ``deadly`` kills the process.
 """
 
@@ -65,6 +66,8 @@ class Fake:
             body = str(self.ran).encode()
         elif verb == "pid":
             body = str(os.getpid()).encode()
+        elif verb == "nonsense":
+            self.tell.__self__._answers.write(b"\x10\0\0\0" + b"\0" * 8 + b"this is no JSON!")
         elif verb == "print":
             print("a stray print")
             os.write(1, b"a stray write")

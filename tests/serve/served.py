@@ -50,7 +50,7 @@ class Served:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
         self.port = httpx.URL(self.address).port or 0
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         opened = self.client.get(self.address)
         assert opened.status_code == 303, self.process.communicate()
         self.cookie = opened.headers["set-cookie"].partition(";")[0]
@@ -66,7 +66,7 @@ class Served:
     def end(self, number: int) -> tuple[int, str, str]:
         """Send a signal; returns the exit code and what was written to standard output and standard error."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
     def __enter__(self) -> Served:

@@ -177,7 +177,8 @@ def test_a_folder_is_listed_under_its_name_and_first(tmp_path: Path) -> None:
 
 def test_the_whole_way(page: Path) -> None:
     """The real worker behind the real application: a text in, a .cutaway file out."""
-    gate = build(Supervisor(), port=PORT, token=TOKEN, page=page)
+    patient = Supervisor(limits=replace(Limits(), run_seconds=250))  # importing torch on a busy machine
+    gate = build(patient, port=PORT, token=TOKEN, page=page)
     with client_of(gate) as client:
         answer = client.post("/api/run", json={"model": "stories", "text": TEXT, "want": [{"name": "river"}]})
         assert answer.status_code == 200, answer.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -133,6 +133,7 @@ json_values = st.recursive(
 keys = st.sampled_from(["model", "text", "tokens", "want", "name", "at", "else"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, json_values) | json_values)
 def test_whatever_comes_it_is_understood_or_a_problem(value: object) -> None:
     try:
@@ -144,6 +145,7 @@ def test_whatever_comes_it_is_understood_or_a_problem(value: object) -> None:
     assert understood
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_whatever_bytes_come(body: bytes) -> None:
     with pytest.raises(Problem):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
@@ -31,7 +30,7 @@ async def supervised(*options: str, **limits: float) -> AsyncIterator[Supervisor
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await test()
 
     asyncio.run(bounded())
@@ -82,6 +81,7 @@ def test_the_first_model_is_loaded_unasked() -> None:
         ("panic", 500, "The model failed: Panic: index out of range."),
         ("memory", 503, "MemoryError"),
         ("die", 503, "SIGKILL"),
+        ("nonsense", 503, "spoke nonsense"),
     ],
 )
 def test_what_goes_wrong_is_said_and_the_next_request_works(text: str, code: int, says: str) -> None:
@@ -113,14 +113,12 @@ def test_a_worker_that_dies_is_told_and_replaced_with_the_same_model() -> None:
 
 def test_a_cancelled_run_stops_by_itself_and_the_process_lives() -> None:
     async def test() -> None:
-        async with supervised() as supervisor:
+        async with supervised(grace_seconds=30) as supervisor:
             pid = await ask(supervisor, "pid")
-            long = asyncio.create_task(ask(supervisor, "slow 10"))
+            long = asyncio.create_task(ask(supervisor, "slow 100"))
             await asyncio.sleep(0.05)
             long.cancel()
-            began = time.monotonic()
             assert await ask(supervisor, "pid") == pid
-            assert time.monotonic() - began < LIMITS.grace_seconds
 
     run(test)
 
@@ -129,7 +127,7 @@ def test_a_run_that_does_not_listen_is_killed_after_its_grace() -> None:
     async def test() -> None:
         async with supervised() as supervisor:
             pid = await ask(supervisor, "pid")
-            long = asyncio.create_task(ask(supervisor, "deaf 15"))
+            long = asyncio.create_task(ask(supervisor, "deaf 100"))
             await asyncio.sleep(0.05)
             long.cancel()
             assert await ask(supervisor, "pid") != pid
@@ -143,7 +141,7 @@ def test_a_cancelled_request_that_waited_never_starts_and_its_neighbour_is_unhar
     async def test() -> None:
         async with supervised() as supervisor:
             assert await ask(supervisor, "count") == b"1"
-            first = asyncio.create_task(ask(supervisor, "slow 0.3"))
+            first = asyncio.create_task(ask(supervisor, "slow 1"))
             await asyncio.sleep(0.05)
             waiting = asyncio.create_task(ask(supervisor, "count"))
             last = asyncio.create_task(ask(supervisor, "count"))
@@ -159,7 +157,7 @@ def test_the_queue_is_bounded() -> None:
     async def test() -> None:
         async with supervised() as supervisor:
             await until(supervisor, "ready")
-            running = asyncio.create_task(ask(supervisor, "slow 0.3"))
+            running = asyncio.create_task(ask(supervisor, "slow 1"))
             await asyncio.sleep(0.05)
             waiting = [asyncio.create_task(ask(supervisor, "echo")) for _ in range(LIMITS.queue)]
             await asyncio.sleep(0)
@@ -177,9 +175,9 @@ def test_the_queue_is_bounded() -> None:
 
 def test_a_request_has_a_deadline() -> None:
     async def test() -> None:
-        async with supervised(run_seconds=0.3) as supervisor:
+        async with supervised(run_seconds=2, grace_seconds=30) as supervisor:
             await until(supervisor, "ready")
-            assert await status(ask(supervisor, "slow 10")) == 503
+            assert await status(ask(supervisor, "slow 100")) == 503
             assert b"echo" in await ask(supervisor, "echo")
 
     run(test)
@@ -187,7 +185,9 @@ def test_a_request_has_a_deadline() -> None:
 
 def test_a_request_while_the_worker_starts_says_so() -> None:
     async def test() -> None:
-        async with supervised("--late", "10", run_seconds=0.5) as supervisor:
+        async with supervised("--late", "100", run_seconds=0.5) as supervisor:
+            while supervisor.state["stage"] != "importing torch":
+                await asyncio.sleep(0.01)
             assert (await supervisor.listed())[0]["id"] == "small"
             with pytest.raises(Problem, match="still being loaded") as caught:
                 await ask(supervisor, "echo")
@@ -210,6 +210,18 @@ def test_a_worker_that_cannot_start_is_not_started_for_ever() -> None:
             with pytest.raises(Problem, match="No module named 'torch'"):
                 await ask(supervisor, "echo")  # asked for again, it is tried again
             assert supervisor.process is not first
+
+    run(test)
+
+
+def test_a_worker_that_is_not_there_at_all() -> None:
+    async def test() -> None:
+        supervisor = Supervisor(("/nowhere/python",), LIMITS)
+        supervisor.start()
+        await until(supervisor, "failed")
+        with pytest.raises(Problem, match="cannot be started"):
+            await ask(supervisor, "echo")
+        await supervisor.stop()
 
     run(test)
 
@@ -268,7 +280,7 @@ def test_stopping_leaves_no_process() -> None:
     async def test() -> None:
         async with supervised() as supervisor:
             pid = int(await ask(supervisor, "pid"))
-            running = asyncio.create_task(ask(supervisor, "deaf 15"))
+            running = asyncio.create_task(ask(supervisor, "deaf 100"))
             await asyncio.sleep(0.05)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

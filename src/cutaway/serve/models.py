@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from .. import hub
 from ..errors import Misuse, NotFound
 from ..families import describe
+from ..families import verify as verification
 from ..families.config import dtype_of, read_config
+from ..families.weights import fingerprint
 from ..model import spec
 from .limits import Limits, MiB
 from .worker import Check, Tell, TooLarge
@@ -45,6 +47,7 @@ class Listed:
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
         blocks = self.spec.stack.blocks
+        measured = verification.verified(fingerprint(self.folder))
         return {
             "id": self.id,
             "name": self.id,
@@ -56,7 +59,7 @@ class Listed:
             "context": self.spec.context,
             "dtype": self.dtype,
             "source": self.source,
-            "verified": None,  # known once it is loaded: a record's own header says it
+            "verified": None if measured is None else measured["relative"],
         }
 
 

@@ -73,16 +73,19 @@ class WorkerProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._process.wait()
+        self._kill()
+        await asyncio.wait([self._reading])
+
+    def _kill(self) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        await asyncio.wait([self._reading])
 
     async def _read(self) -> None:
         """Sort what the worker says until it ends; then tell everyone who waits."""
         assert self._process.stdout is not None
         take = self._process.stdout.readexactly
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        try:
             while True:
                 head_length, body_length = wire.HEADER.unpack(await take(wire.HEADER.size))
                 head, body = json.loads(await take(head_length)), await take(body_length)
@@ -90,6 +93,11 @@ class WorkerProcess:
                     self._hear(head["event"])
                 elif (answer := self._calls.pop(head["id"], None)) is not None:
                     _settle(answer, head, body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except Exception as problem:  # a process that wrote over its own memory may say anything
+            self.how = f"The process that runs the model spoke nonsense ({type(problem).__name__}) and was ended."
+            self._kill()
         code = await self._process.wait()
         self.how = self.how or f"The process that runs the model {_how(code)}."
         waiting: list[asyncio.Future[Any]] = [self.started, *self._calls.values()]

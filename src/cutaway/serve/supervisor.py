@@ -136,7 +136,12 @@ class Supervisor:
         """Worker after worker: start one, load what is wished for, serve until it ends."""
         while True:
             self._tell("starting", "starting the worker")
-            process = self.process = await WorkerProcess.start(self.command, self._hear, self._news.set)
+            try:
+                process = self.process = await WorkerProcess.start(self.command, self._hear, self._news.set)
+            except OSError as problem:
+                self._tell("failed", message=f"The process that runs the model cannot be started: {problem}.")
+                await self._asked_again()
+                continue
             try:
                 await process.started
                 await self._preload(process)
@@ -148,12 +153,12 @@ class Supervisor:
                 await process.end(patience=1 if self._closing else 0)
             self._wish = process.loaded  # None when it died loading: what killed it once is not loaded unasked
             if not process.came_up:
-                await self._asked_again(process)
+                await self._asked_again()
 
-    async def _asked_again(self, process: WorkerProcess) -> None:
+    async def _asked_again(self) -> None:
         """A worker that never came up would be started for ever: answer who waits, then wait for somebody to ask."""
         while self._waiting:
-            self._waiting.popleft().fail(_again(process.how or ""))
+            self._waiting.popleft().fail(_again(self.state["message"]))
         while not self._waiting:
             self._news.clear()
             await self._news.wait()

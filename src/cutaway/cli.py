@@ -347,9 +347,19 @@ def _load(name: str, dtype: str | None, device: str | None) -> Model:
     _loading(name)
     from .api import load
 
+    _check_device(device)
     model = load(name, dtype, device)
     _say(*model.warnings)
     return model
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # an unknown name; a build without it; none there
+        raise Misuse(f"There is no device {device!r} here.", "Use cpu, or see what cutaway doctor lists.") from None
 
 
 def _loading(name: str) -> None:

@@ -235,7 +235,7 @@ def test_a_text_longer_than_the_context_says_what_is_kept(command: str, cutaway:
         ("--temperature", "-1"), ("--temperature", "nan"), ("--temperature", "hot"), ("--top-p", "0"), ("--top-p", "2"),
         ("--top-k", "-1"), ("--top-k", "2.5"), ("--min-p", "-1"), ("--repetition-penalty", "0"),
         ("--max-new-tokens", "0"), ("--stop", ""), ("--beams", "0"), ("--beams", "2", "--temperature", "0.5"),
-        ("--nonsense",), ("more", "words"),
+        ("--nonsense",), ("more", "words"), ("--device", "toaster"), ("--dtype", "float99"),
     ],
     ids=" ".join,
 )  # fmt: skip

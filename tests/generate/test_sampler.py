@@ -165,6 +165,13 @@ def test_the_last_token_is_drawn_when_u_rounds_up_to_one(monkeypatch: pytest.Mon
     assert draw([0.5, 0.5, 0.0], 0, 0)[0] == 1
 
 
+def test_the_sum_must_exceed_u_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.generate.sampler.uniform", lambda seed, step: 0.5)
+    assert draw([0.5, 0.5], 0, 0)[0] == 1
+    monkeypatch.setattr("cutaway.generate.sampler.uniform", lambda seed, step: 0.0)
+    assert draw([0.0, 1.0], 0, 0)[0] == 1
+
+
 def test_the_hash_is_splitmix64() -> None:
     # The generator's published first outputs for seed 1234567, top 53 bits.
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]

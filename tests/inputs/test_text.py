@@ -229,6 +229,26 @@ def test_a_stream_never_shows_half_a_character(kind: str, request: pytest.Fixtur
     assert sum(bool(part) for part in parts) > 10  # and it does not wait for the end
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.sampled_from("the fox é😀\n "), max_size=20), cut=st.integers(0, 30))
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
+def test_a_stream_goes_on_from_the_text_before(
+    kind: str, text: str, cut: int, request: pytest.FixtureRequest, write: Any
+) -> None:
+    tokenizer = opened(kind, request, write)
+    ids = tokenizer.encode(text)
+    before, after = ids[:cut], ids[cut:]
+    if "�" not in (begun := tokenizer.decode(before)):
+        assert begun + tokenizer.decode_after(before, after) == tokenizer.decode(ids)
+
+
+def test_the_space_between_what_was_there_and_what_is_new(byte_fallback: str, write: Any) -> None:
+    tokenizer = Tokenizer.open(write("tokenizer.json", byte_fallback))
+    _, first, second = tokenizer.encode("the the")
+    assert tokenizer.decode([second]) == "the"
+    assert tokenizer.decode_after([first], [second]) == " the"
+
+
 def test_an_unfinished_character_comes_out_at_the_end(byte_level: str, write: Any) -> None:
     tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
     first_bytes = [i for i in tokenizer.encode("😀") if i not in tokenizer.special][:2]

@@ -142,9 +142,9 @@ def generate(
         raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
-    text = _Text(None if tokenizer is None else tokenizer.stream(), stop)
     context = model.spec.context
     prompt, notes = fit(ids, context, max_new_tokens, None if tokenizer is None else tokenizer.bos)
+    text = _Text(None if tokenizer is None else tokenizer.stream(prompt), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
     read = _cached(model, len(prompt) + count - 1) if cached else _plain(model)
     used = pick_seed() if seed is None else seed

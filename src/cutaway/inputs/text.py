@@ -115,9 +115,14 @@ class Tokenizer:
         """The tokens for people: spaces, line ends and tabs as ␣ ↵ ⇥, bytes that are no character as ⟨E2 80⟩."""
         return [self._piece(i) for i in _checked_ids(ids)]
 
-    def stream(self) -> Stream:
-        """A decoder that takes one id at a time."""
-        return Stream(self._engine)
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        """A decoder that takes one id at a time; ``after``: the ids before them, whose text is already there."""
+        return Stream(self._engine, after)
+
+    def decode_after(self, before: Sequence[int], ids: Iterable[int]) -> str:
+        """What ``ids`` add to the text of ``before``: with the space in front that decode() would take off."""
+        stream = self.stream(before)
+        return "".join([*map(stream.push, ids), stream.flush()])
 
     def chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation [{"role": ..., "content": ...}, ...] under the checkpoint's chat template.
@@ -156,11 +161,15 @@ class Tokenizer:
 class Stream:
     """Token ids in, text out as soon as it is certain: never half a character, and in all what decode() gives."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, after: Sequence[int] = ()) -> None:
         self._engine = engine
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._ids: list[int] = []  # not yet all shown; the first may be there only as the others' context
         self._shown = ""
+        for id in [i for i in after[-64:] if i not in engine.special]:  # enough for any character's bytes
+            self.push(id)
+        if self._ids and not (before := engine.decode(self._ids, False)).endswith("\ufffd"):
+            self._shown = before
 
     def push(self, id: int) -> str:
         """The text that is certain now that ``id`` has come; often a word, sometimes nothing yet."""
@@ -177,11 +186,13 @@ class Stream:
         return self._utf8.decode(b"", final=True) if self._engine.additive else self._new_text()
 
     def _new_text(self) -> str:
-        # Decoders treat the first token apart (they take its space off), so one token already shown stays as context.
+        # Decoders treat the beginning apart (they take spaces off), so what is decoded begins with shown tokens: the
+        # last that is more than spaces, and those after it.
         text = self._engine.decode(self._ids, False)
         new = text[len(self._shown) :]
         if new:
-            self._ids = self._ids[-1:]
+            solid = (n for n in range(len(self._ids) - 1, 0, -1) if self._engine.decode([self._ids[n]], False).strip())
+            self._ids = self._ids[next(solid, 0) :]
             self._shown = self._engine.decode(self._ids, False)
         return new
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from cutaway.inputs.text import Tokenizer as OurTokenizer
 
 CORPUS = [
     "Once upon a time there was a small fox who could not sleep. 'Why?' asked the owl.",
@@ -132,3 +135,22 @@ def write(tmp_path: Path) -> Write:
         return tmp_path
 
     return written
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], OurTokenizer]:
+    """tokenizer_of("byte_level") -> that one, opened once. "bpe" and "unigram_model" are SentencePiece models."""
+
+    @functools.cache
+    def opened(kind: str) -> Any:
+        folder = tmp_path_factory.mktemp(kind)
+        if kind in {"bpe", "unigram_model"}:
+            models = request.getfixturevalue("sentencepiece_models")
+            (folder / "tokenizer.model").write_bytes(models[kind.removesuffix("_model")])
+        else:
+            (folder / "tokenizer.json").write_text(request.getfixturevalue(kind), encoding="utf-8")
+        return OurTokenizer.open(folder)
+
+    return opened

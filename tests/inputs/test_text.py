@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.errors import Misuse, NotFound
@@ -19,10 +19,6 @@ TEXTS = [
 ]  # fmt: skip
 
 JSON_KINDS = ["byte_level", "unigram", "byte_fallback", "wordpiece"]
-
-
-def opened(kind: str, request: pytest.FixtureRequest, write: Any) -> Tokenizer:
-    return Tokenizer.open(write("tokenizer.json", request.getfixturevalue(kind)))
 
 
 # --- the real thing: GPT-2's tokenizer, its published test cases -----------------------------------------------------
@@ -120,8 +116,8 @@ def test_sentencepiece_flags(sentencepiece_models: dict[str, bytes], write: Any)
 
 @pytest.mark.parametrize("kind", JSON_KINDS)
 @pytest.mark.parametrize("around", ["{}", "a{}b", " {} {}", "{}{}"])
-def test_typed_special_tokens_stay_text(kind: str, around: str, request: pytest.FixtureRequest, write: Any) -> None:
-    tokenizer = opened(kind, request, write)
+def test_typed_special_tokens_stay_text(kind: str, around: str, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of(kind)
     unknown = {tokenizer._engine.id_of(token) for token in ("<unk>", "[UNK]")}
     template = tokenizer.encode("")
     for i in tokenizer.special - unknown:
@@ -132,8 +128,8 @@ def test_typed_special_tokens_stay_text(kind: str, around: str, request: pytest.
             assert tokenizer.decode(ids) == typed
 
 
-def test_added_tokens_that_are_not_special_are_matched(byte_level: str, write: Any) -> None:
-    tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
+def test_added_tokens_that_are_not_special_are_matched(tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("byte_level")
     assert [piece.text for piece in tokenizer.pieces(tokenizer.encode("<tool>"))] == ["<|bos|>", "<tool>"]
 
 
@@ -189,29 +185,25 @@ def test_truncation_and_padding_in_the_file_are_ignored(byte_level: str, write: 
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_round_trip(text: str, byte_level: str, write: Any) -> None:
-    tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
+def test_round_trip(text: str, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("byte_level")
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=60))
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
-def test_any_text_survives(kind: str, text: str, request: pytest.FixtureRequest, write: Any) -> None:
-    tokenizer = opened(kind, request, write)
+def test_any_text_survives(kind: str, text: str, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of(kind)
     text = text.replace("▁", " ")  # byte_fallback's own sign for a space
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", [*JSON_KINDS, "bpe", "unigram_model"])
-def test_streamed_is_whole(kind: str, data: st.DataObject, request: pytest.FixtureRequest, write: Any) -> None:
-    if kind in JSON_KINDS:
-        tokenizer = opened(kind, request, write)
-    else:
-        models = request.getfixturevalue("sentencepiece_models")
-        tokenizer = Tokenizer.open(write("tokenizer.model", models[kind.removesuffix("_model")]))
+def test_streamed_is_whole(kind: str, data: st.DataObject, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of(kind)
     ids = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=30))
     stream = tokenizer.stream()
     parts = [stream.push(i) for i in ids]
@@ -219,8 +211,8 @@ def test_streamed_is_whole(kind: str, data: st.DataObject, request: pytest.Fixtu
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
-def test_a_stream_never_shows_half_a_character(kind: str, request: pytest.FixtureRequest, write: Any) -> None:
-    tokenizer = opened(kind, request, write)
+def test_a_stream_never_shows_half_a_character(kind: str, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of(kind)
     text = "the 👩‍👩‍👧 sees 東京 नमस्ते the end."
     stream = tokenizer.stream()
     parts = [stream.push(i) for i in tokenizer.encode(text)]
@@ -229,13 +221,11 @@ def test_a_stream_never_shows_half_a_character(kind: str, request: pytest.Fixtur
     assert sum(bool(part) for part in parts) > 10  # and it does not wait for the end
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(st.sampled_from("the fox é😀\n "), max_size=20), cut=st.integers(0, 30))
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
-def test_a_stream_goes_on_from_the_text_before(
-    kind: str, text: str, cut: int, request: pytest.FixtureRequest, write: Any
-) -> None:
-    tokenizer = opened(kind, request, write)
+def test_a_stream_goes_on_from_the_text_before(kind: str, text: str, cut: int, tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of(kind)
     ids = tokenizer.encode(text)
     before, after = ids[:cut], ids[cut:]
     if "�" not in (begun := tokenizer.decode(before)):
@@ -249,8 +239,8 @@ def test_the_space_between_what_was_there_and_what_is_new(byte_fallback: str, wr
     assert tokenizer.decode_after([first], [second]) == " the"
 
 
-def test_an_unfinished_character_comes_out_at_the_end(byte_level: str, write: Any) -> None:
-    tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
+def test_an_unfinished_character_comes_out_at_the_end(tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("byte_level")
     first_bytes = [i for i in tokenizer.encode("😀") if i not in tokenizer.special][:2]
     stream = tokenizer.stream()
     assert [stream.push(i) for i in first_bytes] == ["", ""]
@@ -260,8 +250,8 @@ def test_an_unfinished_character_comes_out_at_the_end(byte_level: str, write: An
 # --- readable pieces -------------------------------------------------------------------------------------------------
 
 
-def test_pieces_are_readable(byte_level: str, write: Any) -> None:
-    tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
+def test_pieces_are_readable(tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("byte_level")
     ids = tokenizer.encode(" the\n\t😀")
     pieces = tokenizer.pieces(ids)
     assert [piece.id for piece in pieces] == ids
@@ -308,8 +298,8 @@ def test_readable_shows_everything(raw: bytes) -> None:
 # --- input that is not good ------------------------------------------------------------------------------------------
 
 
-def test_bad_text_is_one_clear_sentence(byte_level: str, write: Any) -> None:
-    tokenizer = Tokenizer.open(write("tokenizer.json", byte_level))
+def test_bad_text_is_one_clear_sentence(tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("byte_level")
     with pytest.raises(Misuse, match="1,048,576 characters; at most 1,000,000"):
         tokenizer.encode("a" * 2**20)
     with pytest.raises(Misuse, match=r"lone surrogate, U\+D800, is at character 2"):

@@ -181,7 +181,7 @@ class Model:
     def _search(self, ids: list[int], beams: int, count: int) -> Generated:
         prompt, notes = fit(ids, self.context, count, None if self.tokenizer is None else self.tokenizer.bos)
         best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
-        text = "" if self.tokenizer is None else self.tokenizer.decode(best.tokens)
+        text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
 
     # ------------------------------------------------------------------ look inside

@@ -19,6 +19,12 @@ export function parts(piece: string): Part[] {
   return found
 }
 
+/** A piece inside a sentence: quoted, nothing unseen in it, and its direction kept to itself. */
+export function quoted(piece: string): string {
+  const text = parts(piece).map((part) => (part.boxed ? `⟨${part.text}⟩` : part.text))
+  return `\u2068“${text.join('')}”\u2069`
+}
+
 function add(found: Part[], character: string): void {
   const boxed = unseen.test(character)
   const text = boxed ? 'U+' + character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0') : character

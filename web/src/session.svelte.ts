@@ -30,6 +30,8 @@ class Session {
   stage = $state('')
   trouble = $state.raw<Trouble | null>(null)
   busy = $state(false)
+  /** The server says that a run takes longer than a moment. */
+  running = $state(false)
 
   text = $state(firstText)
   /** The text as it was typed, before anything was drawn. */
@@ -119,6 +121,7 @@ class Session {
   }
 
   private hear(event: server.ServerEvent): void {
+    this.running = event.state === 'busy'
     this.workerIsReady = event.state === 'ready' || event.state === 'busy'
     if (this.workerIsReady) {
       if (this.connection !== 'ready' && this.models.length) this.becomeReady()

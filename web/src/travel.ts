@@ -1,5 +1,7 @@
 // The drawn token travels from where it was drawn to the end of the text.
 
+import { parts } from './pieces'
+
 const duration = 420
 
 /** Resolves when the token has arrived: at once when motion is unwanted or there is nowhere to start. */
@@ -9,7 +11,7 @@ export async function travel(text: string, end: Element): Promise<void> {
   const [from, to] = [start.getBoundingClientRect(), end.getBoundingClientRect()]
   const chip = document.createElement('span')
   chip.className = 'travelling'
-  chip.textContent = text
+  chip.textContent = parts(text).map((part) => part.text).join('')
   chip.setAttribute('aria-hidden', 'true')
   document.body.append(chip)
   const [x, y] = [to.left - from.left, to.top - from.top]

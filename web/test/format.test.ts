@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { number, percent, scientific } from '../src/format'
-import { parts } from '../src/pieces'
+import { parts, quoted } from '../src/pieces'
 
 it.each([
   [0, '0 %'],
@@ -20,6 +20,10 @@ it.each([
 ])('%f reads %s', (value, text) => expect(number(value)).toBe(text))
 
 it('writes powers with a true minus', () => expect(scientific(8.1e-6)).toBe('8.1 × 10⁻⁶'))
+
+it('quotes a piece inside a sentence with its direction kept to itself', () => {
+  expect(quoted('a\u202e')).toBe('\u2068“a⟨U+202E⟩”\u2069')
+})
 
 it.each([
   ['␣once', [{ text: '␣once', boxed: false }]],

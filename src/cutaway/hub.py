@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import CutawayError, Failed, NotFound, Refused
 from .families import describe
-from .families.config import dtype_of, inside, read_config
+from .families.config import dtype_of, read_config
 from .families.weights import FLOATING, find_files, read_headers, shard_names
 from .model import spec
 
@@ -116,7 +116,6 @@ def _bundled_names() -> list[str]:
 def _entry(name: str, source: str, folder: Path) -> Entry:
     family = None
     try:
-        inside(folder, "config.json")
         config = read_config(folder)
         found, described, _ = describe(config)
         family = found.model_type
@@ -137,7 +136,6 @@ def _stored_dtype(folder: Path) -> str | None:
 def _incomplete(folder: Path) -> CutawayError | None:
     """Why this folder is not a whole checkpoint, or None."""
     try:
-        inside(folder, "config.json")
         read_config(folder)
         find_files(folder)
     except CutawayError as error:

@@ -452,10 +452,11 @@ def test_an_index_that_maps_nothing(tmp_path, index):
     refusal(tmp_path)
 
 
-def test_a_link_that_leaves_the_folder(tmp_path):
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_that_leaves_the_folder(tmp_path, name):
     folder = make(tmp_path / "model")
-    os.replace(folder / "model.safetensors", tmp_path / "elsewhere.safetensors")
-    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    os.replace(folder / name, tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
     assert "is a link" in refusal(folder)
 
 

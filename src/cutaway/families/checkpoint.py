@@ -135,6 +135,7 @@ def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
     return Checkpoint(folder, config, family, described, warnings, tensors, plan)
 
 
+@torch.no_grad()
 def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     """Write ``model`` as config.json and model.safetensors under the names of ``config``'s model_type.
 
@@ -151,7 +152,7 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
         if claim := names.back(name):
             whole = claim.operation.to_theirs(tuple(state[ours] for ours in claim.ours))
             its_dtype = dtype if claim.operation.float32 else whole.dtype
-            theirs[claim.theirs] = whole.detach().to("cpu", its_dtype).contiguous()
+            theirs[claim.theirs] = whole.to("cpu", its_dtype).contiguous()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with write_atomically(folder / "model.safetensors") as path:
@@ -159,7 +160,7 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
     key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
     with write_atomically(folder / "config.json") as path:
         stated = {**config, key: str(dtype).removeprefix("torch.")}
-        path.write_text(json.dumps(stated, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------ checking names and shapes

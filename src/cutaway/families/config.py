@@ -39,8 +39,8 @@ INERT = {
     "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
 }  # fmt: skip
 
-# Keys any config may carry, which change the computation when they are not at these values.
-_ALWAYS = {
+# Keys any config may carry, and the values at which they change nothing; no family computes another.
+_COMMON = {
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (),
     "is_causal": (True,),
@@ -174,7 +174,7 @@ class Config:
 
         Raises Refused for what no family computes: quantised weights, cross-attention, pruned heads.
         """
-        for key, handled in _ALWAYS.items() if not self._path else ():
+        for key, handled in _COMMON.items() if not self._path else ():
             self.only(key, *handled)
         found = []
         for key, value in self._content.items():
@@ -216,7 +216,7 @@ def dtype_of(content: dict[str, Any]) -> str | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of ``folder``/config.json. Raises NotFound without one, Refused for one that cannot be trusted."""
-    path = folder / "config.json"
+    path = inside(folder, "config.json")
     if not path.is_file():
         raise NotFound(f"{folder} has no config.json, so it is not a checkpoint.", "Name the folder that holds one.")
     return read_json(path, LARGEST_FILE)
@@ -280,10 +280,11 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = next(key for key in content if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key {shown(twice)} stands there twice")
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {shown(key)} stands there twice")
+        content[key] = value
     return content
 
 

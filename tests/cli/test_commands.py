@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.families.making import say
 
@@ -297,6 +298,12 @@ def test_hostile_and_broken_checkpoints(cutaway: Any, tiny: Path, tmp_path: Path
     (folders["a shard elsewhere"] / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": "../truncated/model.safetensors"}}
     (folders["a shard elsewhere"] / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    folders["weights that are not numbers"] = copy("nan")
+    weights = folders["weights that are not numbers"] / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][3] = torch.nan
+    save_file(tensors, weights)
 
     for name, folder in folders.items():
         before = sorted(folder.iterdir())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,8 @@ def _logits(model: Any, sequences: list[list[int]]) -> list[Tensor]:
 def _reference(folder: Path) -> Any:
     import transformers
 
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(
             str(folder),

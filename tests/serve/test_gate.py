@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from cutaway.serve.gate import Gate
+from cutaway.serve.gate import METHODS, Gate
 from tests.serve.served import ADDRESS, LIMITS, PORT, TOKEN, application
 
 JSON = {"content-type": "application/json"}
@@ -23,9 +23,17 @@ def every_route(gate: Gate) -> list[tuple[str, str]]:
         assert isinstance(route, Route), "a mount or a WebSocket route would need its own line here"
         path = route.path.replace("{path:path}", "stored/once.cutaway")
         path = path.replace("{id}", "small").replace("{id:path}", "small")
-        found += [(method, path) for method in sorted(route.methods)]
+        found += [(method, path) for method in sorted(route.methods) if method in METHODS]
     assert {path for _, path in found} >= {"/api/run", "/api/events", "/api/models", "/stored/once.cutaway"}
-    return [*found, ("GET", "/"), ("GET", "/nowhere"), ("DELETE", "/api/run"), ("OPTIONS", "/api/run"), ("TRACE", "/")]
+    return [
+        *found,
+        ("GET", "/"),
+        ("GET", "/nowhere"),
+        ("DELETE", "/api/run"),
+        ("HEAD", "/"),
+        ("OPTIONS", "/api/run"),
+        ("TRACE", "/"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -175,11 +183,11 @@ def test_every_answer_carries_the_security_headers(gate: Gate, client: TestClien
 
 
 def test_methods(client: TestClient) -> None:
-    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
+    for method in ("HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
         assert client.request(method, "/api/run").status_code == 405
     assert client.get("/api/run").status_code == 404  # not a file of the page
     assert client.post("/api/models", json={}).status_code == 405
-    assert client.head("/").status_code == 200
+    assert client.head("/").status_code == 405
 
 
 @pytest.mark.parametrize(

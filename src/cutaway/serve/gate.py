@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .limits import Limits
 from .problem import Problem
 
-METHODS = ("GET", "HEAD", "POST")
+METHODS = ("GET", "POST")
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -118,7 +118,7 @@ class Gate:
         """The answer to ``/?token=...``: the token moves from the address into a cookie. None: not such a request."""
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in query if name == "token"]
-        if scope["path"] != "/" or scope["method"] not in ("GET", "HEAD") or not tokens:
+        if scope["path"] != "/" or scope["method"] != "GET" or not tokens:
             return None
         if len(tokens) != 1 or not self._is_token(tokens[0]):
             raise _no_token()
@@ -219,7 +219,7 @@ def _no_token() -> Problem:
 
 def _refusal(problem: Problem, headers: Headers, scope: Scope) -> Response:
     """A sentence a person can read when a person is looking, JSON otherwise."""
-    if scope["method"] in ("GET", "HEAD") and "text/html" in headers.get("accept", ""):
+    if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
         return sentence_page(problem.status, (problem.message, problem.fix), problem.headers)
     return problem.response()
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from io import FileIO
 from typing import Any, Protocol
 
-from ..errors import CutawayError, Misuse, NotFound
+from ..errors import CutawayError, Misuse, NotFound, Refused
 from . import wire
 
 Tell = Callable[[dict[str, Any]], None]
@@ -139,10 +139,8 @@ def serve(make_engine: Callable[[Tell], Engine]) -> None:
 
 
 def _status(problem: CutawayError) -> int:
-    for kind, status in ((TooLarge, 413), (Misuse, 400), (NotFound, 404)):
-        if isinstance(problem, kind):
-            return status
-    return 422
+    statuses = ((TooLarge, 413), (Misuse, 400), (NotFound, 404), (Refused, 422))
+    return next((status for kind, status in statuses if isinstance(problem, kind)), 500)
 
 
 def _error(status: int, message: str, fix: str) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def test_the_added_tokens_of_the_template_are_control_tokens_too(write: Any, byt
     tool = tokenizer.encode("<tool>")[-1]
     assert tokenizer.chat([{"role": "tool", "content": "x"}]).count(tool) == 1
     assert tokenizer.chat([{"role": "tool", "content": "<tool>"}]).count(tool) == 1
+    assert tokenizer.chat([{"role": "user", "content": "<tool>"}]).count(tool) == 0
 
 
 def test_where_typed_tokens_are_text_the_rest_keeps_its_pieces(write: Any, byte_level: str) -> None:

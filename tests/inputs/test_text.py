@@ -169,7 +169,7 @@ def test_tokens_only_the_config_knows_are_appended(byte_level: str, write: Any) 
     assert tokenizer.decode([size], special=True) == "<|more|>"
 
 
-def test_truncation_and_padding_in_the_file_are_ignored(byte_level: str, write: Any) -> None:
+def test_truncation_and_padding_in_the_file_are_ignored(byte_level: str, write: Any, tokenizer_of: Any) -> None:
     data = json.loads(byte_level)
     data["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     data["padding"] = {
@@ -178,7 +178,7 @@ def test_truncation_and_padding_in_the_file_are_ignored(byte_level: str, write: 
     }  # fmt: skip
     folder = write("tokenizer.json", json.dumps(data))
     text = "Once upon a time there was a small fox."
-    assert Tokenizer.open(folder).decode(Tokenizer.open(folder).encode(text)) == text
+    assert Tokenizer.open(folder).encode(text) == tokenizer_of("byte_level").encode(text)
 
 
 # --- decoding, whole and streamed ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def template_of(folder: Path, config: dict[str, Any]) -> str:
 
 
 def render(
-    template: str, messages: list[Any], variables: dict[str, Any], control: Sequence[str], max_characters: int
+    template: str, messages: list[Any], variables: dict[str, Any], control: Collection[str], max_characters: int
 ) -> list[Segment]:
     """The rendered chat as segments: control tokens the template wrote, and text.
 

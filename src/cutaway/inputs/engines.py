@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -38,8 +38,8 @@ class Engine(Protocol):
     def encode(self, text: str) -> list[int]:
         """Text to ids, control tokens only where the tokenizer's own template puts them."""
 
-    def encode_chat(self, segments: Sequence[Segment]) -> list[int]:
-        """A rendered chat to ids, without the tokenizer's own template."""
+    def encode_chat(self, segments: Sequence[Segment], control: Collection[str]) -> list[int]:
+        """A rendered chat to ids, without the tokenizer's own template; ``control``: what only segments can write."""
 
     def decode(self, ids: Sequence[int], special: bool) -> str: ...
 
@@ -110,10 +110,12 @@ class FastEngine:
             read = tokenizers.Tokenizer(bpe)
             read.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
             read.decoder = decoders.ByteLevel()
-            around = [(token, ids[token]) for token in (bos, eos) if token in ids]
-            if around:
-                single = " ".join([*([bos] if bos in ids else []), "$A", *([eos] if eos in ids else [])])
-                read.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
+            before, after = ([token] if token in ids else [] for token in (bos, eos))
+            if before or after:
+                single = " ".join([*before, "$A", *after])
+                around = [(token, ids[token]) for token in {*before, *after}]
+                make = partial(processors.TemplateProcessing, single=single, special_tokens=around)
+                read.post_processor = guarded(f"The control tokens of {vocab} cannot be put around a text", make)
             return cls(read, vocab)
 
     def mark_special(self, tokens: Iterable[str]) -> None:
@@ -131,11 +133,9 @@ class FastEngine:
     def encode(self, text: str) -> list[int]:
         return self._encode(self._tokenizer, text, template=True)
 
-    def encode_chat(self, segments: Sequence[Segment]) -> list[int]:
+    def encode_chat(self, segments: Sequence[Segment], control: Collection[str]) -> list[int]:
         whole = "".join(segment.text for segment in segments)
-        control = [segment.text for segment in segments if segment.control]
-        added = {token.content: i for i, token in self._added.items()}
-        if split_at(whole, added.keys() & {*control, *self._special_strings()})[1] == control:
+        if split_at(whole, control)[1] == [segment.text for segment in segments if segment.control]:
             with self._lock:
                 self._tokenizer.encode_special_tokens = False
                 try:
@@ -144,9 +144,9 @@ class FastEngine:
                     self._tokenizer.encode_special_tokens = True
         # Some text looks like a control token: somebody typed it. A copy of the tokenizer in which control tokens
         # have names that nobody can type encodes the whole in one go, so that every piece keeps its context.
-        names = {string: f"{secrets.token_hex(16)}{i}" for i, string in enumerate({*control, *self._special_strings()})}
+        names = {string: f"{secrets.token_hex(16)}{i}" for i, string in enumerate(control)}
         copy, ids = self._renamed(names)
-        whole = "".join(names.get(text, text) if is_control else text for text, is_control in segments)
+        whole = "".join(names[text] if is_control else text for text, is_control in segments)
         return [ids.get(i, i) for i in self._encode(copy, whole, template=False)]
 
     def decode(self, ids: Sequence[int], special: bool) -> str:
@@ -289,7 +289,7 @@ class SentencePieceEngine:
     def encode(self, text: str) -> list[int]:
         return self._before + self._encode(text) + self._after
 
-    def encode_chat(self, segments: Sequence[Segment]) -> list[int]:
+    def encode_chat(self, segments: Sequence[Segment], control: Collection[str]) -> list[int]:
         ids: list[int] = []
         waiting = ""
         for text, is_control in segments:

@@ -131,14 +131,14 @@ class Tokenizer:
         Raises NotFound when there is no template, Refused when it is broken or hostile, Misuse when it says no.
         """
         template = template_of(self.folder, self._config)
-        control = [self._engine.token(i) for i in self._engine.special]
+        control = {token for i in self._engine.special if (token := self._engine.token(i))}
         if isinstance(self._engine, FastEngine):  # other added tokens the template writes frame the chat as well
-            control += [token for token in self._engine.added if token in template]
+            control |= {token for token in self._engine.added if token in template}
         variables = {**self.named, "add_generation_prompt": add_generation_prompt}
         for value in _strings(messages):
             checked_text(value)
-        segments = render(template, list(messages), variables, [c for c in control if c], MAX_CHARACTERS)
-        return self._engine.encode_chat(segments)
+        segments = render(template, list(messages), variables, control, MAX_CHARACTERS)
+        return self._engine.encode_chat(segments, control)
 
     def _piece(self, id: int) -> Piece:
         if id not in self._pieces:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from cutaway.model.tap import record
 from tests.model import machines
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", machines.DECODERS)
@@ -95,6 +100,19 @@ def test_editing_the_pattern_with_itself_is_the_written_out_attention() -> None:
     with record(model, edit={f"blocks.{i}.attn.pattern": lambda p: p for i in range(4)}):
         written_out = model(ids)
     assert machines.largest(model, written_out, model(ids)) < 1e-5
+
+
+def test_recording_does_not_bring_in_the_compiler() -> None:
+    code = """
+import sys, torch
+from cutaway.model.tap import record
+from tests.model import machines
+model = machines.lively(machines.DECODERS["llama"])
+with record(model):
+    model(machines.tokens(1, 5))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
 def test_an_edit_of_another_shape_is_refused() -> None:

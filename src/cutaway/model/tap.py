@@ -11,6 +11,7 @@ The full name is joined only while recording; at the call site it would differ p
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
@@ -101,10 +102,18 @@ def record(
     with _one_at_a_time:
         _tape = Tape(root, keep, edit or {})
         try:
-            with torch.compiler.set_stance("force_eager"):
+            with _eagerly():
                 yield _tape
         finally:
             _tape = None
+
+
+def _eagerly() -> contextlib.AbstractContextManager[object]:
+    """Compiled code steps aside. Nothing is compiled before the compiler is imported, which takes seconds: do not."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def named(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

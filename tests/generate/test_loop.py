@@ -152,6 +152,15 @@ def test_an_unfinished_character_ends_the_text_as_a_replacement(tokenizer: Token
     assert (result.text, result.finish_reason, result.tokens[-1]) == ("b�", "stop", 3)
 
 
+def test_the_space_before_the_first_new_word_is_kept(tmp_path: Path) -> None:
+    """Decoders of this kind take the space off the first token they see, which is not the first of the text."""
+    fast = Fast(models.WordLevel({"▁the": 0, "▁fox": 1, "?": 2}, unk_token="?"))
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    fast.save(str(tmp_path / "tokenizer.json"))
+    result = continued(bytes([0, 1, 0, 1]), 1, Tokenizer.open(tmp_path)).finish()
+    assert (result.tokens, result.text) == ([1, 0, 1], " fox the fox")
+
+
 def test_without_a_tokenizer_there_are_tokens_and_no_text(machines: dict[str, Transformer]) -> None:
     result = generate(machines["llama"], PROMPT, max_new_tokens=5).finish()
     assert (len(result.tokens), result.text) == (5, "")

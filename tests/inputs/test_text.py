@@ -102,6 +102,37 @@ def test_sentencepiece_models(kind: str, sentencepiece_models: dict[str, bytes],
         assert "⟨F0⟩" in [piece.text for piece in tokenizer.pieces(tokenizer.encode("😀"))]
 
 
+def test_a_real_sentencepiece_vocabulary(shared: Path, write: Any) -> None:
+    """Llama's form (byte fallback, a space in front), with the vocabulary of a trained model and its published ids."""
+    proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2", reason="writes the model file").ModelProto()
+    folder = shared / "weights" / "stories260K"
+    kinds = {
+        "<unk>": proto.SentencePiece.UNKNOWN,
+        "<s>": proto.SentencePiece.CONTROL,
+        "</s>": proto.SentencePiece.CONTROL,
+    }
+    for piece, score in json.loads((folder / "tok512.json").read_text(encoding="utf-8")):
+        kind = (
+            proto.SentencePiece.BYTE
+            if piece.startswith("<0x")
+            else kinds.get(piece.strip(), proto.SentencePiece.NORMAL)
+        )
+        shown = piece.strip() if kind == proto.SentencePiece.CONTROL else piece.replace(" ", "▁")
+        proto.pieces.add(piece=shown, score=score, type=kind)
+    proto.trainer_spec.model_type = proto.trainer_spec.BPE
+    proto.trainer_spec.byte_fallback = True
+    proto.normalizer_spec.add_dummy_prefix = True
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    tokenizer = Tokenizer.open(write("tokenizer.model", proto.SerializeToString()))
+    reference = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+    assert tokenizer.encode(reference["prompt"]) == reference["prompt_ids"]
+    assert tokenizer.encode(reference["story"]) == reference["story_ids"]
+    assert tokenizer.decode(reference["story_ids"]) == reference["story"]
+    assert tokenizer.decode_after(reference["prompt_ids"], reference["story_ids"][5:]) == reference["story"][16:]
+    assert tokenizer.decode(tokenizer.encode("a snowman: ☃\n")) == "a snowman: ☃\n"
+    assert not {1, 2} & set(tokenizer.encode("<s></s>")[1:])
+
+
 def test_sentencepiece_flags(sentencepiece_models: dict[str, bytes], write: Any) -> None:
     folder = write("tokenizer.model", sentencepiece_models["bpe"], tokenizer_config={"add_bos_token": False})
     plain = Tokenizer.open(folder).encode("the fox")

@@ -12,8 +12,11 @@ export interface ReadOut {
   y: number
 }
 
+/** A place of the drawing that opens: a block by its number, the embedding, or what comes after the last block. */
+export type Stop = number | 'embedding' | 'end'
+
 class View {
-  opened = $state<number | null>(null)
+  opened = $state<Stop | null>(null)
   readout = $state.raw<ReadOut | null>(null)
   narrow = $state(false)
   private picked = $state<{ [layer: number]: number }>({})
@@ -58,8 +61,8 @@ class View {
     this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.length - 1))
   }
 
-  toggle(layer: number): void {
-    this.opened = this.opened === layer ? null : layer
+  toggle(stop: Stop): void {
+    this.opened = this.opened === stop ? null : stop
   }
 }
 

@@ -46,6 +46,7 @@ export const en = {
   'strip.label': 'What is running',
 
   'drawing': 'The drawing',
+  'drawing.plain': '{count} tokens run through {blocks} blocks. The last one, {last}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p}.',
   'tokens': 'Tokens',
   'tokens.count': '{count} of at most {context}',
   'tokens.choose': 'Follow {text}, token {number}, id {id}',
@@ -85,6 +86,14 @@ export const en = {
   'draw.segment': '{text}, id {id}: from {from} to {to}',
 
   'opened': 'Block {number}, opened',
+  'opened.embedding.plain': '{text} is token {id}: row {id} of a learned table of {vocabulary} rows, {width} numbers each.',
+  'opened.embedding.turned': 'Its place in the text is not added here: each attention turns its queries and keys by the position instead.',
+  'opened.embedding.added': 'A vector for its place in the text is added before the first block.',
+  'opened.embedding.same': '{text} stands at {tokens} too, and starts there from the very same numbers.',
+  'opened.end.plain': 'What the last block left of {text}, a vector of length {length}, is brought to a standard size and compared with every token.',
+  'opened.end.logits': 'That gives {vocabulary} logits. The largest, {logit}, belongs to {text}.',
+  'opened.end.tied': 'The rows are those of the embedding: this model uses one table for both.',
+  'opened.end.untied': 'The rows are a table of their own.',
   'opened.heads': 'Heads',
   'opened.head': 'Head {head}',
   'opened.reads.to': 'reads to',

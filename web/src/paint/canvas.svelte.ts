@@ -2,7 +2,7 @@
 
 import type { Attachment } from 'svelte/attachments'
 import { theme } from '../theme.svelte'
-import { readInk, type Ink } from './ink'
+import { inkOf, type Ink } from './ink'
 
 export type Paint = (pen: CanvasRenderingContext2D, width: number, height: number, ink: Ink) => void
 
@@ -10,14 +10,13 @@ export type Paint = (pen: CanvasRenderingContext2D, width: number, height: numbe
 export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
   return (canvas) => {
     let box = $state.raw({ width: 0, height: 0 })
-    const watcher = new ResizeObserver(() => {
-      const { width, height } = canvas.getBoundingClientRect()
+    const watcher = new ResizeObserver(([entry]) => {
+      const { width, height } = entry.contentRect
       box = { width, height }
     })
     watcher.observe(canvas)
 
     $effect(() => {
-      void theme.dark // the colours below hang on it
       const { width, height } = box
       if (width === 0 || height === 0) return
       const scale = window.devicePixelRatio || 1
@@ -26,7 +25,7 @@ export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
       const pen = canvas.getContext('2d')!
       pen.setTransform(scale, 0, 0, scale, 0, 0)
       pen.clearRect(0, 0, width, height)
-      paint(pen, width, height, readInk(canvas))
+      paint(pen, width, height, inkOf(theme.dark ? 'dark' : 'light'))
     })
     return () => watcher.disconnect()
   }

@@ -15,8 +15,17 @@ export interface Ink {
   data: string[]
 }
 
-export function readInk(element: Element): Ink {
-  const style = getComputedStyle(element)
+const known = new Map<string, Ink>()
+
+/** The ink of a theme, read once. */
+export function inkOf(theme: string): Ink {
+  let ink = known.get(theme)
+  if (!ink) known.set(theme, (ink = readInk()))
+  return ink
+}
+
+function readInk(): Ink {
+  const style = getComputedStyle(document.documentElement)
   const of = (name: string) => style.getPropertyValue(name).trim()
   return {
     paper: of('--paper'),

@@ -18,8 +18,8 @@ test: setup-dev  ## everything the continuous integration checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/page.py npm run check
-	$(BIN)/python tools/page.py npm run test
+	$(BIN)/python tools/build_page.py npm run check
+	$(BIN)/python tools/build_page.py npm run test
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: setup-dev  ## hours of use in a row; not part of `make test`

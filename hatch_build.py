@@ -9,11 +9,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
-import page
+import build_page
 
 
 class PageHook(BuildHookInterface):
-    """Builds web/ into src/cutaway/page/ with tools/page.py.
+    """Builds web/ into src/cutaway/page/ with tools/build_page.py.
 
     An editable install needs no page (`make setup` builds it), and an sdist carries it already built, so that
     installing from one needs neither Node nor npm's registry.
@@ -21,16 +21,16 @@ class PageHook(BuildHookInterface):
 
     def dependencies(self) -> list[str]:
         """Node itself, where the page is still to be built and the system's Node will not do."""
-        if self.carried() or page.system_node(self.web) is not None or page.packaged_node() is not None:
+        if self.carried() or build_page.system_node(self.web) is not None or build_page.packaged_node() is not None:
             return []
-        return [page.NODE_WHEEL]
+        return [build_page.NODE_WHEEL]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
         if not self.carried():
-            page.build(Path(self.root))
-        page.check(Path(self.root) / "src/cutaway/page")
+            build_page.build(Path(self.root))
+        build_page.check(Path(self.root) / "src/cutaway/page")
 
     @property
     def web(self) -> Path:

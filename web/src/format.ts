@@ -7,11 +7,11 @@ export const count = (n: number) => grouped.format(n)
 
 /** A share as a percentage with about three digits; what is not 0 never reads 0, what is not 1 never reads 100. */
 export function percent(share: number): string {
-  if (share === 0) return '0 %'
-  if (share < 0.0001) return '<0.01 %'
-  if (share > 0.9999 && share < 1) return '>99.99 %'
+  if (share === 0) return '0\u202f%'
+  if (share < 0.0001) return '<0.01\u202f%'
+  if (share > 0.9999 && share < 1) return '>99.99\u202f%'
   const hundred = 100 * share
-  return `${hundred.toFixed(hundred >= 10 ? 1 : 2)} %`
+  return `${hundred.toFixed(hundred >= 10 ? 1 : 2)}\u202f%`
 }
 
 /** A measured number with four significant digits and a true minus. */

@@ -12,6 +12,8 @@ export interface Trouble {
   fix: string
 }
 
+type Input = { text: string } | { tokens: number[] }
+
 const firstText = 'Once upon a time there was a'
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 
@@ -29,7 +31,6 @@ class Session {
   connection = $state<Connection>('connecting')
   stage = $state('')
   trouble = $state.raw<Trouble | null>(null)
-  busy = $state(false)
   /** The server says that a run takes longer than a moment. */
   running = $state(false)
 
@@ -66,6 +67,8 @@ class Session {
   onnewtext: () => void = () => undefined
 
   private request: AbortController | null = null
+  /** The run asked for last, until it is on screen or given up. */
+  private underWay: Promise<unknown> = Promise.resolve()
   private stopListening: (() => void) | null = null
   private serverIsThere = false
   private workerIsReady = false
@@ -184,14 +187,15 @@ class Session {
 
   /** Draw the next token, let it travel, and run the model on the longer text. */
   async step(travel: (token: { id: number; text: string }) => Promise<void>): Promise<boolean> {
-    if (!this.canStep || this.busy) return false
+    await this.underWay
+    if (!this.canStep) return false
     const run = this.run!
     const token = { id: this.next!.id, text: this.label(this.next!.id) }
     if (run.length >= run.header.spec.context) {
       this.ended = true
       return false
     }
-    const answered = this.send({ tokens: [...run.header.tokens, token.id] }, { hold: travel(token) })
+    const answered = this.send({ tokens: [...run.header.tokens, token.id] }, travel(token))
     if (!(await answered)) return false
     this.drawnCount += 1
     const last = this.run!.pieces.at(-1)
@@ -224,14 +228,16 @@ class Session {
   }
 
   /** One run at the server; true when its record is on screen. `hold`: wait for this before showing it. */
-  private async send(
-    input: { text: string } | { tokens: number[] },
-    { hold }: { hold?: Promise<void> } = {},
-  ): Promise<boolean> {
+  private send(input: Input, hold?: Promise<void>): Promise<boolean> {
+    const sent = this.sendNow(input, hold)
+    this.underWay = sent
+    return sent
+  }
+
+  private async sendNow(input: Input, hold?: Promise<void>): Promise<boolean> {
     this.request?.abort()
     if (this.connection !== 'ready' || this.model === null) return false
     const request = (this.request = new AbortController())
-    this.busy = true
     try {
       const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
       const { bytes, record } = await server.run(this.model, input, this.wants(length), request.signal)
@@ -249,10 +255,7 @@ class Session {
       else this.trouble = { message: say('state.broken', { message: String(error) }), fix: say('state.broken.fix') }
       return false
     } finally {
-      if (this.request === request) {
-        this.request = null
-        this.busy = false
-      }
+      if (this.request === request) this.request = null
     }
   }
 }

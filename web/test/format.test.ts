@@ -3,12 +3,12 @@ import { number, percent, scientific } from '../src/format'
 import { parts, quoted } from '../src/pieces'
 
 it.each([
-  [0, '0 %'],
-  [1, '100.0 %'],
-  [0.00001, '<0.01 %'],
-  [0.99999, '>99.99 %'],
-  [0.0423, '4.23 %'],
-  [0.4683, '46.8 %'],
+  [0, '0\u202f%'],
+  [1, '100.0\u202f%'],
+  [0.00001, '<0.01\u202f%'],
+  [0.99999, '>99.99\u202f%'],
+  [0.0423, '4.23\u202f%'],
+  [0.4683, '46.8\u202f%'],
 ])('%f reads %s', (share, text) => expect(percent(share)).toBe(text))
 
 it.each([

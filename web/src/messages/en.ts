@@ -24,11 +24,12 @@ export const en = {
 
   'state.stored': 'a stored run',
   'state.live': 'live',
+  'state.last': 'the last run',
   'state.and.looking': '{kind}; looking for the model',
   'state.and.running': '{kind}; running',
   'state.and.starting': '{kind}; the model starts: {stage}',
   'state.starting': 'The model starts: {stage}',
-  'state.stage.unknown': 'starting',
+  'state.stage.unknown': 'one moment',
   'state.absent': 'No server answers here. This is a stored run: its sliders and blocks work; to run your own text, start “cutaway look”.',
   'state.absent.nothing': 'No server answers here and no stored run came with the page. Start “cutaway look”, then reload.',
   'state.lost': 'The server does not answer. What you see is its last run. Trying again…',

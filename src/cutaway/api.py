@@ -47,17 +47,19 @@ class Choice:
 class Distribution:
     """The model's prediction: a logit and a probability for every token of the vocabulary, (V,) each, float64.
 
-    Probabilities are the softmax of the logits, with no temperature and nothing cut.
+    Probabilities are the softmax of the logits, with no temperature and nothing cut. ``tokens`` are those that were
+    read; ``notes`` say in sentences when they are not all of the text.
     """
 
     tokens: list[int]
     logits: Floats = field(repr=False)
     probabilities: Floats = field(repr=False)
+    notes: list[str] = field(default_factory=list)
     _texts: Tokenizer | None = field(repr=False, default=None)
 
     def top(self, count: int = 10) -> list[Choice]:
         """The ``count`` most probable tokens, most probable first; ties in order of their ids."""
-        order = np.lexsort((np.arange(len(self.logits)), -self.logits))[:count]
+        order = self._ranked()[:count]
         if self._texts is None:
             pieces = [str(i) for i in order]
         else:
@@ -69,7 +71,10 @@ class Distribution:
 
     def rest(self, count: int = 10) -> float:
         """The exact probability of everything but the top ``count``."""
-        return float(1.0 - sum(choice.p for choice in self.top(count)))
+        return float(self.probabilities[self._ranked()[count:]].sum())
+
+    def _ranked(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        return np.lexsort((np.arange(len(self.logits)), -self.logits))
 
 
 class Model:
@@ -130,10 +135,10 @@ class Model:
 
         A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
         """
-        ids, _ = self._fit(self._ids(text, tokens))
+        ids, notes = self._fit(self._ids(text, tokens))
         stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
         logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
-        return Distribution(ids, logits, Sampler().trace(logits).probabilities, self.tokenizer)
+        return Distribution(ids, logits, Sampler().trace(logits).probabilities, notes, self.tokenizer)
 
     def generate(
         self,
@@ -179,7 +184,7 @@ class Model:
         return generation if stream else generation.finish()
 
     def _search(self, ids: list[int], beams: int, count: int) -> Generated:
-        prompt, notes = fit(ids, self.context, count, None if self.tokenizer is None else self.tokenizer.bos)
+        prompt, notes = self._fit(ids, count)
         best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
         text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
@@ -199,7 +204,7 @@ class Model:
         gets the tensor and returns one of the same shape. Raises Misuse for unknown names, an empty text, or a
         record larger than ``RECORD_BYTES``.
         """
-        ids, note = self._fit(self._ids(text, tokens))
+        ids, notes = self._fit(self._ids(text, tokens))
         size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size())
         if keep is None and size > RECORD_BYTES:
             raise Misuse(
@@ -214,7 +219,7 @@ class Model:
             edit,
             tokens=ids,
             text=text,
-            settings=note,
+            settings={"notes": notes} if notes else {},
             pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
         )
 
@@ -238,10 +243,9 @@ class Model:
             raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
         return ids
 
-    def _fit(self, ids: list[int]) -> tuple[list[int], dict[str, Any]]:
-        """The ids that fit the context, and a note for the record when they are not all of them."""
-        kept, notes = fit(ids, self.context, bos=None if self.tokenizer is None else self.tokenizer.bos)
-        return kept, {"notes": notes} if notes else {}
+    def _fit(self, ids: list[int], new_tokens: int = 1) -> tuple[list[int], list[str]]:
+        """The ids that fit the context, and a sentence when they are not all of them."""
+        return fit(ids, self.context, new_tokens, None if self.tokenizer is None else self.tokenizer.bos)
 
 
 def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:
@@ -265,6 +269,7 @@ def load(
     """
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
+    _check_device(device)
     machine = found.load(dtype, device)
     assert isinstance(machine, Transformer), "no family of encoder-decoders is known yet"
     try:
@@ -281,6 +286,15 @@ def load(
         verified=None if measured is None else measured["relative"],
     )
     return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings)
+
+
+def _check_device(device: torch.device | str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # an unknown name; a build without it; none there
+        raise Misuse(
+            f"There is no device {str(device)!r} here.", "Use cpu, or see what cutaway doctor lists."
+        ) from None
 
 
 def _ends(config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:

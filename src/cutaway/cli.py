@@ -146,15 +146,14 @@ def next(
     if top < 1:
         raise Misuse(f"--top is {top}.", "Give 1 or more.")
     loaded = _load(model, dtype, device)
-    ids, notes = _fit(loaded, text)
-    distribution = loaded.next(tokens=ids)
-    choices = distribution.top(top)
-    rest = max(0.0, distribution.rest(top))
+    distribution = loaded.next(text)
+    choices, rest = distribution.top(top), distribution.rest(top)
     others = len(distribution.logits) - len(choices)
-    _say(*notes)
+    _say(*distribution.notes)
     if json:
         _print_json(
-            model=loaded.card.name, tokens=ids, notes=notes, vocabulary=len(distribution.logits), rest=rest,
+            model=loaded.card.name, tokens=distribution.tokens, notes=distribution.notes,
+            vocabulary=len(distribution.logits), rest=rest,
             top=[{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in choices],
         )  # fmt: skip
         return
@@ -347,31 +346,14 @@ def _load(name: str, dtype: str | None, device: str | None) -> Model:
     _loading(name)
     from .api import load
 
-    _check_device(device)
     model = load(name, dtype, device)
     _say(*model.warnings)
     return model
 
 
-def _check_device(device: str | None) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # an unknown name; a build without it; none there
-        raise Misuse(f"There is no device {device!r} here.", "Use cpu, or see what cutaway doctor lists.") from None
-
-
 def _loading(name: str) -> None:
     if sys.stderr.isatty():
         _say(f"Loading {name} ...")
-
-
-def _fit(model: Model, text: str) -> tuple[list[int], list[str]]:
-    from .generate.loop import fit
-
-    bos = None if model.tokenizer is None else model.tokenizer.bos
-    return fit(model.tokens(text), model.context, bos=bos)
 
 
 def _check_sampling(settings: dict[str, Any]) -> None:

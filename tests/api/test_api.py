@@ -109,6 +109,7 @@ def test_a_text_longer_than_the_context_is_read_from_its_end(model: Model) -> No
     ids = [1 + i % 200 for i in range(50)]
     run = model.run(tokens=ids)
     assert run.tokens == ids[-32:]
+    assert model.next(tokens=ids).notes == run.settings["notes"]
     assert "50 tokens" in run.settings["notes"][0]
     assert "kept the last 32" in run.settings["notes"][0]
     assert np.array_equal(model.next(tokens=ids).logits, model.next(tokens=ids[-32:]).logits)
@@ -162,6 +163,11 @@ def test_a_record_too_large_is_refused_before_it_is_made(model: Model, monkeypat
     with pytest.raises(Misuse, match="keep="):
         model.run(TEXT)
     assert model.run(TEXT, keep="final").names()
+
+
+def test_an_unknown_device_is_said_in_a_sentence(folder: Path) -> None:
+    with pytest.raises(Misuse, match="no device 'toaster'"):
+        cutaway.load(folder, device="toaster")
 
 
 def test_an_unknown_model_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,10 +39,10 @@ def grown(page: Page) -> None:
 
 
 PICTURES = (
-    ("page-1440", 1440, 810, "light", overview),
-    ("page-1440-dark", 1440, 810, "dark", overview),
+    ("page-1440", 1440, 740, "light", overview),
+    ("page-1440-dark", 1440, 740, "dark", overview),
     ("page-1440-opened", 1440, 1180, "light", opened),
-    ("page-1440-grown", 1440, 860, "light", grown),
+    ("page-1440-grown", 1440, 740, "light", grown),
     ("page-360", 360, 1000, "light", overview),
     ("page-360-dark", 360, 1000, "dark", overview),
 )

@@ -84,6 +84,15 @@ def test_text_to_tokens_to_plates_to_bars(page: Page) -> None:
     assert sum(probabilities(page)) == pytest.approx(1, abs=1e-9)
 
 
+def test_the_address_can_bring_a_text(context: BrowserContext, server: Server, watch: Watch) -> None:
+    page = context.new_page()
+    watch.on(page)
+    page.goto(server.address + "&text=The%20old%20king")
+    page.wait_for_selector('[data-origin="live"]')
+    assert page.input_value("#text") == "The old king"
+    assert "".join(pieces(page)) == "The␣old␣king"
+
+
 def test_sliders_change_the_bars_at_once_and_without_the_server(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -192,7 +201,7 @@ def test_a_block_opens_in_place_and_every_number_has_a_name(page: Page) -> None:
 def test_the_ends_of_the_drawing_open_too(page: Page) -> None:
     type_text(page, TEXT)
     record = load("stories").run(TEXT)
-    page.get_by_role("button", name="Embedding").click()
+    page.get_by_role("button", name="Embedding", exact=True).click()
     opened = page.locator("section.opened")
     expect(opened).to_contain_text(f"row {record.tokens[-1]:,} of a learned table of {record.spec.head.size:,} rows")
     page.get_by_role("button", name="Final norm").click()

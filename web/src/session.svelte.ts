@@ -66,6 +66,7 @@ class Session {
   /** Called when a run of newly typed text is on screen. */
   onnewtext: () => void = () => undefined
 
+  private readonly spelt = new Map<string, Promise<string[]>>()
   private request: AbortController | null = null
   /** The run asked for last, until it is on screen or given up. */
   private underWay: Promise<unknown> = Promise.resolve()
@@ -141,7 +142,7 @@ class Session {
     this.connection = 'ready'
     this.stage = ''
     this.trouble = null
-    void this.takeOver()
+    this.takeOver()
   }
 
   private lose(): void {
@@ -151,11 +152,20 @@ class Session {
     void pause(1000).then(() => this.connect())
   }
 
-  private async takeOver(): Promise<void> {
-    if (this.model === null) return
-    this.vocabulary = await server.vocabulary(this.model).catch(() => this.vocabulary)
+  private takeOver(): void {
     const mine = this.run?.origin === 'live' && this.drawnCount > 0
-    await this.send(mine ? { tokens: this.run!.header.tokens } : { text: this.text })
+    void this.send(mine ? { tokens: this.run!.header.tokens } : { text: this.text })
+  }
+
+  /** The readable text of every token id of a model; asked for once. */
+  private words(model: string): Promise<string[]> {
+    let words = this.spelt.get(model)
+    if (!words) {
+      words = server.vocabulary(model)
+      words.catch(() => this.spelt.delete(model))
+      this.spelt.set(model, words)
+    }
+    return words
   }
 
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
@@ -182,7 +192,7 @@ class Session {
     this.stop()
     this.drawnCount = 0
     this.text = this.typed
-    void this.takeOver()
+    this.takeOver()
   }
 
   /** Draw the next token, let it travel, and run the model on the longer text. */
@@ -240,9 +250,10 @@ class Session {
     const request = (this.request = new AbortController())
     try {
       const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
-      const { bytes, record } = await server.run(this.model, input, this.wants(length), request.signal)
-      await hold
+      const asked = server.run(this.model, input, this.wants(length), request.signal)
+      const [{ bytes, record }, words] = await Promise.all([asked, this.words(this.model), hold])
       if (request.signal.aborted) return false
+      this.vocabulary = words
       this.run = new Run(bytes, 'live', (name, at) => server.tensor(record, name, at))
       if ('text' in input) this.onnewtext()
       if ('tokens' in input && this.run.header.text !== null) this.text = this.run.header.text

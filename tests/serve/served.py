@@ -33,7 +33,14 @@ def client_of(gate: Gate) -> TestClient:
 class Served:
     """The server as a process of its own, with the fake worker; ``client`` has opened the printed address."""
 
-    def __init__(self, page: Path, *options: str, limits: str = "", environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        page: Path,
+        *options: str,
+        limits: str = "",
+        environment: dict[str, str] | None = None,
+        opened: bool = True,
+    ) -> None:
         script = (
             "import sys; from pathlib import Path; from cutaway.serve.app import serve; "
             "from cutaway.serve.limits import Limits; "
@@ -51,9 +58,12 @@ class Served:
         self.address = self.process.stdout.readline().strip()
         self.port = httpx.URL(self.address).port or 0
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        opened = self.client.get(self.address)
-        assert opened.status_code == 303, self.process.communicate()
-        self.cookie = opened.headers["set-cookie"].partition(";")[0]
+        self.cookie = self._open() if opened else ""
+
+    def _open(self) -> str:
+        answer = self.client.get(self.address)
+        assert answer.status_code == 303, answer.text
+        return answer.headers["set-cookie"].partition(";")[0]
 
     def run(self, text: str, **options: float) -> bytes:
         answer = self.client.post("/api/run", json={"model": "small", "text": text}, **options)

@@ -53,6 +53,12 @@ def test_a_signal_ends_everything(page: Path, number: int, code: int) -> None:
     assert not is_alive(worker)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_at_once_is_not_lost(page: Path, number: int, code: int) -> None:
+    with Served(page, opened=False) as served:
+        assert served.end(number)[0] == code
+
+
 @linux
 def test_a_signal_under_load_ends_everything(page: Path) -> None:
     with Served(page, limits="grace_seconds=0.2") as served:

@@ -96,7 +96,7 @@ def serve(
     server = _Server(build(supervisor, port=port, token=token, page=page), supervisor, limits)
     if not (page / "index.html").is_file():
         log.warning("The page has not been built: run `make setup`.")
-    with _remembered_signals() as signals:
+    with _remembered_signals(server) as signals:
         _announce(address, port, browser)
         server.run(sockets=[listener])
     return 128 + signals[0] if signals else 0
@@ -217,12 +217,16 @@ def _log_to_stderr() -> None:
 
 
 @contextlib.contextmanager
-def _remembered_signals() -> Iterator[list[int]]:
-    """uvicorn ends cleanly on a signal, then raises it again for whoever was there before: we remember it."""
+def _remembered_signals(server: uvicorn.Server) -> Iterator[list[int]]:
+    """uvicorn ends cleanly on a signal, then raises it again for whoever was there before: we remember it.
+
+    One that comes before uvicorn listens for it ends the server too.
+    """
     seen: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         seen.append(number)
+        server.should_exit = True
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -114,7 +114,9 @@ export const en = {
 
   'cell.pattern': '{to} reads {weight} from {from}',
   'cell.hidden': 'neuron {neuron} on {text}: {value}',
-  'cell.hidden.shared': 'largest of neurons {from} to {last}',
+  'cell.shared': 'the largest of {first} to {last}',
+  'cell.number': 'number {index} of {text}: {value}',
+  'strokes': '{what}, one stroke a number. Arrow keys read them.',
   'cell.masked': 'masked: {to} cannot read from {from}',
 
   'legend.thread': 'Thread: one token’s residual stream, as thick as the vector is long (widest here {most}).',

@@ -103,7 +103,7 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
   for (const t of tokens) {
     const values = run.hidden(layer, t)
     const color = threadColor(ink, run, t, chosen)
-    if (values) paintHidden(pen, values, most, shape.mlp, middle(rows, t), rows.height, color)
+    if (values) paintStrokes(pen, values, most, shape.mlp, middle(rows, t), rows.height, color)
     sum(pen, shape.firstSum, middle(rows, t), rows, color, ink)
     sum(pen, shape.secondSum, middle(rows, t), rows, color, ink)
   }
@@ -193,8 +193,20 @@ export function largestHidden(run: Run, layer: number): number {
   return largest(whole ?? run.hidden(layer, run.length - 1), run.blocks[layer].mlp.hidden)
 }
 
-/** Hidden activations as a strip of strokes: up is positive, down is negative; where several share a pixel, the largest. */
-export function paintHidden(
+const inset = 4 // pixels between a plate's edge and its first stroke
+
+/** How many strokes `count` values make between x0 and x1: at most one and a half a pixel. */
+const strokesIn = (count: number, [x0, x1]: [number, number]) =>
+  Math.max(1, Math.min(count, Math.floor(1.5 * (x1 - x0 - 2 * inset))))
+
+/** The values that share a stroke: from `first` up to, not including, `end`. */
+const sharing = (stroke: number, strokes: number, count: number) => {
+  const first = Math.floor((stroke * count) / strokes)
+  return { first, end: Math.max(first + 1, Math.floor(((stroke + 1) * count) / strokes)) }
+}
+
+/** Values as strokes: up is positive, down is negative; where several share a stroke, the largest either way. */
+export function paintStrokes(
   pen: Pen,
   values: Float32Array,
   most: number,
@@ -203,25 +215,37 @@ export function paintHidden(
   rowHeight: number,
   color: string,
 ): void {
-  const inset = 4
-  const across = Math.max(1, x1 - x0 - 2 * inset)
-  const columns = Math.min(values.length, Math.floor(across * 1.5))
+  const strokes = strokesIn(values.length, [x0, x1])
+  const step = (x1 - x0 - 2 * inset) / strokes
   const reach = 0.47 * rowHeight
-  const step = across / columns
   pen.fillStyle = color
-  for (let c = 0; c < columns; c++) {
-    const from = Math.floor((c * values.length) / columns)
-    const to = Math.max(from + 1, Math.floor(((c + 1) * values.length) / columns))
+  for (let stroke = 0; stroke < strokes; stroke++) {
+    const { first, end } = sharing(stroke, strokes, values.length)
     let up = 0
     let down = 0
-    for (let i = from; i < to; i++) {
+    for (let i = first; i < end; i++) {
       up = Math.max(up, values[i])
       down = Math.min(down, values[i])
     }
     const [top, bottom] = [Math.min(1, up / most) * reach, Math.max(-1, down / most) * reach]
     if (top - bottom < 0.15) continue
-    pen.fillRect(x0 + inset + c * step, y - top, Math.max(0.55, step * 0.8), top - bottom)
+    pen.fillRect(x0 + inset + stroke * step, y - top, Math.max(0.55, step * 0.8), top - bottom)
   }
+}
+
+/** The value whose stroke is at x: of those that share it, the largest; and which ones share it. */
+export function strokeAt(values: Float32Array, [x0, x1]: [number, number], x: number): { index: number; first: number; last: number } {
+  const strokes = strokesIn(values.length, [x0, x1])
+  const at = Math.floor(((x - x0 - inset) / (x1 - x0 - 2 * inset)) * strokes)
+  const { first, end } = sharing(Math.max(0, Math.min(strokes - 1, at)), strokes, values.length)
+  let index = first
+  for (let i = first; i < end; i++) if (Math.abs(values[i]) > Math.abs(values[index])) index = i
+  return { index, first, last: end - 1 }
+}
+
+/** Where the stroke of value `index` stands. */
+export function strokeX(values: Float32Array, [x0, x1]: [number, number], index: number): number {
+  return x0 + inset + ((index + 0.5) / values.length) * (x1 - x0 - 2 * inset)
 }
 
 /** A branch joins the stream again: a circled plus. */
@@ -242,17 +266,20 @@ function sum(pen: Pen, x: number, y: number, rows: Rows, color: string, ink: Ink
   pen.stroke()
 }
 
+/** Where the strokes of the embedding stand, in a box of this width; then the threads begin. */
+export const embeddingStrip = (width: number): [number, number] => [0, width - 16]
+
 /** Embedding rows, one strip of strokes a token, and the threads that begin there. */
 export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows: Rows, chosen: number, scale: number): void {
   const embed = run.held('embed')
-  const end = width - 16
+  const [start, end] = embeddingStrip(width)
   const most = largest(embed?.data, embed?.shape[1] ?? 1)
   for (let t = rows.first; t < rows.first + rows.count; t++) {
     const y = middle(rows, t)
     const color = threadColor(ink, run, t, chosen)
     if (embed) {
       const size = embed.shape[1]
-      paintHidden(pen, embed.data.subarray(t * size, (t + 1) * size), most, [0, end], y, rows.height, color)
+      paintStrokes(pen, embed.data.subarray(t * size, (t + 1) * size), most, [start, end], y, rows.height, color)
     }
     thread(pen, y, end, width, 0.5, thickness(run, rows, scale, 0, t), color)
   }

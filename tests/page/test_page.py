@@ -129,9 +129,9 @@ def test_play_runs_until_stopped(page: Page) -> None:
     expect(page.locator(".drawing")).not_to_have_attribute("data-tokens", re.compile(f"^({before}|{before + 1})$"))
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
-    page.wait_for_timeout(700)  # what was under way may still arrive
+    page.wait_for_timeout(2_000)  # what was under way may still arrive
     after = tokens(page)
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(1_500)
     assert tokens(page) == after
 
 

@@ -120,7 +120,7 @@ export const en = {
   'cell.masked': 'masked: {to} cannot read from {from}',
 
   'legend.thread': 'Thread: one token’s residual stream, as thick as the vector is long (widest here {most}).',
-  'legend.ribbon': 'Ribbon: one attention weight of the head shown; under 2 % none is drawn.',
+  'legend.ribbon': 'Ribbon: one attention weight of the head shown; under 2\u202f% none is drawn.',
   'legend.strip': 'Strokes: real activations, up positive, down negative; where several share a pixel, the largest.',
   'legend.sum': '⊕: what the branch made is added back to the stream.',
   'legend.count': 'Blocks, heads, tokens and neurons are counted from 0, as in Python.',

@@ -119,7 +119,7 @@ class Session {
         return
       }
       this.connection = this.serverIsThere ? 'lost' : 'absent'
-      await pause(this.serverIsThere ? 1500 : 5000)
+      await pause(this.serverIsThere ? 1500 : 15_000)
       void this.connect()
     }
   }

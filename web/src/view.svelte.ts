@@ -61,6 +61,12 @@ class View {
     this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.length - 1))
   }
 
+  /** Closes what is open; the focus goes back to where it was opened. */
+  close(): void {
+    document.querySelector<HTMLElement>(`[data-stop="${this.opened}"] h2 button`)?.focus({ preventScroll: true })
+    this.opened = null
+  }
+
   toggle(stop: Stop): void {
     this.opened = this.opened === stop ? null : stop
   }

@@ -1,0 +1,41 @@
+"""The run shipped with the page is one of the model shipped with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import cutaway
+
+STORED = Path(__file__).resolve().parents[2] / "web/public/stored"
+AGAIN = "the bundled model has changed: run `python tools/stored_run.py`, then `make setup`"
+
+
+def test_the_stored_run_is_what_the_bundled_model_does_now() -> None:
+    stored, model = cutaway.open(STORED / "first.cutaway"), cutaway.load("stories")
+    assert stored.model.fingerprint == model.card.fingerprint, AGAIN
+    now = model.run(stored.text)
+    assert stored.tokens == now.tokens, AGAIN
+    torch.testing.assert_close(stored["logits.last"], now["logits.last"], rtol=1e-4, atol=1e-4, msg=AGAIN)
+    words = json.loads((STORED / "first.vocabulary.json").read_text("utf-8"))
+    assert words == [piece.text for piece in model.tokenizer.pieces(list(range(model.tokenizer.size)))], AGAIN
+
+
+def test_the_stored_run_has_what_the_page_paints_and_is_small() -> None:
+    stored = cutaway.open(STORED / "first.cutaway")
+    blocks = range(len(stored.spec.stack.blocks))
+    painted = {"embed", "river", "logits.last"}
+    painted |= {f"blocks.{i}.{name}" for i in blocks for name in ("attn.pattern", "mlp.hidden")}
+    assert painted <= stored.tensors.keys()
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 400_000
+
+
+@pytest.mark.parametrize("name", ["first.cutaway", "first.vocabulary.json"])
+def test_the_stored_run_is_in_the_built_page(name: str) -> None:
+    built = Path(cutaway.__file__).parent / "page/stored" / name
+    if not built.is_file():
+        pytest.skip("the page has not been built: run `make setup`")
+    assert built.read_bytes() == (STORED / name).read_bytes(), "the page is older than the stored run: run `make setup`"

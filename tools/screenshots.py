@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -41,8 +42,8 @@ def grown(page: Page) -> None:
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
-    ("page-1440-opened", 1440, 1180, "light", opened),
-    ("page-1440-grown", 1440, 740, "light", grown),
+    ("page-1440-opened", 1440, 1040, "light", opened),
+    ("page-1280-grown", 1280, 730, "light", grown),
     ("page-360", 360, 1000, "light", overview),
     ("page-360-dark", 360, 1000, "dark", overview),
 )
@@ -71,7 +72,9 @@ def main() -> int:
     return 0
 
 
-def take(browser: Browser, address: str, path: Path, width: int, height: int, scheme: str, prepare) -> None:
+def take(
+    browser: Browser, address: str, path: Path, width: int, height: int, scheme: str, prepare: Callable[[Page], None]
+) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
     )

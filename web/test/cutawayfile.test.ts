@@ -1,28 +1,14 @@
 import { describe, expect, it } from 'vitest'
 import { NotACutawayFile, parse, type RecordHeader } from '../src/cutawayfile'
+import { floats, rawFile, type Raw } from './file'
 
 const header = { format: 1, model: { name: 'm' }, text: 'hi', tokens: [1, 2], spec: {} } as unknown as RecordHeader
 
-function file(tensors: { [name: string]: { dtype: string; shape: number[]; bytes: number[] } }, meta: object = header): ArrayBuffer {
-  const entries: { [name: string]: unknown } = { __metadata__: { cutaway: JSON.stringify(meta) } }
-  const body: number[] = []
-  for (const [name, { dtype, shape, bytes }] of Object.entries(tensors)) {
-    entries[name] = { dtype, shape, data_offsets: [body.length, body.length + bytes.length] }
-    body.push(...bytes)
-  }
-  const json = new TextEncoder().encode(JSON.stringify(entries))
-  const out = new Uint8Array(8 + json.length + body.length)
-  new DataView(out.buffer).setBigUint64(0, BigInt(json.length), true)
-  out.set(json, 8)
-  out.set(body, 8 + json.length)
-  return out.buffer
-}
-
-const floats = (...values: number[]) => [...new Uint8Array(Float32Array.from(values).buffer)]
+const file = (tensors: { [name: string]: Raw }, meta: object = header) => rawFile(meta, tensors)
 
 describe('a .cutaway file', () => {
   it('gives its header and its tensors', () => {
-    const read = parse(file({ river: { dtype: 'F32', shape: [1, 2], bytes: floats(1.5, -2) } }))
+    const read = parse(file({ river: { dtype: 'F32', shape: [1, 2], bytes: floats([1.5, -2]) } }))
     expect(read.header.text).toBe('hi')
     expect(read.names).toEqual(['river'])
     expect(read.tensor('river')).toEqual({ shape: [1, 2], data: Float32Array.from([1.5, -2]) })
@@ -41,7 +27,7 @@ describe('a .cutaway file', () => {
   })
 
   it('refuses what is cut short or of another kind', () => {
-    const whole = file({ x: { dtype: 'F32', shape: [2], bytes: floats(1, 2) } })
+    const whole = file({ x: { dtype: 'F32', shape: [2], bytes: floats([1, 2]) } })
     expect(() => parse(whole.slice(0, 5))).toThrow(NotACutawayFile)
     expect(() => parse(whole.slice(0, 20))).toThrow(NotACutawayFile)
     expect(() => parse(whole.slice(0, whole.byteLength - 1)).tensor('x')).toThrow(NotACutawayFile)

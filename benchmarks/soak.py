@@ -1,10 +1,10 @@
 """Many requests in a row to a real server on loopback: does memory grow, do descriptors leak, how long does a run take?
 
-    python benchmarks/soak.py [--requests 3000] [--model stories]
+    python benchmarks/soak.py [--requests 9000] [--model stories]
 
 Runs of texts and of tokens, slices, refused requests and clients that leave in the middle, in turn. Prints a table of
-samples and the medians; ends with 1 when memory or descriptors still grow at the end. Linux only. The worker grows until
-what it keeps of past runs is full and made of runs like these, which takes the first 1,500 requests or so.
+samples and the medians; ends with 1 when memory or descriptors still grow at the end. Linux only. The worker grows for
+some thousand requests, until the runs it keeps are all like these.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def sample(server: Server) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--requests", type=int, default=9000)
     parser.add_argument("--model", default="stories")
     options = parser.parse_args()
     server = Server(options.model)

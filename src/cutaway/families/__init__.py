@@ -1,6 +1,6 @@
 """Public checkpoints: one file a family, each config.json -> spec and a table of names.
 
-A file of this folder that has a ``FAMILIES`` list is a family file; adding one is all it takes (docs/families.md).
+A file of this folder that has a ``FAMILIES`` list is a family file; adding one is all it takes (CONTRIBUTING.md).
 Nothing here imports torch until tensors are touched, so that listing models stays quick.
 """
 

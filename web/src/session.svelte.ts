@@ -78,23 +78,23 @@ class Session {
     return this.vocabulary[id] ?? `#${id}`
   }
 
-  /** Paints the stored run, then looks for a server and lets the live model take over. */
+  /** Looks for a server, whose live model will take over; resolves when the stored run is there to be painted. */
   async open(): Promise<void> {
     const address = new URLSearchParams(location.search)
-    const text = address.get('text')
+    const asked = address.get('text')
     this.model = address.get('model')
-    if (text) this.text = this.typed = text
-    server.stored('first').then(
-      ({ bytes, vocabulary }) => {
-        if (this.run) return
-        this.vocabulary = vocabulary
-        this.run = new Run(bytes, 'stored', null)
-        if (!text && this.text === firstText) this.text = this.typed = this.run.header.text ?? firstText
-        this.onnewtext()
-      },
-      () => undefined, // without a stored run the page waits for the live one
-    )
-    await this.connect()
+    if (asked) this.text = this.typed = asked
+    void this.connect()
+    try {
+      const { bytes, vocabulary } = await server.stored('first')
+      if (this.run) return
+      this.vocabulary = vocabulary
+      this.run = new Run(bytes, 'stored', null)
+      if (!asked && this.text === firstText) this.text = this.typed = this.run.header.text ?? firstText
+      this.onnewtext()
+    } catch {
+      // without a stored run the page waits for the live one
+    }
   }
 
   private async connect(): Promise<void> {

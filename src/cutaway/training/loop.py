@@ -56,6 +56,7 @@ def run(recipe: Recipe) -> Result:
         model = initialise(build(described), recipe.seed)
         progress = _steps(recipe, model, tokens, folder)
         _export(model, config, folder)
+        print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)
         return _measure(recipe, tokens, folder, progress)
 
 

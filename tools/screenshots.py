@@ -42,8 +42,8 @@ def grown(page: Page) -> None:
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
-    ("page-1440-opened", 1440, 1040, "light", opened),
-    ("page-1280-grown", 1280, 730, "light", grown),
+    ("page-1440-opened", 1440, 985, "light", opened),
+    ("page-1280-grown", 1280, 565, "light", grown),
     ("page-360", 360, 1000, "light", overview),
     ("page-360-dark", 360, 1000, "dark", overview),
 )

@@ -30,7 +30,7 @@ class View {
   })
 
   constructor() {
-    const narrow = window.matchMedia('(max-width: 820px)')
+    const narrow = window.matchMedia('(max-width: 1180px)')
     this.narrow = narrow.matches
     session.onnewtext = () => this.suggestHeads()
     narrow.addEventListener('change', () => (this.narrow = narrow.matches))

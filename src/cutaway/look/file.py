@@ -76,7 +76,8 @@ def open(path: str | os.PathLike[str]) -> Record:
     try:
         with safetensors.safe_open(path, "pt") as file:
             story = json.loads((file.metadata() or {}).get("cutaway", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # Copies: a mapped file may be cut short later, and its tensors lie unaligned, which moves a product's last bit.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise Refused(
             f"{path} cannot be read as a .cutaway file: {error}.", "It may be cut short; save it again."

@@ -76,7 +76,7 @@ def open(path: str | os.PathLike[str]) -> Record:
     try:
         with safetensors.safe_open(path, "pt") as file:
             story = json.loads((file.metadata() or {}).get("cutaway", "null"))
-            # Copies: a mapped file may be cut short later, and its tensors lie unaligned, which moves a product's last bit.
+            # Copies: a mapped file may be cut short later, and unaligned memory moves a product's last bit.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise Refused(

@@ -2,20 +2,27 @@
 
     python benchmarks/page.py
 
-Prints medians in milliseconds: the document's arrival to the stored run painted; a slider to the bars repainted; one
-more word typed to its run painted; a step. And the bytes that cross before the first picture.
+Prints medians: `make run` on a clone that is set up, to its address, to the first picture and to the live model's; the
+document's arrival to the stored run painted; a slider to the bars repainted; one more word typed to its run painted,
+with the model's own forward beside it; a step. And the bytes that cross before the first picture.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 REPEATS = 15
+STARTS = 5
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = "Once upon a time there was a"
 SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(browser=False))"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -53,6 +60,16 @@ FIRST_PICTURE = """new Promise(done => {
     look()
 })"""
 
+FORWARD = """
+import statistics, sys, time, torch, cutaway
+model = cutaway.load("stories")
+ids, times = torch.tensor([model.tokens(sys.argv[1])]), []
+with torch.no_grad():
+    for _ in range(30):
+        began = time.perf_counter(); model.machine(ids); times.append(time.perf_counter() - began)
+print(f"the forward alone of {ids.shape[1]} tokens: median {1000 * statistics.median(times[5:]):.1f} ms")
+"""
+
 
 def timed(page: Page, action: dict[str, object], watched: str = ".drawing", attribute: str = "data-tokens") -> float:
     return float(page.evaluate(TIMED, [action, watched, attribute]))
@@ -71,6 +88,30 @@ def first_picture(browser: Browser, address: str) -> tuple[float, int]:
     return took, sum(sizes)
 
 
+def start(browser: Browser) -> tuple[float, float, float]:
+    """Seconds from `make run` to its address, to the first picture in a waiting browser, to the live model's."""
+    began = time.perf_counter()
+    command = ["make", "run", "ARGS=--no-browser"]
+    run = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    try:
+        address = next(line.strip() for line in run.stdout if line.startswith("http"))
+        printed = time.perf_counter() - began
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(address, wait_until="commit")
+        page.evaluate(FIRST_PICTURE)
+        first = time.perf_counter() - began
+        page.wait_for_selector('[data-origin="live"]', timeout=120_000)
+        live = time.perf_counter() - began
+        page.close()
+    finally:
+        os.killpg(run.pid, signal.SIGTERM)
+        run.wait()
+    return printed, first, live
+
+
 def main() -> int:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -85,6 +126,8 @@ def main() -> int:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             measure(browser, address)
+            for what, took in zip(("address", "first picture", "live"), zip(*[start(browser) for _ in range(STARTS)], strict=False), strict=False):
+                report(f"make run to {what}", [1000 * seconds for seconds in took])
             browser.close()
     finally:
         server.terminate()
@@ -103,6 +146,7 @@ def measure(browser: Browser, address: str) -> None:
     report("slider to bars", [timed(page, {"slide": s}, "[data-p]", "data-p") for s in slides])
     texts = [TEXT + " little" * (i + 1) for i in range(REPEATS)]
     report("one more word typed to its run painted", [timed(page, {"text": text}) for text in texts])
+    subprocess.run([sys.executable, "-c", FORWARD, texts[REPEATS // 2]], check=True)
     report("step", [timed(page, {}) for _ in range(REPEATS)])
 
 

@@ -47,7 +47,7 @@ export const en = {
   'strip.label': 'What is running',
 
   'drawing': 'The drawing',
-  'drawing.plain': '{count} tokens run through {blocks} blocks. The last one, {last}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p}.',
+  'drawing.plain': '{count} tokens run through {blocks} blocks. The last one, {last}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p} before the settings below.',
   'tokens': 'Tokens',
   'tokens.count': '{count} of at most {context}',
   'tokens.choose': 'Follow {text}, token {number}, id {id}',

@@ -159,7 +159,8 @@ def test_the_pythons_named_are_those_the_package_admits() -> None:
 
 @pytest.mark.parametrize("target", ["run", "setup", "test", "soak", "screenshots"])
 def test_makefile_targets(target: str) -> None:
-    plan = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "-n", target]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "tools/setup.py" in plan.splitlines()[0]
     if target == "run":
         assert ".venv/bin/cutaway look" in plan

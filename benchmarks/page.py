@@ -126,8 +126,9 @@ def main() -> int:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             measure(browser, address)
-            for what, took in zip(("address", "first picture", "live"), zip(*[start(browser) for _ in range(STARTS)], strict=False), strict=False):
-                report(f"make run to {what}", [1000 * seconds for seconds in took])
+            starts = [start(browser) for _ in range(STARTS)]
+            for i, what in enumerate(("its address", "the first picture", "the live model's picture")):
+                report(f"make run to {what}", [1000 * seconds[i] for seconds in starts])
             browser.close()
     finally:
         server.terminate()

@@ -158,10 +158,11 @@ class Model:
     ) -> Generated | Generation:
         """Continue a text: predict, sample, repeat, until an end token, a ``stop`` string or ``max_new_tokens``.
 
-        Returns the new text and its tokens with the seed that was used (None picks one); the same seed gives the same
-        tokens on every machine. ``stream=True`` returns the generation under way instead: iterate for one Step
-        (id, text, p) per token. ``temperature`` 0 takes the most probable token each time. ``beams`` above 1 searches
-        for the most probable continuation and draws nothing. Raises Misuse for settings that make no sense.
+        Returns the new text and its tokens with the seed that was used (None picks one); on every machine the same
+        seed draws the same token from the same logits. ``stream=True`` returns the generation under way instead:
+        iterate for one Step (id, text, p) per token. ``temperature`` 0 takes the most probable token each time.
+        ``beams`` above 1 searches for the most probable continuation and draws nothing. Raises Misuse for settings
+        that make no sense.
         """
         ids = self._ids(text, tokens)
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -205,8 +206,8 @@ class Model:
         record larger than ``RECORD_BYTES``.
         """
         ids, notes = self._fit(self._ids(text, tokens))
-        size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size())
-        if keep is None and size > RECORD_BYTES:
+        size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size(), keep)
+        if size > RECORD_BYTES:
             raise Misuse(
                 f"Recording {len(ids)} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
                 'Say what to keep, for example keep="blocks.0.*".',

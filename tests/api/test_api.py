@@ -159,10 +159,11 @@ def test_bad_input_is_one_clear_sentence(model: Model, wrong: object, says: str)
 
 
 def test_a_record_too_large_is_refused_before_it_is_made(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "RECORD_BYTES", 1000)
-    with pytest.raises(Misuse, match="keep="):
-        model.run(TEXT)
-    assert model.run(TEXT, keep="final").names()
+    monkeypatch.setattr(api, "RECORD_BYTES", 3000)
+    for keep in (None, "*"):
+        with pytest.raises(Misuse, match="keep="):
+            model.run(TEXT, keep=keep)
+    assert model.run(TEXT, keep="embed").names() == ["embed"]
 
 
 def test_an_unknown_device_is_said_in_a_sentence(folder: Path) -> None:

@@ -134,8 +134,10 @@ def test_an_edit_is_in_the_record_and_in_all_that_follows(name: str) -> None:
 def test_the_size_is_known_beforehand() -> None:
     for name, machine in machines.DECODERS.items():
         _, _, kept = ran(name)
-        stored = sum(x.numel() * x.element_size() for x in kept.tensors.values())
-        assert 1.0 <= stored_bytes(machine, 12) / stored < 1.2, name
+        assert stored_bytes(machine, 12) == sum(x.numel() * x.element_size() for x in kept.tensors.values()), name
+    _, _, kept = ran(keep="blocks.1.attn.*")
+    expected = sum(x.numel() * x.element_size() for x in kept.tensors.values())
+    assert stored_bytes(machines.DECODERS["llama"], 12, keep="blocks.1.attn.*") == expected
 
 
 def test_files_that_are_not_records_are_refused(tmp_path: Path) -> None:

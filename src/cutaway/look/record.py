@@ -12,6 +12,7 @@ by the machine's own functions from what the run left, so it is what the run com
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -348,13 +349,22 @@ def tops(logits: Tensor) -> dict[str, Tensor]:
     return {"logits.top.values": values, "logits.top.ids": ids.int(), "logits.rest": rest}
 
 
-def stored_bytes(machine: specs.Transformer, length: int, element: int = 4) -> int:
-    """How large the usual set is for a text of ``length`` tokens, before running it."""
-    stack = machine.stack
-    per_token = (2 + len(stack.blocks) * 4 + 2) * stack.width
-    for its in stack.blocks:
-        per_token += its.attn.width * (its.attn.heads + 2 * its.attn.kv_heads) + its.mlp.hidden * (1 + its.mlp.gated)
-    return per_token * length * element
+def stored_bytes(
+    machine: specs.Transformer, length: int, element: int = 4, keep: str | Iterable[str] | None = None
+) -> int:
+    """How many bytes a run over ``length`` tokens will store, before running it."""
+    known = naming.names(machine)
+    kept = _keeper(machine, known, keep)
+    sizes = [[_extent(machine, name, axis, length) for axis in axes] for name, axes in known.items() if kept(name)]
+    return element * sum(math.prod(size) for size in sizes)
+
+
+def _extent(machine: specs.Transformer, name: str, axis: str, length: int) -> int:
+    if axis in ("T", "D", "V"):
+        return {"T": length, "D": machine.stack.width, "V": machine.head.size}[axis]
+    at = int(name.split(".")[1]) if name.startswith("blocks.") else 0
+    its = machine.stack.blocks[at]
+    return {"H": its.attn.heads, "K": its.attn.kv_heads, "E": its.attn.width, "F": its.mlp.hidden}[axis]
 
 
 def _keeper(

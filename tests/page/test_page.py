@@ -226,11 +226,17 @@ def test_nothing_is_wider_than_the_screen(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_an_empty_text_is_answered_with_a_sentence(page: Page, watch: Watch) -> None:
-    watch.expected = ("400",)  # the browser reports the refusal itself
-    with page.expect_response(lambda r: "/api/run" in r.url):
-        page.fill("#text", "")
-    expect(page.locator(".notice")).not_to_be_empty()
+def test_of_a_text_longer_than_the_context_the_page_says_what_is_kept(page: Page) -> None:
+    page.fill("#text", "word " * 900)
+    expect(page.locator(".notice")).to_contain_text("kept the last 512")
+    assert tokens(page) == 512
+    type_text(page, TEXT)
+    expect(page.locator(".notice")).to_be_hidden()
+
+
+def test_an_empty_text_is_answered_with_a_sentence(page: Page) -> None:
+    page.fill("#text", "")
+    expect(page.locator(".notice")).to_contain_text("Write")
     assert tokens(page) > 0  # the last drawing stays
     type_text(page, TEXT)
     expect(page.locator(".notice")).to_be_hidden()

@@ -112,9 +112,13 @@ def test_what_is_not_there(models: Models) -> None:
         run(models, text=None, tokens=[])
 
 
-def test_a_text_longer_than_the_context_names_both_numbers(models: Models) -> None:
-    with pytest.raises(TooLarge, match=r"600 tokens; stories reads at most 512"):
-        run(models, text=None, tokens=[5] * 600)
+def test_of_a_text_longer_than_the_context_the_end_is_kept_and_the_record_says_so(
+    models: Models, tmp_path: Path
+) -> None:
+    ids = [5 + i for i in range(600)]
+    record = opened(run(models, text=None, tokens=ids)[1], tmp_path)
+    assert record.tokens == ids[-512:]
+    assert "600 tokens and the model reads at most 512" in record.settings["notes"][0]
 
 
 def test_an_answer_is_bounded_before_it_is_made() -> None:
@@ -189,6 +193,6 @@ def test_the_whole_way(page: Path) -> None:
         np.testing.assert_allclose(rows.sum(1), 1, atol=1e-5)
         vocabulary = client.get("/api/models/stories/vocabulary").json()
         assert len(vocabulary) == client.get("/api/models").json()[0]["vocabulary"]
-        long = client.post("/api/run", json={"model": "stories", "text": "word " * 5000})
+        long = client.post("/api/run", json={"model": "stories", "text": "word " * 30_000})
         assert long.status_code == 413
-        assert "512" in long.json()["error"]["message"]
+        assert "100,000" in long.json()["error"]["message"]

@@ -30,7 +30,8 @@ export interface RecordHeader {
   text: string | null
   tokens: number[]
   pieces?: Piece[]
-  settings?: { [name: string]: unknown }
+  /** `notes`: sentences a reader should know, such as a text cut to the context. */
+  settings?: { notes?: string[]; [name: string]: unknown }
   edits?: unknown[]
   axes?: { [name: string]: string[] }
 }

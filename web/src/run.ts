@@ -9,6 +9,8 @@ export type Fetch = (name: string, at: number | null) => Promise<Tensor | null>
 export class Run {
   readonly header: RecordHeader
   readonly pieces: Piece[]
+  /** Sentences a reader should know, such as a text cut to the context. */
+  readonly notes: string[]
   readonly blocks: BlockSpec[]
   readonly length: number
   private readonly file: ReturnType<typeof parse>
@@ -24,6 +26,7 @@ export class Run {
     this.header = this.file.header
     this.length = this.header.tokens.length
     this.blocks = this.header.spec.stack.blocks
+    this.notes = this.header.settings?.notes ?? []
     this.pieces = this.header.pieces?.length
       ? this.header.pieces
       : this.header.tokens.map((id) => ({ id, text: `#${id}` }))

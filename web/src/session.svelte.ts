@@ -247,6 +247,10 @@ class Session {
   private async sendNow(input: Input, hold?: Promise<void>): Promise<boolean> {
     this.request?.abort()
     if (this.connection !== 'ready' || this.model === null) return false
+    if ('text' in input && input.text === '') {
+      this.trouble = { message: say('state.empty'), fix: '' }
+      return false
+    }
     const request = (this.request = new AbortController())
     try {
       const length = 'tokens' in input ? input.tokens.length : input.text.length / 2

@@ -15,7 +15,9 @@ class Limits:
     body_bytes: int = MiB
     body_seconds: float = 10  # from the headers to the last byte of the body
     text_characters: int = 100_000
-    tokens: int = 4_096  # a model's own context may be smaller
+    tokens: int = (
+        4_096  # a model's own context may be smaller. Of a longer text the end is read, and the record says so
+    )
     wants: int = 64  # entries of "want", each a glob
     name_characters: int = 200
     answer_bytes: int = 64 * MiB

@@ -130,13 +130,14 @@ class Models:
         if self._id != model or self._model is None:
             raise NotFound(f"{model} is not loaded.", "Ask again.")
         ids = self._model.tokens(text) if text is not None else tokens or []
-        self._refuse_too_long(self._model, ids)
+        ids, notes = self._fit(self._model, ids)
         self._check = check
         try:
             record = self._model.run(tokens=ids)
         finally:
             self._check = lambda: None
         record.text = text if text is not None else self._text(ids)
+        record.settings |= {"notes": notes} if notes else {}
         check()
         body = self._answer(record, want)
         return {"record": self._keep(record)}, body
@@ -172,18 +173,20 @@ class Models:
         tokenizer = self._model.tokenizer if self._model else None
         return tokenizer.decode(ids) if tokenizer else None
 
-    def _refuse_too_long(self, model: Model, ids: list[int]) -> None:
+    def _fit(self, model: Model, ids: list[int]) -> tuple[list[int], list[str]]:
+        """The end of too long a text, with a sentence that says so; refused when its record would be too large."""
+        from ..generate.loop import fit
         from ..look.record import stored_bytes
 
-        most = min(model.context, self._limits.tokens)
-        if len(ids) > most:
-            raise TooLarge(f"The text is {len(ids):,} tokens; {self._id} reads at most {most:,} here.", "Shorten it.")
+        bos = None if model.tokenizer is None else model.tokenizer.bos
+        ids, notes = fit(ids, min(model.context, self._limits.tokens), bos=bos)
         width = next(model.machine.parameters()).element_size()
         if (size := stored_bytes(model.spec, len(ids), width)) > self._limits.record_bytes:
             limit = self._limits.record_bytes // MiB
             raise TooLarge(
                 f"A record of this run takes {size // MiB:,} MiB; at most {limit:,} are made.", "Shorten it."
             )
+        return ids, notes
 
     def _answer(self, record: Record, want: list[dict[str, Any]]) -> bytes:
         """The wanted tensors as a .cutaway file."""

@@ -38,6 +38,7 @@ export const en = {
   'state.failed.unknown': 'no reason given',
   'state.broken': 'A run arrived that this page cannot read: {message}.',
   'state.broken.fix': 'Reload the page, or start “cutaway look” again.',
+  'state.empty': 'There is nothing to read. Write at least one character.',
   'state.ended': 'The model ended its text here. Reset, or type on.',
   'state.full': 'The text fills the model’s {context} tokens. Reset, or type a shorter text.',
 

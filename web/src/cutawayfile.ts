@@ -19,7 +19,7 @@ export interface RecordModel {
   dtype?: string
   fingerprint?: string
   /** Largest difference of the logits from the reference implementation, where it was measured. */
-  verified?: number | { difference: number } | null
+  verified?: number | null
 }
 
 export interface RecordHeader {

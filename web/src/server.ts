@@ -13,7 +13,7 @@ export interface ModelEntry {
   context: number
   dtype: string
   source: string
-  verified: number | { difference: number } | null
+  verified: number | null
 }
 
 export interface ServerEvent {

@@ -8,6 +8,7 @@ model.run(text)         -> Record, every intermediate by name
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class Distribution:
 
     def top(self, count: int = 10) -> list[Choice]:
         """The ``count`` most probable tokens, most probable first; ties in order of their ids."""
-        order = self._ranked()[:count]
+        order = self._ranked[:count]
         if self._texts is None:
             pieces = [str(i) for i in order]
         else:
@@ -71,8 +72,9 @@ class Distribution:
 
     def rest(self, count: int = 10) -> float:
         """The exact probability of everything but the top ``count``."""
-        return float(self.probabilities[self._ranked()[count:]].sum())
+        return float(self.probabilities[self._ranked[count:]].sum())
 
+    @functools.cached_property
     def _ranked(self) -> np.ndarray[Any, np.dtype[np.intp]]:
         return np.lexsort((np.arange(len(self.logits)), -self.logits))
 
@@ -127,6 +129,12 @@ class Model:
         """Each token with its id and its text made readable (␣ ↵ ⇥; bytes of a cut character as ⟨E2 80⟩)."""
         return self._texts().pieces(self._ids(text, tokens))
 
+    def fit(self, ids: Sequence[int], new_tokens: int = 1, most: int | None = None) -> tuple[list[int], list[str]]:
+        """The ids that fit the context (and ``most``), and a sentence when they are not all of them: too long a text
+        keeps its end, with room for ``new_tokens``."""
+        context = self.context if most is None else min(self.context, most)
+        return fit(ids, context, new_tokens, None if self.tokenizer is None else self.tokenizer.bos)
+
     # ------------------------------------------------------------------ predict, sample, repeat
 
     @torch.no_grad()
@@ -135,7 +143,7 @@ class Model:
 
         A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
         """
-        ids, notes = self._fit(self._ids(text, tokens))
+        ids, notes = self.fit(self._ids(text, tokens))
         stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
         logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
         return Distribution(ids, logits, Sampler().trace(logits).probabilities, notes, self.tokenizer)
@@ -185,7 +193,7 @@ class Model:
         return generation if stream else generation.finish()
 
     def _search(self, ids: list[int], beams: int, count: int) -> Generated:
-        prompt, notes = self._fit(ids, count)
+        prompt, notes = self.fit(ids, count)
         best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
         text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
@@ -205,7 +213,7 @@ class Model:
         gets the tensor and returns one of the same shape. Raises Misuse for unknown names, an empty text, or a
         record larger than ``RECORD_BYTES``.
         """
-        ids, notes = self._fit(self._ids(text, tokens))
+        ids, notes = self.fit(self._ids(text, tokens))
         size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size(), keep)
         if size > RECORD_BYTES:
             raise Misuse(
@@ -243,10 +251,6 @@ class Model:
         if not ids:
             raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
         return ids
-
-    def _fit(self, ids: list[int], new_tokens: int = 1) -> tuple[list[int], list[str]]:
-        """The ids that fit the context, and a sentence when they are not all of them."""
-        return fit(ids, self.context, new_tokens, None if self.tokenizer is None else self.tokenizer.bos)
 
 
 def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:

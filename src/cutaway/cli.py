@@ -303,10 +303,8 @@ def train(
 
     Interrupt it and run it again: it goes on where it stood, to the same weights.
     """
-    from .training import resolve
     from .training import train as train_by
 
-    resolve(recipe, changes)  # a wrong key or value is said before torch is imported
     result = train_by(recipe, changes)
     if json:
         _print_json(

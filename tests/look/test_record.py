@@ -117,7 +117,20 @@ def test_keep_limits_what_is_stored() -> None:
         kept["blocks.1.attn.patern"]
 
 
-@pytest.mark.parametrize("name", ["blocks.1.attn.pattern", "blocks.0.attn.scores", "blocks.1.mlp.hidden", "logits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blocks.1.attn.pattern",
+        "blocks.0.attn.scores",
+        "blocks.1.mlp.hidden",
+        "logits",
+        "blocks.1.attn.q_rot",
+        "blocks.0.attn.k_rot",
+        "blocks.1.resid_pre",
+        "blocks.1.resid_post",
+        "embed",
+    ],
+)
 def test_an_edit_is_in_the_record_and_in_all_that_follows(name: str) -> None:
     model, ids, before = ran()
     after = run(model, [ids], CARD, tokens=ids[0].tolist(), edit={name: lambda x: x * 0.5})

@@ -82,6 +82,16 @@ def _crossing(name: str, axes: Axes) -> Axes:
     return _timed(axes, "S" if name in ("k", "v", "k_rot") else "T", "S")
 
 
+def extent(machine: spec.Transformer, name: str, axis: str, length: int) -> int:
+    """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens."""
+    stack = machine.stack
+    whole = {"T": length, "D": stack.width, "V": machine.head.size, "stop": 2 * len(stack.blocks) + 1}
+    if axis in whole:
+        return whole[axis]
+    its = stack.blocks[int(name.split(".")[1]) if name.startswith("blocks.") else 0]
+    return {"H": its.attn.heads, "K": its.attn.kv_heads, "E": its.attn.width, "F": its.mlp.hidden}[axis]
+
+
 def stored(name: str, layers: int) -> bool:
     """Is ``name`` one of those a run stores by default? Of the resid_post only the last; the rest are resid_pre."""
     place = name.removeprefix("encoder.").removeprefix("decoder.")

@@ -109,8 +109,12 @@ class Record:
 
     def __repr__(self) -> str:
         what = repr(self.text) if self.text is not None else f"{len(self.tokens)} tokens"
-        size = sum(t.numel() * t.element_size() for t in self.tensors.values())
-        return f"Record({self.model.name}, {what}, {len(self.names())} names, {size / 1e6:.1f} MB stored)"
+        return f"Record({self.model.name}, {what}, {len(self.names())} names, {self.nbytes / 1e6:.1f} MB stored)"
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the stored tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     # ------------------------------------------------------------------ what can be derived, and how
 
@@ -333,13 +337,21 @@ def run(
     unknown = [name for name in edit if name not in known]
     if unknown:
         raise Misuse(f"No tensor of this model is called {unknown[0]!r}.", _hint(unknown[0], known))
-    with torch.no_grad(), record(model, lambda name: name in edit or kept(name), edit) as tape:
+    needed = {*edit, *(before for name in edit if (before := _before(name)) in known)}
+    with torch.no_grad(), record(model, lambda name: name in needed or kept(name), edit) as tape:
         if isinstance(model, Transformer) and "logits" not in edit and not kept("logits"):
             model.stream(inputs[0])  # the logits of every position are derived when somebody asks
         else:
             model(*inputs)
     weights = dict(model.state_dict())
     return Record(card, model.spec, tensors=tape.tensors, weights=weights, edits=sorted(edit), **described)
+
+
+def _before(name: str) -> str | None:
+    """The tensor that is otherwise derived backwards from ``name``: once ``name`` is edited, it must be stored."""
+    if name.endswith(("q_rot", "k_rot")):
+        return name.removesuffix("_rot")
+    return _next_block(name, "resid_post", -1) if name.endswith("resid_pre") else None
 
 
 def tops(logits: Tensor) -> dict[str, Tensor]:
@@ -355,16 +367,11 @@ def stored_bytes(
     """How many bytes a run over ``length`` tokens will store, before running it."""
     known = naming.names(machine)
     kept = _keeper(machine, known, keep)
-    sizes = [[_extent(machine, name, axis, length) for axis in axes] for name, axes in known.items() if kept(name)]
-    return element * sum(math.prod(size) for size in sizes)
-
-
-def _extent(machine: specs.Transformer, name: str, axis: str, length: int) -> int:
-    if axis in ("T", "D", "V"):
-        return {"T": length, "D": machine.stack.width, "V": machine.head.size}[axis]
-    at = int(name.split(".")[1]) if name.startswith("blocks.") else 0
-    its = machine.stack.blocks[at]
-    return {"H": its.attn.heads, "K": its.attn.kv_heads, "E": its.attn.width, "F": its.mlp.hidden}[axis]
+    return element * sum(
+        math.prod(naming.extent(machine, name, axis, length) for axis in axes)
+        for name, axes in known.items()
+        if kept(name)
+    )
 
 
 def _keeper(

@@ -131,13 +131,7 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Token ids (B, T), or an image or mel frames, to logits (B, T, V).
-
-        ``present`` (B, T) is False at padding. With ``cache`` the ids are appended to what it holds; padding and a
-        cache do not go together (ValueError).
-        """
-        if cache is not None and present is not None:
-            raise ValueError("a cache holds sequences of equal length; padding cannot go along")
+        """Token ids (B, T), or an image or mel frames, to logits (B, T, V); see :meth:`stream`."""
         return self.logits(self.stream(inputs, present, segments, cache))
 
     def logits(self, stream: Tensor) -> Tensor:
@@ -153,7 +147,13 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """The residual stream as the head reads it: (B, T, D), after the final norm."""
+        """The residual stream as the head reads it: (B, T, D), after the final norm.
+
+        ``present`` (B, T) is False at padding. With ``cache`` the ids are appended to what it holds; padding and a
+        cache do not go together (ValueError).
+        """
+        if cache is not None and present is not None:
+            raise ValueError("a cache holds sequences of equal length; padding cannot go along")
         if isinstance(self.stem, TokenStem):
             positions = _positions(inputs, cache)
             x = self.stem(inputs, positions, segments)

@@ -175,11 +175,9 @@ class Models:
 
     def _fit(self, model: Model, ids: list[int]) -> tuple[list[int], list[str]]:
         """The end of too long a text, with a sentence that says so; refused when its record would be too large."""
-        from ..generate.loop import fit
         from ..look.record import stored_bytes
 
-        bos = None if model.tokenizer is None else model.tokenizer.bos
-        ids, notes = fit(ids, min(model.context, self._limits.tokens), bos=bos)
+        ids, notes = model.fit(ids, most=self._limits.tokens)
         width = next(model.machine.parameters()).element_size()
         if (size := stored_bytes(model.spec, len(ids), width)) > self._limits.record_bytes:
             limit = self._limits.record_bytes // MiB
@@ -216,9 +214,8 @@ class Models:
     def _keep(self, record: Record) -> str:
         """Keep a record for slices, and as many before it as the limit allows. Returns its id."""
         id = secrets.token_hex(8)
-        size = sum(x.numel() * x.element_size() for x in record.tensors.values())
-        self._records[id] = (record, size)
-        self._kept += size
+        self._records[id] = (record, record.nbytes)
+        self._kept += record.nbytes
         while self._kept > self._limits.kept_bytes and len(self._records) > 1:
             _, (_, freed) = self._records.popitem(last=False)
             self._kept -= freed
@@ -231,24 +228,13 @@ def _key(name: str, at: int | None) -> str:
 
 def _bytes(record: Record, name: str, at: int | None) -> int:
     """What a tensor takes, in float32, with what is computed on the way to it: known before anything is computed."""
+    from ..look.names import extent
+
     assert isinstance(record.spec, spec.Transformer)
-    stack, length = record.spec.stack, len(record.tokens)
-    block = stack.blocks[int(name.split(".")[1])] if name.startswith("blocks.") else stack.blocks[0]
-    vocabulary = record.spec.stem.vocabulary if isinstance(record.spec.stem, spec.Tokens) else 0
-    sizes = {
-        "T": length,
-        "H": block.attn.heads,
-        "K": block.attn.kv_heads,
-        "E": block.attn.width,
-        "D": stack.width,
-        "F": block.mlp.hidden,
-        "V": vocabulary,
-        "top": vocabulary,  # chosen among all
-        "stop": 2 * len(stack.blocks) + 1,
-    }
     axes = ("H", "T", "T") if name.endswith(".z") else record.axes(name)
     if name == "logits.rest":
         axes = ("T", "V")
     if at is not None and not name.startswith("logits"):
         axes = axes[1:]
-    return 4 * math.prod(sizes[axis] for axis in axes)
+    whole = ["V" if axis == "top" else axis for axis in axes]  # the top is chosen among all
+    return 4 * math.prod(extent(record.spec, name, axis, len(record.tokens)) for axis in whole)

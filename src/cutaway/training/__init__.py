@@ -31,6 +31,7 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> Result:
     A run interrupted earlier goes on where it stood, to the same weights. Ctrl-C and SIGTERM finish the step, save and
     raise SystemExit(130 or 143).
     """
+    resolved = resolve(recipe, overrides)  # a wrong key or value is said before torch is imported
     from cutaway.training.loop import run
 
-    return run(resolve(recipe, overrides))
+    return run(resolved)

@@ -7,6 +7,7 @@ The first word of the text: ``echo`` answers; ``slow SECONDS`` stops when cancel
 ``deadly`` kills the process.
 """
 
+import json
 import os
 import signal
 import sys
@@ -77,6 +78,12 @@ class Fake:
         if name == "missing":
             raise NotFound("There is no such record.", "Run the text again.")
         return {"shape": [2, 1]}, b"\0\0\0\0\0\0\x80\x3f"
+
+    def explain(self, check, *, record, cell):
+        return {}, json.dumps({"cell": cell, "terms": [], "value": "-inf"}).encode()
+
+    def file(self, check, *, record, include, weights):
+        return {}, repr((include, weights)).encode()
 
     def vocabulary(self, check, *, model):
         return {}, b'["a","b"]'

@@ -132,6 +132,44 @@ def test_an_answer_is_bounded_before_it_is_made() -> None:
     models.tensor(never, record=id, name="blocks.0.attn.scores", at=0)
 
 
+def test_the_whole_file_of_a_kept_record(models: Models, tmp_path: Path) -> None:
+    id, _ = run(models)
+    _, body = models.file(never, record=id, include=["blocks.1.attn.pattern"], weights=["stem.tokens.weight"])
+    record = opened(body, tmp_path)
+    direct = cutaway.load("stories").run(TEXT)
+    assert {*direct.tensors, "blocks.1.attn.pattern", "logits.last"} <= record.tensors.keys()
+    torch.testing.assert_close(record["blocks.1.attn.pattern"], direct["blocks.1.attn.pattern"], rtol=0, atol=0)
+    torch.testing.assert_close(record.weights["stem.tokens.weight"], direct.weights["stem.tokens.weight"])
+    with pytest.raises(Misuse, match="nothing.at.all"):
+        models.file(never, record=id, include=["nothing.at.all"], weights=[])
+    with pytest.raises(NotFound, match="no longer kept"):
+        models.file(never, record="0" * 16, include=[], weights=[])
+
+
+def test_a_file_is_bounded_before_it_is_made() -> None:
+    models = started(answer_bytes=4 << 20)
+    id, _ = run(models, text=None, tokens=[5] * 100)
+    models.file(never, record=run(models)[0], include=[], weights=[])
+    for include, weights in ((["*"], []), ([], ["*"])):
+        with pytest.raises(TooLarge, match="4 are sent"):
+            models.file(never, record=id, include=include, weights=weights)
+
+
+def test_an_explanation_is_json_with_its_infinities_spelt_and_bounded(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, _ = run(models)
+    told = {"cell": "x[0]", "value": float("-inf"), "terms": [{"factors": [{"cell": "y[0]", "value": float("nan")}]}]}
+    monkeypatch.setattr(cutaway.Record, "explain", lambda record, cell: told, raising=False)
+    _, body = models.explain(never, record=id, cell="x[0]")
+    told = json.loads(body, parse_constant=pytest.fail)
+    assert told["value"] == "-inf"
+    assert told["terms"][0]["factors"][0]["value"] == "nan"
+    told["terms"] *= 100_001
+    with pytest.raises(TooLarge, match="100,001 terms"):
+        models.explain(never, record=id, cell="x[0]")
+
+
 def test_records_are_bounded_by_bytes() -> None:
     models = started(record_bytes=8_000_000, kept_bytes=4_000_000)
     first, _ = run(models)

@@ -120,9 +120,27 @@ def test_an_index_is_an_index(client: TestClient, at: str) -> None:
     assert client.get(f"/api/records/{'0' * 16}/tensor", params={"name": "x", "at": at}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "cell", ["", "embed", "embed[]", "embed[1:2]", "embed[a]", "../x[1]", "embed[٣]", "x" * 300 + "[1]", "z[1,2,3,4,5]"]
+)
+def test_a_cell_is_a_cell(client: TestClient, cell: str) -> None:
+    answer = client.get(f"/api/records/{'0' * 16}/explain", params={"cell": cell})
+    assert answer.status_code == 400
+    assert "cell" in answer.json()["error"]["message"]
+
+
+def test_globs_of_a_file_are_globs_and_not_too_many(client: TestClient) -> None:
+    address = f"/api/records/{'0' * 16}/file"
+    assert client.get(address, params={"include": "../x"}).status_code == 400
+    assert client.get(address, params={"weights": "x" * 201}).status_code == 400
+    assert client.get(address, params={"include": ["x"] * (LIMITS.wants + 1)}).status_code == 413
+
+
 def test_a_record_is_not_a_path(client: TestClient) -> None:
     for record in ("..", "0", "0" * 15, "0" * 17, "G" * 16, "%2e%2e", "0" * 15 + "%0a"):
         assert client.get(f"/api/records/{record}/tensor", params={"name": "x"}).status_code == 404
+        assert client.get(f"/api/records/{record}/explain", params={"cell": "x[0]"}).status_code == 404
+        assert client.get(f"/api/records/{record}/file").status_code == 404
 
 
 json_values = st.recursive(

@@ -302,6 +302,12 @@ def test_the_api(client: TestClient) -> None:
     gone = client.get(f"/api/records/{answer.headers['x-record']}/tensor", params={"name": "missing"})
     assert gone.status_code == 404
     assert gone.json() == {"error": {"message": "There is no such record.", "fix": "Run the text again."}}
+    kept = f"/api/records/{answer.headers['x-record']}"
+    explained = client.get(f"{kept}/explain", params={"cell": "blocks.0.attn.scores[2,5,-4]"})
+    assert explained.json() == {"cell": "blocks.0.attn.scores[2,5,-4]", "terms": [], "value": "-inf"}
+    file = client.get(f"{kept}/file?include=blocks.*.z&include=logits&weights=stem.*")
+    assert file.content == b"(['blocks.*.z', 'logits'], ['stem.*'])"
+    assert client.get(f"{kept}/file").content == b"([], [])"
     assert client.get("/api/models/small/vocabulary").json() == ["a", "b"]
     assert client.get("/api/models/nothing/vocabulary").status_code == 404
 

@@ -20,6 +20,7 @@ class Limits:
     )
     wants: int = 64  # entries of "want", each a glob
     name_characters: int = 200
+    terms: int = 100_000  # of the explanation of one cell
     answer_bytes: int = 64 * MiB
     record_bytes: int = 1024 * MiB  # one run
     kept_bytes: int = 256 * MiB  # all records kept for slices, together; the newest is kept whatever it takes

@@ -19,6 +19,7 @@ from .problem import Problem, reply
 from .supervisor import Supervisor
 
 _RECORD = re.compile(r"[0-9a-f]{16}")
+_CELL = re.compile(r"[A-Za-z0-9_.]+\[-?[0-9]{1,9}(,-?[0-9]{1,9}){0,3}\]")
 
 
 class Live:
@@ -34,6 +35,8 @@ class Live:
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/run", self.run, methods=["POST"]),
             Route("/api/records/{id}/tensor", self.tensor, methods=["GET"]),
+            Route("/api/records/{id}/explain", self.explain, methods=["GET"]),
+            Route("/api/records/{id}/file", self.file, methods=["GET"]),
         ]
 
     async def models(self, request: Request) -> Response:
@@ -55,18 +58,48 @@ class Live:
         return _bytes(body, {"X-Record": answer["record"]})
 
     async def tensor(self, request: Request) -> Response:
-        record = request.path_params["id"]
-        if not _RECORD.fullmatch(record):
-            raise Problem(404, "There is no such record.", "Run the text again.")
+        record = _record(request)
         name = strict.name(request.query_params.get("name"), self.limits)
         at = strict.index(request.query_params.get("at"))
         answer, body = await _while_listening(request, self.supervisor.ask("tensor", record=record, name=name, at=at))
         return _bytes(body, {"X-Shape": ",".join(str(size) for size in answer["shape"])})
 
+    async def explain(self, request: Request) -> Response:
+        record, cell = _record(request), request.query_params.get("cell", "")
+        if len(cell) > self.limits.name_characters or not _CELL.fullmatch(cell):
+            raise Problem(
+                400, "The request was not understood: it names no cell.", "Write one as blocks.0.attn.z[3,0,7]."
+            )
+        _, body = await _while_listening(request, self.supervisor.ask("explain", record=record, cell=cell))
+        return Response(body, media_type="application/json")
+
+    async def file(self, request: Request) -> Response:
+        record = _record(request)
+        include, weights = self._globs(request, "include"), self._globs(request, "weights")
+        _, body = await _while_listening(
+            request, self.supervisor.ask("file", record=record, include=include, weights=weights)
+        )
+        return _bytes(body, {})
+
+    def _globs(self, request: Request, what: str) -> list[str]:
+        """The globs of a query's parameter, which may be given more than once or be empty."""
+        globs = [glob for glob in request.query_params.getlist(what) if glob]
+        if len(globs) > self.limits.wants:
+            raise Problem(413, f'"{what}" is given {len(globs):,} times; at most {self.limits.wants} are answered.')
+        return [strict.name(glob, self.limits) for glob in globs]
+
     async def events(self, request: Request) -> Response:
         events = self.supervisor.events()
         first = await anext(events)
         return EventStream(first, events)
+
+
+def _record(request: Request) -> str:
+    """The id of a record, as the address has it: 16 hexadecimal digits."""
+    record: str = request.path_params["id"]
+    if not _RECORD.fullmatch(record):
+        raise Problem(404, "There is no such record.", "Run the text again.")
+    return record
 
 
 class EventStream(StreamingResponse):

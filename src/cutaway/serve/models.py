@@ -144,15 +144,37 @@ class Models:
 
     def tensor(self, check: Check, *, record: str, name: str, at: int | None) -> Answer:
         """One tensor of a kept record, or one index of its first axis, as little-endian float32."""
-        if record not in self._records:
-            raise NotFound("This run is no longer kept.", "Run the text again.")
-        self._records.move_to_end(record)
-        kept, _ = self._records[record]
+        kept = self._kept_record(record)
         if name not in kept.names():
             raise NotFound(f"This run has no tensor {name}.", "`cutaway names` lists them all.")
         self._refuse_too_large(kept, [(name, at)])
         x = kept[_key(name, at)].float().cpu().contiguous()
         return {"shape": list(x.shape)}, x.numpy().astype("<f4", copy=False).tobytes()
+
+    def explain(self, check: Check, *, record: str, cell: str) -> Answer:
+        """How the number in a cell of a kept record is computed, as JSON: terms, steps, and what they come to."""
+        plain = self._kept_record(record).explain(cell)  # type: ignore[attr-defined, unused-ignore]
+        if (count := len(plain["terms"])) > self._limits.terms:
+            raise TooLarge(f"{cell} is made of {count:,} terms; at most {self._limits.terms:,} are sent.")
+        return {}, json.dumps(_spelt(plain), allow_nan=False, separators=(",", ":")).encode("ascii")
+
+    def file(self, check: Check, *, record: str, include: list[str], weights: list[str]) -> Answer:
+        """The whole .cutaway file of a kept record, with the derived tensors and the weights asked for."""
+        from ..look import file, names
+
+        kept = self._kept_record(record)
+        asked, _ = names.matching(kept.names(), include)
+        taken, _ = names.matching(kept.weights, weights)
+        stored = kept.nbytes + sum(kept.weights[name].nbytes for name in taken)
+        self._refuse_too_large(kept, [(name, None) for name in {*asked, "logits"} - kept.tensors.keys()], stored)
+        return {}, file.to_bytes(kept, include, weights)
+
+    def _kept_record(self, id: str) -> Record:
+        """The record of that id, now the last used."""
+        if id not in self._records:
+            raise NotFound("This run is no longer kept.", "Run the text again.")
+        self._records.move_to_end(id)
+        return self._records[id][0]
 
     def vocabulary(self, check: Check, *, model: str) -> Answer:
         """The readable text of every token id, as a JSON array."""
@@ -205,8 +227,9 @@ class Models:
             self._check()
         return safetensors.torch.save(*file.pack(record, numbers))
 
-    def _refuse_too_large(self, record: Record, wanted: list[tuple[str, int | None]]) -> None:
-        size = sum(_bytes(record, name, at) for name, at in wanted)
+    def _refuse_too_large(self, record: Record, wanted: list[tuple[str, int | None]], size: int = 0) -> None:
+        """``size``: bytes that go along beside what is ``wanted``."""
+        size += sum(_bytes(record, name, at) for name, at in wanted)
         if size > self._limits.answer_bytes:
             limit = self._limits.answer_bytes // MiB
             raise TooLarge(f"The answer would take {size // MiB:,} MiB; at most {limit:,} are sent.", "Ask for slices.")
@@ -238,3 +261,12 @@ def _bytes(record: Record, name: str, at: int | None) -> int:
         axes = axes[1:]
     whole = ["V" if axis == "top" else axis for axis in axes]  # the top is chosen among all
     return 4 * math.prod(extent(record.spec, name, axis, len(record.tokens)) for axis in whole)
+
+
+def _spelt(value: Any) -> Any:
+    """A value JSON can hold: numbers that are not finite as "-inf", "inf" and "nan"."""
+    if isinstance(value, dict):
+        return {key: _spelt(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelt(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

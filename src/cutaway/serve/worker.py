@@ -53,10 +53,16 @@ class Engine(Protocol):
 
     def tensor(self, check: Check, *, record: str, name: str, at: int | None) -> tuple[dict[str, Any], bytes]: ...
 
+    def explain(self, check: Check, *, record: str, cell: str) -> tuple[dict[str, Any], bytes]: ...
+
+    def file(
+        self, check: Check, *, record: str, include: list[str], weights: list[str]
+    ) -> tuple[dict[str, Any], bytes]: ...
+
     def vocabulary(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
 
-VERBS = ("load", "run", "tensor", "vocabulary")
+VERBS = ("load", "run", "tensor", "explain", "file", "vocabulary")
 
 
 class Worker:

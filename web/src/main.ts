@@ -1,10 +1,10 @@
 import { mount } from 'svelte'
 import App from './App.svelte'
 import './app.css'
-import { session } from './session.svelte'
+import { desk } from './desk.svelte'
 
 // The stored run is on its way already (index.html asks for it): to wait a moment for it is quicker than to lay the
 // page out twice.
 const patience = 120
-await Promise.race([session.open(), new Promise((done) => setTimeout(done, patience))])
+await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
 mount(App, { target: document.getElementById('page')! })

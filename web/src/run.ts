@@ -1,10 +1,18 @@
 // One recorded run as the page reads it: the same face whether its tensors lie in a file or behind the server.
 
 import { SvelteMap } from 'svelte/reactivity'
+import type { At, Explanation } from './server'
 import { parse, type BlockSpec, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
 
-/** Fetches one tensor, or with `at` one index of its first axis, that did not come along with the run. */
-export type Fetch = (name: string, at: number | null) => Promise<Tensor | null>
+/** Where a run's numbers are had that did not come along with it. */
+export interface Source {
+  /** One tensor, or with `at` a part of it; null: there is none of that name. */
+  tensor(name: string, at: At): Promise<Tensor | null>
+  /** How one number was made. */
+  explain(cell: string): Promise<Explanation>
+  /** The server's name for the record. */
+  record: string
+}
 
 export class Run {
   readonly header: RecordHeader
@@ -15,12 +23,14 @@ export class Run {
   readonly length: number
   private readonly file: ReturnType<typeof parse>
   private readonly asked = new Set<string>()
+  /** What has been explained so far; goes along with a file that is taken away. */
+  readonly explanations = new SvelteMap<string, Explanation | null>()
   private readonly arrived = new SvelteMap<string, Tensor | null>()
 
   constructor(
     bytes: ArrayBuffer,
     readonly origin: 'stored' | 'live',
-    private readonly fetchSlice: Fetch | null,
+    readonly source: Source | null,
   ) {
     this.file = parse(bytes)
     this.header = this.file.header
@@ -36,14 +46,14 @@ export class Run {
    * A tensor, or with `at` one index of its first axis. What did not come with the run is asked for once; until it
    * arrives this is undefined, and whoever read it is painted again then. Null: nobody has it.
    */
-  get(name: string, at: number | null = null): Tensor | null | undefined {
+  get(name: string, at: At = null): Tensor | null | undefined {
     const held = this.held(name, at)
     if (held) return held
     const key = at === null ? name : `${name}[${at}]`
-    if (!this.fetchSlice) return null
+    if (!this.source) return null
     if (!this.asked.has(key)) {
       this.asked.add(key)
-      this.fetchSlice(name, at).then(
+      this.source.tensor(name, at).then(
         (tensor) => this.arrived.set(key, tensor),
         () => this.asked.delete(key),
       )
@@ -51,11 +61,24 @@ export class Run {
     return this.arrived.get(key)
   }
 
+  /** How one number was made; undefined until it is known, null when nobody here can say. */
+  explained(cell: string): Explanation | null | undefined {
+    if (!this.explanations.has(cell) && this.source && !this.asked.has(`explain ${cell}`)) {
+      this.asked.add(`explain ${cell}`)
+      this.source.explain(cell).then(
+        (explanation) => this.explanations.set(cell, explanation),
+        () => this.explanations.set(cell, null),
+      )
+    }
+    return this.source ? this.explanations.get(cell) : (this.explanations.get(cell) ?? null)
+  }
+
   /** As `get`, but never asks anybody. */
-  held(name: string, at: number | null = null): Tensor | null {
+  held(name: string, at: At = null): Tensor | null {
     const whole = this.file.tensor(name)
     if (at === null) return whole
-    return whole ? row(whole, at) : this.file.tensor(`${name}[${at}]`)
+    if (whole && typeof at === 'number') return row(whole, at)
+    return this.file.tensor(`${name}[${at}]`)
   }
 
   /** (T, T) of one head: row = the token that reads, column = the token it reads from. */

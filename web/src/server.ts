@@ -22,11 +22,25 @@ export interface ServerEvent {
   message?: string
 }
 
-/** `at` null: the whole tensor. */
+/** `at` null: the whole tensor; else one entry per axis from the left, such as 3 or "3,5:9". */
 export interface Want {
   name: string
-  at: number | null
+  at: At
 }
+export type At = number | string | null
+
+/** How one number of a record was made (src/cutaway/look/explain.py). Numbers that JSON lacks come as words. */
+export interface Explanation {
+  cell: string
+  value: Loose
+  rule: string
+  terms: { factors: { cell: string; value: Loose }[]; value: Loose }[]
+  term: 'product' | 'square' | 'exp' | 'value'
+  steps: { op: string; by: Loose | null; cell: string | null; label: string | null; value: Loose }[]
+  total: Loose
+  difference: Loose
+}
+export type Loose = number | '-inf' | 'inf' | 'nan'
 
 /** The server answered, with a refusal: a sentence naming the thing and one naming the fix. */
 export class Refusal extends Error {
@@ -85,7 +99,7 @@ export async function run(
   return { bytes: await response.arrayBuffer(), record: response.headers.get('x-record') ?? '' }
 }
 
-export async function tensor(record: string, name: string, at: number | null): Promise<Tensor | null> {
+export async function tensor(record: string, name: string, at: At): Promise<Tensor | null> {
   const query = new URLSearchParams({ name })
   if (at !== null) query.set('at', String(at))
   try {
@@ -96,6 +110,10 @@ export async function tensor(record: string, name: string, at: number | null): P
     if (error instanceof Refusal && error.status === 404) return null
     throw error
   }
+}
+
+export async function explain(record: string, cell: string): Promise<Explanation> {
+  return (await ask(`api/records/${encodeURIComponent(record)}/explain?${new URLSearchParams({ cell })}`)).json()
 }
 
 /** Calls `heard` for each event; `silence` when the stream breaks. Returns how to stop listening. */

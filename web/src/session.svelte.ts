@@ -2,10 +2,10 @@
 
 import { say } from './messages'
 import { Run } from './run'
+import { link } from './link.svelte'
+import { listedRows, type Row } from './distribution'
 import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
-
-export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked'
 
 export interface Trouble {
   message: string
@@ -22,17 +22,11 @@ const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, m
 const mostHidden = 1_000_000
 const mostPattern = 1_000_000
 
-class Session {
+export class Session {
   run = $state.raw<Run | null>(null)
   vocabulary = $state.raw<string[]>([])
-  models = $state.raw<server.ModelEntry[]>([])
   model = $state<string | null>(null)
-
-  connection = $state<Connection>('connecting')
-  stage = $state('')
   trouble = $state.raw<Trouble | null>(null)
-  /** The server says that a run takes longer than a moment. */
-  running = $state(false)
 
   text = $state(firstText)
   /** The text as it was typed, before anything was drawn. */
@@ -58,21 +52,23 @@ class Session {
     return draw(this.trace.probabilities, this.seed, this.drawnCount)
   })
 
+  /** The rows of the list of next tokens. */
+  listed = $derived.by((): Row[] => {
+    const logits = this.run?.logits()
+    return logits && this.trace ? listedRows(logits, this.trace, this.next?.id ?? null) : []
+  })
+
   /** The drawing shows another text than the one in the box. */
   stale = $derived(this.trouble !== null || (this.run?.origin === 'stored' && this.run.header.text !== this.text))
 
-  canStep = $derived(this.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
+  canStep = $derived(link.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
 
   /** Called when a run of newly typed text is on screen. */
   onnewtext: () => void = () => undefined
 
-  private readonly spelt = new Map<string, Promise<string[]>>()
   private request: AbortController | null = null
   /** The run asked for last, until it is on screen or given up. */
   private underWay: Promise<unknown> = Promise.resolve()
-  private stopListening: (() => void) | null = null
-  private serverIsThere = false
-  private workerIsReady = false
 
   label(id: number): string {
     return this.vocabulary[id] ?? `#${id}`
@@ -84,7 +80,8 @@ class Session {
     const asked = address.get('text')
     this.model = address.get('model')
     if (asked) this.text = this.typed = asked
-    void this.connect()
+    link.listeners.add(this)
+    void link.connect()
     try {
       const { bytes, vocabulary } = await server.stored('first')
       if (this.run) return
@@ -97,75 +94,20 @@ class Session {
     }
   }
 
-  private async connect(): Promise<void> {
-    this.stopListening?.()
-    this.workerIsReady = false
-    this.models = []
-    this.stopListening = server.listen(
-      (event) => this.hear(event),
-      () => this.models.length && this.lose(),
-    )
-    try {
-      const models = await server.models()
-      this.models = models
-      this.serverIsThere = true
-      if (!models.some((entry) => entry.id === this.model)) this.model = models[0]?.id ?? null
-      if (this.workerIsReady) this.becomeReady()
-      else if (this.connection !== 'failed') this.connection = 'starting'
-    } catch (error) {
-      this.stopListening()
-      if (error instanceof server.Refusal && (error.status === 401 || error.status === 403)) {
-        this.connection = 'locked'
-        return
-      }
-      this.connection = this.serverIsThere ? 'lost' : 'absent'
-      await pause(this.serverIsThere ? 1500 : 15_000)
-      void this.connect()
-    }
-  }
-
-  private hear(event: server.ServerEvent): void {
-    this.running = event.state === 'busy'
-    this.workerIsReady = event.state === 'ready' || event.state === 'busy'
-    if (this.workerIsReady) {
-      if (this.connection !== 'ready' && this.models.length) this.becomeReady()
-    } else if (event.state === 'failed') {
-      this.connection = 'failed'
-      this.trouble = { message: event.message ?? '', fix: '' }
-    } else {
-      this.connection = 'starting'
-      this.stage = event.stage ?? ''
-    }
-  }
-
-  private becomeReady(): void {
-    this.connection = 'ready'
-    this.stage = ''
+  /** A live model can be asked: what is on screen is run on it. */
+  ready(): void {
+    if (!link.models.some((entry) => entry.id === this.model)) this.model = link.models[0]?.id ?? null
     this.trouble = null
     this.takeOver()
   }
 
-  private lose(): void {
-    this.stopListening?.()
+  lost(): void {
     this.stop()
-    this.connection = 'lost'
-    void pause(1000).then(() => this.connect())
   }
 
   private takeOver(): void {
     const mine = this.run?.origin === 'live' && this.drawnCount > 0
     void this.send(mine ? { tokens: this.run!.header.tokens } : { text: this.text })
-  }
-
-  /** The readable text of every token id of a model; asked for once. */
-  private words(model: string): Promise<string[]> {
-    let words = this.spelt.get(model)
-    if (!words) {
-      words = server.vocabulary(model)
-      words.catch(() => this.spelt.delete(model))
-      this.spelt.set(model, words)
-    }
-    return words
   }
 
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
@@ -246,7 +188,7 @@ class Session {
 
   private async sendNow(input: Input, hold?: Promise<void>): Promise<boolean> {
     this.request?.abort()
-    if (this.connection !== 'ready' || this.model === null) return false
+    if (link.connection !== 'ready' || this.model === null) return false
     if ('text' in input && input.text === '') {
       this.trouble = { message: say('state.empty'), fix: '' }
       return false
@@ -255,17 +197,21 @@ class Session {
     try {
       const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
       const asked = server.run(this.model, input, this.wants(length), request.signal)
-      const [{ bytes, record }, words] = await Promise.all([asked, this.words(this.model), hold])
+      const [{ bytes, record }, words] = await Promise.all([asked, link.words(this.model), hold])
       if (request.signal.aborted) return false
       this.vocabulary = words
-      this.run = new Run(bytes, 'live', (name, at) => server.tensor(record, name, at))
+      this.run = new Run(bytes, 'live', {
+        record,
+        tensor: (name, at) => server.tensor(record, name, at),
+        explain: (cell) => server.explain(record, cell),
+      })
       if ('text' in input) this.onnewtext()
       if ('tokens' in input && this.run.header.text !== null) this.text = this.run.header.text
       this.trouble = null
       return true
     } catch (error) {
       if (request.signal.aborted) return false
-      if (error instanceof server.Unreachable) this.lose()
+      if (error instanceof server.Unreachable) link.lose()
       else if (error instanceof server.Refusal) this.trouble = { message: error.message, fix: error.fix }
       else this.trouble = { message: say('state.broken', { message: String(error) }), fix: say('state.broken.fix') }
       return false
@@ -274,5 +220,3 @@ class Session {
     }
   }
 }
-
-export const session = new Session()

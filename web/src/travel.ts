@@ -1,13 +1,13 @@
 // The drawn token travels from where it was drawn to the end of the text.
 
 import { parts } from './pieces'
+import { screen } from './screen.svelte'
 
 const duration = 420
 
 /** Resolves when the token has arrived: at once when motion is unwanted or there is nowhere to start. */
-export async function travel(text: string, end: Element): Promise<void> {
-  const start = document.querySelector('[data-drawn]')
-  if (!start || window.matchMedia('(prefers-reduced-motion: reduce)').matches || document.hidden) return
+export async function travel(text: string, start: Element | null, end: Element): Promise<void> {
+  if (!start || screen.calm || document.hidden) return
   const [from, to] = [start.getBoundingClientRect(), end.getBoundingClientRect()]
   const chip = document.createElement('span')
   chip.className = 'travelling'

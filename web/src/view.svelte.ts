@@ -1,43 +1,35 @@
-// What the reader looks at: the chosen token, the head shown in each block, the block that is open, the cell pointed at.
+// What the reader looks at: the chosen token, the head shown in each block, what is open, the number being explained.
 
-import { session } from './session.svelte'
-
-export interface ReadOut {
-  /** What it is, in words. */
-  line: string
-  /** Its name in the record with indices. */
-  name: string
-  /** Where to show it, in window coordinates. */
-  x: number
-  y: number
-}
+import type { Session } from './session.svelte'
 
 /** A place of the drawing that opens: a block by its number, the embedding, or what comes after the last block. */
 export type Stop = number | 'embedding' | 'end'
 
-class View {
+/** The stop at which a number of the record is made. */
+export function stopOf(cell: string): Stop {
+  const block = /^blocks\.(\d+)\./.exec(cell)
+  if (block) return Number(block[1])
+  return /^(embed|pos)\b/.test(cell) ? 'embedding' : 'end'
+}
+
+export class View {
   opened = $state<Stop | null>(null)
-  readout = $state.raw<ReadOut | null>(null)
-  narrow = $state(false)
+  /** The numbers followed down to their terms, from the first that was asked about to the one shown. */
+  trail = $state.raw<string[]>([])
   private picked = $state<{ [layer: number]: number }>({})
   private pickedToken = $state<number | null>(null)
   private suggested = $state.raw<number[]>([])
 
-  /** The token that is followed through the drawing: the last one until another is chosen. */
-  chosen = $derived.by(() => {
-    const last = (session.run?.length ?? 1) - 1
-    return this.pickedToken === null ? last : Math.min(this.pickedToken, last)
-  })
+  constructor(private readonly session: Session) {}
 
-  constructor() {
-    const narrow = window.matchMedia('(max-width: 1180px)')
-    this.narrow = narrow.matches
-    session.onnewtext = () => this.suggestHeads()
-    narrow.addEventListener('change', () => (this.narrow = narrow.matches))
+  /** The token that is followed through the drawing: the last one until another is chosen. */
+  get chosen(): number {
+    const last = (this.session.run?.length ?? 1) - 1
+    return this.pickedToken === null ? last : Math.min(this.pickedToken, last)
   }
 
   head(layer: number): number {
-    const heads = session.run?.blocks[layer]?.attn.heads ?? 1
+    const heads = this.session.run?.blocks[layer]?.attn.heads ?? 1
     return Math.min(this.picked[layer] ?? this.suggested[layer] ?? 0, heads - 1)
   }
 
@@ -46,30 +38,45 @@ class View {
   }
 
   follow(token: number): void {
-    this.pickedToken = token === (session.run?.length ?? 0) - 1 ? null : token
+    this.pickedToken = token === (this.session.run?.length ?? 0) - 1 ? null : token
   }
 
   followLast(): void {
     this.pickedToken = null
   }
 
-  /** Looks at the heads of a new text afresh; while tokens are drawn the heads stay. */
-  private suggestHeads(): void {
-    const run = session.run
+  /** Looks at a new text afresh; while tokens are drawn the heads stay. */
+  look(): void {
+    const run = this.session.run
     if (!run) return
+    this.trail = []
     this.pickedToken = null
     this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.length - 1))
   }
 
-  /** Closes what is open; the focus goes back to where it was opened. */
+  /** Shows how one number of the record was made, in the stop that is open, or in its own. */
+  explain(cell: string): void {
+    this.opened ??= stopOf(cell)
+    this.trail = [cell]
+  }
+
+  /** From a number on show to one of those it was made of. */
+  descend(cell: string): void {
+    this.trail = [...this.trail, cell]
+  }
+
+  /** Back to an earlier number of the trail; to none with 0. */
+  ascend(length: number): void {
+    this.trail = this.trail.slice(0, length)
+  }
+
   close(): void {
-    document.querySelector<HTMLElement>(`[data-stop="${this.opened}"] h2 button`)?.focus({ preventScroll: true })
     this.opened = null
+    this.trail = []
   }
 
   toggle(stop: Stop): void {
+    this.trail = []
     this.opened = this.opened === stop ? null : stop
   }
 }
-
-export const view = new View()

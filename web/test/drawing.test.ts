@@ -31,9 +31,13 @@ describe('a run', () => {
 
   it('asks once for what it lacks, and says null when nobody has it', async () => {
     const asked: string[] = []
-    const run = new Run(file, 'live', async (name, at) => {
-      asked.push(`${name}[${at}]`)
-      return name === 'final' ? { shape: [2], data: Float32Array.from([1, 2]) } : null
+    const run = new Run(file, 'live', {
+      record: 'r',
+      tensor: async (name, at) => {
+        asked.push(`${name}[${at}]`)
+        return name === 'final' ? { shape: [2], data: Float32Array.from([1, 2]) } : null
+      },
+      explain: () => Promise.reject(new Error('not asked for here')),
     })
     expect(run.get('final', 2)).toBeUndefined()
     expect(run.get('final', 2)).toBeUndefined()

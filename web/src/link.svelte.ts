@@ -1,0 +1,93 @@
+// The line to the server, shared by every drawing on the desk: whether it is there, what it can run, how it starts.
+
+import * as server from './server'
+
+export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked'
+
+const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
+
+class Link {
+  connection = $state<Connection>('connecting')
+  stage = $state('')
+  /** Why the model stopped, when it did. */
+  failure = $state<string | null>(null)
+  /** The server says that a run takes longer than a moment. */
+  running = $state(false)
+  models = $state.raw<server.ModelEntry[]>([])
+
+  /** Told when a live model can be asked, and when it no longer can. */
+  readonly listeners = new Set<{ ready(): void; lost(): void }>()
+
+  private readonly spelt = new Map<string, Promise<string[]>>()
+  private stopListening: (() => void) | null = null
+  private serverIsThere = false
+  private workerIsReady = false
+
+  async connect(): Promise<void> {
+    this.stopListening?.()
+    this.workerIsReady = false
+    this.models = []
+    this.stopListening = server.listen(
+      (event) => this.hear(event),
+      () => this.models.length && this.lose(),
+    )
+    try {
+      const models = await server.models()
+      this.models = models
+      this.serverIsThere = true
+      if (this.workerIsReady) this.becomeReady()
+      else if (this.connection !== 'failed') this.connection = 'starting'
+    } catch (error) {
+      this.stopListening()
+      if (error instanceof server.Refusal && (error.status === 401 || error.status === 403)) {
+        this.connection = 'locked'
+        return
+      }
+      this.connection = this.serverIsThere ? 'lost' : 'absent'
+      await pause(this.serverIsThere ? 1500 : 15_000)
+      void this.connect()
+    }
+  }
+
+  /** The server does not answer: say so and try again. */
+  lose(): void {
+    this.stopListening?.()
+    this.connection = 'lost'
+    for (const listener of this.listeners) listener.lost()
+    void pause(1000).then(() => this.connect())
+  }
+
+  /** The readable text of every token id of a model; asked for once. */
+  words(model: string): Promise<string[]> {
+    let words = this.spelt.get(model)
+    if (!words) {
+      words = server.vocabulary(model)
+      words.catch(() => this.spelt.delete(model))
+      this.spelt.set(model, words)
+    }
+    return words
+  }
+
+  private hear(event: server.ServerEvent): void {
+    this.running = event.state === 'busy'
+    this.workerIsReady = event.state === 'ready' || event.state === 'busy'
+    if (this.workerIsReady) {
+      if (this.connection !== 'ready' && this.models.length) this.becomeReady()
+    } else if (event.state === 'failed') {
+      this.connection = 'failed'
+      this.failure = event.message ?? ''
+    } else {
+      this.connection = 'starting'
+      this.stage = event.stage ?? ''
+    }
+  }
+
+  private becomeReady(): void {
+    this.connection = 'ready'
+    this.stage = ''
+    this.failure = null
+    for (const listener of this.listeners) listener.ready()
+  }
+}
+
+export const link = new Link()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,16 +266,18 @@ def load(
     name_or_path: str | os.PathLike[str] = "stories",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] = lambda read, whole: None,
 ) -> Model:
     """A model by name or path: bundled ("stories"), a folder, the Hugging Face cache, or the hub.
 
     ``dtype`` None means the file's own. Only safetensors are read, nothing in a checkpoint is executed. A checkpoint
-    without a tokenizer loads too; it then takes tokens only. Raises NotFound, Refused or Failed, each in one sentence.
+    without a tokenizer loads too; it then takes tokens only. ``progress`` hears how many bytes of the weights are
+    read, of how many. Raises NotFound, Refused or Failed, each in one sentence.
     """
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    machine = found.load(dtype, device)
+    machine = found.load(dtype, device, progress)
     assert isinstance(machine, Transformer), "no family of encoder-decoders is known yet"
     try:
         tokenizer = Tokenizer.open(folder)

@@ -3,8 +3,8 @@
 The first word of the text: ``echo`` answers; ``slow SECONDS`` stops when cancelled; ``deaf SECONDS`` does not;
 ``die`` is killed; ``panic`` raises what is no Exception; ``refuse`` raises a CutawayError; ``fail`` an Exception;
 ``big BYTES`` answers that much; ``print`` writes to standard output;
-``nonsense`` breaks the protocol. Loading the model ``broken`` is refused,
-``deadly`` kills the process.
+``nonsense`` breaks the protocol; ``loads`` counts them. Two models stay loaded. Loading the model ``broken`` is
+refused, ``deadly`` kills the process, ``large`` takes ten seconds.
 """
 
 import json
@@ -23,11 +23,15 @@ class Panic(BaseException):
 
 class Fake:
     def __init__(self, tell):
-        self.tell, self.ran = tell, 0
+        self.tell, self.ran, self.loads, self.loaded = tell, 0, 0, []
+
+    def relist(self, check):
+        names = ["small", "other", "broken", "deadly", "large"]
+        self.tell({"models": [{"id": name, "name": name, "layers": 2} for name in names]})
+        return {}, b""
 
     def start(self):
-        names = ["small", "other", "broken", "deadly"]
-        self.tell({"models": [{"id": name, "name": name, "layers": 2} for name in names]})
+        self.relist(None)
         if "--never" in sys.argv:
             raise ImportError("No module named 'torch'")
         if "--late" in sys.argv:
@@ -39,6 +43,14 @@ class Fake:
             raise Refused("model.safetensors ends in the middle of a tensor.", "Download it again.")
         if model == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
+        if model == "large":
+            for read in range(2000):
+                self.tell({"stage": f"reading {model}: {read} of 2,000 MB"})
+                time.sleep(0.005)
+                check()
+        self.loads += 1
+        self.loaded = [*self.loaded[-1:], model]  # two stay
+        self.tell({"loaded": self.loaded})
         return {}, b""
 
     def run(self, check, *, model, text, tokens, want):
@@ -67,6 +79,8 @@ class Fake:
             body = str(self.ran).encode()
         elif verb == "pid":
             body = str(os.getpid()).encode()
+        elif verb == "loads":
+            body = str(self.loads).encode()
         elif verb == "nonsense":
             self.tell.__self__._answers.write(b"\x10\0\0\0" + b"\0" * 8 + b"this is no JSON!")
         elif verb == "print":

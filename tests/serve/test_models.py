@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import torch
 
 import cutaway
 from cutaway import hub
-from cutaway.errors import Misuse, NotFound
+from cutaway.errors import Failed, Misuse, NotFound
 from cutaway.serve.app import build
 from cutaway.serve.limits import Limits
 from cutaway.serve.models import Models, identity, listed
 from cutaway.serve.supervisor import Supervisor
 from cutaway.serve.worker import Cancelled, TooLarge
 from tests.serve.served import PORT, TOKEN, client_of
+from tests.serve.test_app import linux, memory
 
 pytestmark = pytest.mark.skipif(not hub.bundled(), reason="no model is bundled in this checkout")
 
@@ -155,19 +159,110 @@ def test_a_file_is_bounded_before_it_is_made() -> None:
             models.file(never, record=id, include=include, weights=weights)
 
 
-def test_an_explanation_is_json_with_its_infinities_spelt_and_bounded(
-    models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_explanation_is_json_and_bounded(models: Models) -> None:
     id, _ = run(models)
-    told = {"cell": "x[0]", "value": float("-inf"), "terms": [{"factors": [{"cell": "y[0]", "value": float("nan")}]}]}
-    monkeypatch.setattr(cutaway.Record, "explain", lambda record, cell: told, raising=False)
-    _, body = models.explain(never, record=id, cell="x[0]")
+    _, body = models.explain(never, record=id, cell="blocks.0.attn.scores[0,1,0]")
     told = json.loads(body, parse_constant=pytest.fail)
-    assert told["value"] == "-inf"
-    assert told["terms"][0]["factors"][0]["value"] == "nan"
-    told["terms"] *= 100_001
-    with pytest.raises(TooLarge, match="100,001 terms"):
-        models.explain(never, record=id, cell="x[0]")
+    direct = cutaway.load("stories").run(TEXT)["blocks.0.attn.scores"][0, 1, 0]
+    assert told["value"] == pytest.approx(float(direct))
+    assert told["total"] == pytest.approx(told["value"], abs=1e-5)
+    assert told["terms"]
+    with pytest.raises(Misuse):
+        models.explain(never, record=id, cell="blocks.0.attn.scores[0,1]")
+    few = started(terms=len(told["terms"]) - 1)
+    with pytest.raises(TooLarge, match="terms; at most"):
+        few.explain(never, record=run(few)[0], cell="blocks.0.attn.scores[0,1,0]")
+
+
+def started_with_two(tmp_path: Path, **limits: int) -> Models:
+    """The bundled model under two names, both listed, the second not yet loaded."""
+    models = started(**limits)
+    folder = shutil.copytree(hub.bundled()[0].folder, tmp_path / "twin")
+    models._list["twin"] = replace(models._list["stories"], id="twin", folder=folder)
+    return models
+
+
+def test_two_models_stay_loaded_and_a_record_outlives_the_change(tmp_path: Path) -> None:
+    models = started_with_two(tmp_path)
+    id, _ = run(models)
+    models.load(never, model="twin")
+    answer, _ = models.run(never, model="twin", text=TEXT, tokens=None, want=[])
+    mine, its = (models.tensor(never, record=one, name="logits.last", at=None)[1] for one in (id, answer["record"]))
+    assert mine == its
+    assert opened(models.file(never, record=answer["record"], include=[], weights=[])[1], tmp_path).model.name == "twin"
+
+
+def test_a_model_that_has_to_go_is_gone_and_its_records_with_it(tmp_path: Path) -> None:
+    models = started_with_two(tmp_path, models_bytes=15_000_000)  # one of 10.6 MB, not two
+    assert models._list["stories"].bytes == sum(
+        weight.nbytes for weight in models._models["stories"].machine.parameters()
+    )
+    id, _ = run(models)
+    weights = [weakref.ref(weight) for weight in models._models["stories"].machine.parameters()]
+    told: list[dict] = []
+    models._tell = told.append
+    models.load(never, model="twin")
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
+    assert [event["loaded"] for event in told if "loaded" in event] == [[], ["twin"]]
+    assert models._kept == 0
+    with pytest.raises(NotFound, match="no longer kept"):
+        models.tensor(never, record=id, name="embed", at=None)
+    with pytest.raises(NotFound, match="not loaded"):
+        run(models)
+    models.load(never, model="stories")
+    run(models)
+
+
+@linux
+def test_many_changes_of_model_take_no_more_memory(tmp_path: Path) -> None:
+    models = started_with_two(tmp_path, models_bytes=15_000_000)
+
+    def change() -> None:
+        for model in ("twin", "stories"):
+            models.load(never, model=model)
+            models.run(never, model=model, text=TEXT, tokens=None, want=[])
+
+    for _ in range(3):
+        change()
+    before = memory(os.getpid())
+    for _ in range(10):
+        change()
+    assert memory(os.getpid()) - before < 25_000_000  # twenty models of 10.6 MB were loaded
+
+
+def test_where_memory_is_short_the_others_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = started_with_two(tmp_path)
+    load = cutaway.api.load
+
+    def short_of_memory(folder, **options):
+        if models._models:
+            raise Failed("The model needs 9.0 GiB of memory and 1.0 GiB are free.")
+        return load(folder, **options)
+
+    monkeypatch.setattr(cutaway.api, "load", short_of_memory)
+    models.load(never, model="twin")
+    assert list(models._models) == ["twin"]
+
+
+def test_a_load_tells_its_stages_and_can_be_stopped(tmp_path: Path) -> None:
+    models = started_with_two(tmp_path)
+    stages: list[str] = []
+    models._tell = lambda event: stages.append(event.get("stage", ""))
+    asked = 0
+
+    def leaves() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        models.load(leaves, model="twin")
+    assert list(models._models) == ["stories"]
+    models.load(never, model="twin")
+    assert stages[0] == "reading twin: 0 of 5 MB"  # stored in bfloat16
+    assert "first run of twin" in stages
 
 
 def test_records_are_bounded_by_bytes() -> None:

@@ -68,7 +68,7 @@ def test_the_first_model_is_loaded_unasked() -> None:
     async def test() -> None:
         async with supervised() as supervisor:
             assert (await until(supervisor, "ready"))["model"] == "small"
-            assert [model["id"] for model in supervisor.models] == ["small", "other", "broken", "deadly"]
+            assert [model["id"] for model in supervisor.models] == ["small", "other", "broken", "deadly", "large"]
 
     run(test)
 
@@ -245,6 +245,69 @@ def test_a_client_that_goes_does_not_stop_a_load_for_the_others() -> None:
             await asyncio.sleep(0.05)
             impatient.cancel()
             assert b"other" in await ask(supervisor, "echo", "other")
+
+    run(test)
+
+
+def test_models_stay_loaded_side_by_side() -> None:
+    async def test() -> None:
+        async with supervised() as supervisor:
+            for model in ("small", "other", "small", "other"):
+                assert await ask(supervisor, "loads", model) == (
+                    b"1" if supervisor.state["loaded"] == ["small"] else b"2"
+                )
+                assert supervisor.state["model"] == model
+            assert supervisor.state["loaded"] == ["other", "small"]
+
+    run(test)
+
+
+def test_a_worker_killed_with_several_models_loaded_comes_back_and_answers_for_each() -> None:
+    async def test() -> None:
+        async with supervised() as supervisor:
+            await ask(supervisor, "echo", "other")
+            await ask(supervisor, "echo", "small")
+            assert supervisor.state["loaded"] == ["small", "other"]
+            assert await status(ask(supervisor, "die", "other")) == 503
+            assert (await until(supervisor, "ready"))["loaded"] == ["other"]  # the one used last, unasked
+            assert b"small" in await ask(supervisor, "echo", "small")
+            assert b"other" in await ask(supervisor, "echo", "other")
+            assert await ask(supervisor, "loads", "small") == b"2"
+
+    run(test)
+
+
+def test_another_model_can_be_chosen_while_one_is_loaded() -> None:
+    async def test() -> None:
+        async with supervised() as supervisor:
+            pid = await ask(supervisor, "pid")
+            slow = asyncio.create_task(ask(supervisor, "echo", "large"))
+            while "reading large" not in supervisor.state["stage"]:
+                await asyncio.sleep(0.005)
+            other = asyncio.create_task(ask(supervisor, "pid", "other"))
+            await asyncio.sleep(0.05)
+            assert "reading large" in supervisor.state["stage"]  # somebody still waits for it
+            slow.cancel()
+            async with asyncio.timeout(3):
+                assert await other == pid
+            assert supervisor.state["loaded"] == ["other", "small"]
+
+    run(test)
+
+
+def test_a_load_can_be_stopped_and_the_models_before_it_stay() -> None:
+    async def test() -> None:
+        async with supervised() as supervisor:
+            await ask(supervisor, "echo")
+            loading = asyncio.create_task(ask(supervisor, "echo", "large"))
+            while "reading large" not in supervisor.state["stage"]:
+                await asyncio.sleep(0.005)
+            supervisor.stop_loading()
+            assert await status(loading) == 409
+            assert supervisor.state["state"] == "ready"
+            assert supervisor.state["loaded"] == ["small"]
+            supervisor.stop_loading()  # nothing to stop
+            assert await ask(supervisor, "loads") == b"1"
 
     run(test)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,24 @@ class Checkpoint:
         return fingerprint(self.folder)
 
     def load(
-        self, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+        self,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        progress: Callable[[int, int], None] = lambda read, whole: None,
     ) -> Transformer | Seq2Seq:
         """The model with its weights, in ``dtype`` (None: :attr:`dtype`) on ``device`` (None: the CPU).
 
+        ``progress`` hears, before each tensor, how many bytes of the weights are read, of how many.
         Raises Failed when the memory does not suffice, Refused for weights that are not finite numbers.
         """
         wanted = self.dtype if dtype is None else _dtype(dtype)
         where = torch.device("cpu" if device is None else device)
         _require_memory(self.parameters * wanted.itemsize, where)
         parameters: dict[str, Tensor] = {}
+        read, whole = 0, sum(self._tensors[claim.theirs].bytes for claim in self._plan)
         for claim, tensor in self._read():
+            progress(read, whole)
+            read += tensor.nbytes
             for name, part in zip(claim.ours, claim.operation.to_ours(tensor), strict=True):
                 its_dtype = torch.float32 if claim.operation.float32 else wanted
                 # A copy even where nothing changes: the model must not depend on a mapped file that may be cut short.

@@ -41,6 +41,10 @@ class Stored:
     def elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def bytes(self) -> int:
+        return self.elements * BYTES[self.dtype]
+
 
 def find_files(folder: Path) -> list[Path]:
     """The safetensors files of ``folder``, one or the shards its index names.

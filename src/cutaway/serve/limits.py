@@ -24,6 +24,7 @@ class Limits:
     answer_bytes: int = 64 * MiB
     record_bytes: int = 1024 * MiB  # one run
     kept_bytes: int = 256 * MiB  # all records kept for slices, together; the newest is kept whatever it takes
+    models_bytes: int = 2048 * MiB  # weights of all models kept loaded; the newest is kept whatever it takes
     queue: int = 16  # requests waiting for the model
     streams: int = 16  # pages listening to /api/events
     connections: int = 128

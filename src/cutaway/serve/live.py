@@ -34,6 +34,7 @@ class Live:
             Route("/api/models/{id:path}/vocabulary", self.vocabulary, methods=["GET"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/run", self.run, methods=["POST"]),
+            Route("/api/load/cancel", self.stop_loading, methods=["POST"]),
             Route("/api/records/{id}/tensor", self.tensor, methods=["GET"]),
             Route("/api/records/{id}/explain", self.explain, methods=["GET"]),
             Route("/api/records/{id}/file", self.file, methods=["GET"]),
@@ -56,6 +57,10 @@ class Live:
             self.supervisor.ask("run", loaded=model, model=model, text=asked.text, tokens=asked.tokens, want=want),
         )
         return _bytes(body, {"X-Record": answer["record"]})
+
+    async def stop_loading(self, request: Request) -> Response:
+        self.supervisor.stop_loading()
+        return reply({})
 
     async def tensor(self, request: Request) -> Response:
         record = _record(request)

@@ -5,18 +5,21 @@ Imports torch only in ``start``, after the list of models has been sent: the pag
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import secrets
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..errors import Misuse, NotFound
+from ..errors import Failed, Misuse, NotFound
 from ..families import describe
 from ..families import verify as verification
 from ..families.config import dtype_of, read_config
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ..look import Record
 
 Answer = tuple[dict[str, Any], bytes]
+TELL_SECONDS = 0.25  # between two events about the same work
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Listed:
     source: str  # "bundled", "cached" or "local"
     spec: spec.Transformer
     dtype: str | None
+
+    @property
+    def bytes(self) -> int:
+        """What its weights take once loaded."""
+        return spec.parameters(self.spec) * {"float16": 2, "bfloat16": 2, "float64": 8}.get(self.dtype or "", 4)
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
@@ -85,67 +94,112 @@ def listed(preferred: str | None = None) -> dict[str, Listed]:
 
 
 class Models:
-    """The worker's engine (see ``worker.Engine``): one model at a time, and the last records of it."""
+    """The worker's engine (see ``worker.Engine``): the models used last, and the last records of them.
+
+    A record derives its tensors with the weights of its model. So that a model that is let go is really gone, its
+    records go with it.
+    """
 
     def __init__(self, tell: Tell, preferred: str | None = None, limits: Limits | None = None) -> None:
         self._tell, self._preferred, self._limits = tell, preferred, limits or Limits()
         self._list: dict[str, Listed] = {}
-        self._id: str | None = None
-        self._model: Model | None = None
-        self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # oldest use first; with their bytes
+        self._models: OrderedDict[str, Model] = OrderedDict()  # by id, the last used last
+        self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # the last used last; with their bytes
         self._kept = 0  # bytes, of all records
         self._check: Check = lambda: None
         self._spelt: dict[str, bytes] = {}
 
     def start(self) -> None:
         """Send the list of models, then import torch."""
-        self._list = listed(self._preferred)
-        self._tell({"models": [one.entry() for one in self._list.values()]})
+        self.relist(lambda: None)
         self._tell({"stage": "importing torch"})
         from .. import api  # noqa: F401
 
-    def load(self, check: Check, *, model: str) -> Answer:
-        """Load a model of the list; the one before it, and its records, are let go first."""
-        from .. import api
-
-        self._id = self._model = None
-        self._records.clear()
-        self._kept = 0
-        loaded = api.load(self._list[model].folder)
-        loaded.card = dataclasses.replace(loaded.card, name=model)
-        for block in loaded.machine.stack.blocks:
-            block.register_forward_pre_hook(self._before_block)
-        self._id, self._model = model, loaded
-        self._answer(loaded.run(tokens=[0]), [])  # the first run of a process is a slow one: let it be this
+    def relist(self, check: Check) -> Answer:
+        """Look which models there are, and send the list."""
+        self._list = listed(self._preferred)
+        self._tell({"models": [one.entry() for one in self._list.values()]})
         return {}, b""
 
+    def load(self, check: Check, *, model: str) -> Answer:
+        """Load a model of the list; of those before it, the least recently used are let go to make room."""
+        needed = self._list[model].bytes
+        while self._models and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
+            self._let_go_oldest()
+        loaded = self._load(check, model)
+        for block in loaded.machine.stack.blocks:
+            block.register_forward_pre_hook(self._before_block)
+        self._tell({"stage": f"first run of {model}"})
+        with self._stoppable(check):
+            self._answer(loaded.run(tokens=[0]), [])  # the first run of a process is a slow one: let it be this
+        self._models[model] = loaded
+        self._tell({"loaded": list(self._models)})
+        return {}, b""
+
+    def _load(self, check: Check, model: str) -> Model:
+        """The model, read from its files; where the memory does not suffice, in the place of the others."""
+        from .. import api
+
+        told = 0.0
+
+        def progress(read: int, whole: int) -> None:
+            nonlocal told
+            check()
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self._tell({"stage": f"reading {model}: {read / 1e6:,.0f} of {whole / 1e6:,.0f} MB"})
+
+        while True:
+            try:
+                loaded = api.load(self._list[model].folder, progress=progress)
+                loaded.card = dataclasses.replace(loaded.card, name=model)
+                return loaded
+            except Failed:
+                if not self._models:
+                    raise
+                self._let_go_oldest()
+
+    def _let_go_oldest(self) -> None:
+        """Give up the least recently used model, and its records: they hold its weights."""
+        model, _ = self._models.popitem(last=False)
+        for id in [id for id, (record, _) in self._records.items() if record.model.name == model]:
+            self._kept -= self._records.pop(id)[1]
+        self._tell({"loaded": list(self._models)})
+
+    @contextlib.contextmanager
+    def _stoppable(self, check: Check) -> Iterator[None]:
+        """Runs in here end between two blocks when nobody waits for them."""
+        self._check = check
+        try:
+            yield
+        finally:
+            self._check = lambda: None
+
     def _before_block(self, *_: object) -> None:
-        """A run nobody waits for ends here."""
         self._check()
 
     def run(
         self, check: Check, *, model: str, text: str | None, tokens: list[int] | None, want: list[dict[str, Any]]
     ) -> Answer:
         """One run; the answer is a .cutaway file of what is wanted, the record stays for slices."""
-        if self._id != model or self._model is None:
+        if model not in self._models:
             raise NotFound(f"{model} is not loaded.", "Ask again.")
-        ids = self._model.tokens(text) if text is not None else tokens or []
-        ids, notes = self._fit(self._model, ids)
-        self._check = check
-        try:
-            record = self._model.run(tokens=ids)
-        finally:
-            self._check = lambda: None
-        record.text = text if text is not None else self._text(ids)
+        self._models.move_to_end(model)
+        its = self._models[model]
+        ids = its.tokens(text) if text is not None else tokens or []
+        ids, notes = self._fit(its, ids)
+        with self._stoppable(check):
+            record = its.run(tokens=ids)
+        record.text = text if text is not None else its.tokenizer.decode(ids) if its.tokenizer else None
         record.settings |= {"notes": notes} if notes else {}
         check()
         body = self._answer(record, want)
         return {"record": self._keep(record)}, body
 
-    def tensor(self, check: Check, *, record: str, name: str, at: int | None) -> Answer:
-        """One tensor of a kept record, or one index of its first axis, as little-endian float32."""
+    def tensor(self, check: Check, *, record: str, name: str, at: str | None) -> Answer:
+        """One tensor of a kept record, or what an index takes of it, as little-endian float32."""
         kept = self._kept_record(record)
-        if name not in kept.names():
+        if name not in kept:
             raise NotFound(f"This run has no tensor {name}.", "`cutaway names` lists them all.")
         self._refuse_too_large(kept, [(name, at)])
         x = kept[_key(name, at)].float().cpu().contiguous()
@@ -153,10 +207,10 @@ class Models:
 
     def explain(self, check: Check, *, record: str, cell: str) -> Answer:
         """How the number in a cell of a kept record is computed, as JSON: terms, steps, and what they come to."""
-        plain = self._kept_record(record).explain(cell)  # type: ignore[attr-defined, unused-ignore]
-        if (count := len(plain["terms"])) > self._limits.terms:
+        explanation = self._kept_record(record).explain(cell)
+        if (count := len(explanation.terms)) > self._limits.terms:
             raise TooLarge(f"{cell} is made of {count:,} terms; at most {self._limits.terms:,} are sent.")
-        return {}, json.dumps(_spelt(plain), allow_nan=False, separators=(",", ":")).encode("ascii")
+        return {}, json.dumps(explanation.to_json(), allow_nan=False, separators=(",", ":")).encode("ascii")
 
     def file(self, check: Check, *, record: str, include: list[str], weights: list[str]) -> Answer:
         """The whole .cutaway file of a kept record, with the derived tensors and the weights asked for."""
@@ -187,13 +241,8 @@ class Models:
                 texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
             except NotFound:
                 texts = [f"⟨{id}⟩" for id in ids]
-            self._spelt = {model: json.dumps(texts, ensure_ascii=False).encode()}
+            self._spelt[model] = json.dumps(texts, ensure_ascii=False).encode()
         return {}, self._spelt[model]
-
-    def _text(self, ids: list[int]) -> str | None:
-        """The text of a run that was asked for by its tokens: the page shows it."""
-        tokenizer = self._model.tokenizer if self._model else None
-        return tokenizer.decode(ids) if tokenizer else None
 
     def _fit(self, model: Model, ids: list[int]) -> tuple[list[int], list[str]]:
         """The end of too long a text, with a sentence that says so; refused when its record would be too large."""
@@ -212,14 +261,9 @@ class Models:
         """The wanted tensors as a .cutaway file."""
         import safetensors.torch
 
-        from ..look import file, names
+        from ..look import file
 
-        known, wanted = record.names(), []
-        for one in want:
-            matched, missed = names.matching(known, one["name"])
-            if missed:
-                raise Misuse(f"No tensor of this run matches {one['name']!r}.", "`cutaway names` lists them all.")
-            wanted += [(name, one["at"]) for name in matched]
+        wanted = [(name, one["at"]) for one in want for name in record.matching(one["name"])]
         self._refuse_too_large(record, wanted)
         numbers: dict[str, Tensor] = {}
         for name, at in wanted:
@@ -227,7 +271,7 @@ class Models:
             self._check()
         return safetensors.torch.save(*file.pack(record, numbers))
 
-    def _refuse_too_large(self, record: Record, wanted: list[tuple[str, int | None]], size: int = 0) -> None:
+    def _refuse_too_large(self, record: Record, wanted: list[tuple[str, str | None]], size: int = 0) -> None:
         """``size``: bytes that go along beside what is ``wanted``."""
         size += sum(_bytes(record, name, at) for name, at in wanted)
         if size > self._limits.answer_bytes:
@@ -245,28 +289,14 @@ class Models:
         return id
 
 
-def _key(name: str, at: int | None) -> str:
+def _weights_bytes(model: Model) -> int:
+    return sum(weight.nbytes for weight in model.machine.parameters())
+
+
+def _key(name: str, at: str | None) -> str:
     return name if at is None else f"{name}[{at}]"
 
 
-def _bytes(record: Record, name: str, at: int | None) -> int:
+def _bytes(record: Record, name: str, at: str | None) -> int:
     """What a tensor takes, in float32, with what is computed on the way to it: known before anything is computed."""
-    from ..look.names import extent
-
-    assert isinstance(record.spec, spec.Transformer)
-    axes = ("H", "T", "T") if name.endswith(".z") else record.axes(name)
-    if name == "logits.rest":
-        axes = ("T", "V")
-    if at is not None and not name.startswith("logits"):
-        axes = axes[1:]
-    whole = ["V" if axis == "top" else axis for axis in axes]  # the top is chosen among all
-    return 4 * math.prod(extent(record.spec, name, axis, len(record.tokens)) for axis in whole)
-
-
-def _spelt(value: Any) -> Any:
-    """A value JSON can hold: numbers that are not finite as "-inf", "inf" and "nan"."""
-    if isinstance(value, dict):
-        return {key: _spelt(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spelt(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return 4 * record.cost(_key(name, at))

@@ -23,10 +23,13 @@ class Ended(Exception):
 
 
 class WorkerProcess:
-    """A running worker. ``started`` is done when it can answer; ``how`` is None while it lives."""
+    """A running worker. ``started`` is done when it can answer; ``how`` is None while it lives.
+
+    ``loaded``: the models it holds, the one loaded last at the end.
+    """
 
     def __init__(self, process: Process, hear: Callable[[dict[str, Any]], None], at_end: Callable[[], None]) -> None:
-        self.loaded: str | None = None
+        self.loaded: list[str] = []
         self.came_up = False
         self.started: asyncio.Future[None] = _future()
         self.how: str | None = None
@@ -112,6 +115,8 @@ class WorkerProcess:
             self.came_up = True
             if not self.started.done():
                 self.started.set_result(None)
+        elif "loaded" in event:
+            self.loaded = event["loaded"]
         elif "failed" in event:
             self.how = event["failed"]
         else:

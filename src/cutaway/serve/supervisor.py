@@ -51,6 +51,7 @@ class Supervisor:
         self._job: _Job | None = None  # the one under way
         self._news = asyncio.Event()  # a job has come, or the worker has gone
         self._working: asyncio.Task[None] | None = None
+        self._loading: tuple[str, int] | None = None  # the model that is being loaded, and the number of that call
         self._wish: str | None = None  # the model a new worker loads before anybody asks
         self._closing = False
 
@@ -103,6 +104,7 @@ class Supervisor:
         job = _Job(loaded, {"do": verb, **fields})
         self._waiting.append(job)
         self._news.set()
+        self._reconsider()
         try:
             async with asyncio.timeout(self.limits.run_seconds):
                 return await job.answer
@@ -111,6 +113,20 @@ class Supervisor:
                 raise Busy("The model is still being loaded.", "Try again when it is there.", after=5) from None
             late = f"The model took longer than {self.limits.run_seconds:g} seconds."
             raise Busy(late, "Use a shorter text.") from None
+        finally:
+            self._reconsider()
+
+    def stop_loading(self) -> None:
+        """Give up the load under way, if there is one."""
+        if self._loading is not None and self.process is not None:
+            self.process.cancel(self._loading[1])
+
+    def _reconsider(self) -> None:
+        """A load that nobody waits for is given up when somebody waits for another model."""
+        if self._loading is not None:
+            asked = {job.model for job in (self._job, *self._waiting) if job is not None and not job.answer.done()}
+            if asked - {None} and self._loading[0] not in asked:
+                self.stop_loading()
 
     async def events(self) -> AsyncIterator[dict[str, Any] | None]:
         """The state now, then every change; None after a silence, to keep the connection alive."""
@@ -151,7 +167,9 @@ class Supervisor:
                 self._tell("failed", message=str(ended))
             finally:
                 await process.end(patience=1 if self._closing else 0)
-            self._wish = process.loaded  # None when it died loading: what killed it once is not loaded unasked
+            self._loading = None
+            # The model used last; not one it died loading: what killed it once is not loaded unasked.
+            self._wish = process.loaded[-1] if process.loaded else None
             if not process.came_up:
                 await self._asked_again()
 
@@ -166,8 +184,8 @@ class Supervisor:
     async def _preload(self, process: WorkerProcess) -> None:
         with contextlib.suppress(Problem):  # already told as the state
             await self._load(process, self._wish)
-        if process.loaded is None and self.state["state"] != "failed":
-            self._tell("ready", model=None)
+        if not process.loaded and self.state["state"] != "failed":
+            self._ready(process)
 
     async def _serve_all(self, process: WorkerProcess) -> None:
         while True:
@@ -192,21 +210,29 @@ class Supervisor:
 
     async def _load(self, process: WorkerProcess, model: str | None) -> None:
         """Have ``model`` loaded. A load is everybody's: no single client's going cancels it."""
-        if model is None or model == process.loaded:
+        if model is None:
             return
-        process.loaded = None
+        if model in process.loaded:
+            process.loaded.append(process.loaded.pop(process.loaded.index(model)))
+            if self.state.get("model") != model:
+                self._ready(process)
+            return
         self._tell("starting", f"loading {model}")
-        _, reply = process.call({"do": "load", "model": model})
+        number, reply = process.call({"do": "load", "model": model})
+        self._loading = model, number
+        await asyncio.wait({reply}, timeout=self.limits.load_seconds)
+        self._loading = None
+        if not reply.done():
+            raise Ended(f"Loading {model} took longer than {self.limits.load_seconds:g} seconds.")
+        if reply.cancelled():
+            self._ready(process)
+            raise Problem(409, f"Loading {model} was stopped.", "Choose it again, or another.")
         try:
-            async with asyncio.timeout(self.limits.load_seconds):
-                await reply
-        except TimeoutError:
-            raise Ended(f"Loading {model} took longer than {self.limits.load_seconds:g} seconds.") from None
+            reply.result()
         except Problem as problem:
             self._tell("failed", f"loading {model}", f"{problem.message} {problem.fix}".strip())
             raise
-        process.loaded = model
-        self._tell("ready", model=model)
+        self._ready(process)
 
     async def _serve(self, process: WorkerProcess, job: _Job) -> None:
         if job.answer.done():
@@ -225,7 +251,7 @@ class Supervisor:
         finally:
             busy.cancel()
             if self.state["state"] == "busy":
-                self._tell("ready", model=process.loaded)
+                self._ready(process)
 
     def _hear(self, event: dict[str, Any]) -> None:
         """An event of the worker: its list of models, or a stage it has reached."""
@@ -236,6 +262,9 @@ class Supervisor:
             self._listed.set()
         else:
             self._tell("starting", event["stage"], event.get("message", ""))
+
+    def _ready(self, process: WorkerProcess) -> None:
+        self._tell("ready", model=process.loaded[-1] if process.loaded else None, loaded=process.loaded[::-1])
 
     def _tell(self, state: str, stage: str = "", message: str = "", **more: Any) -> None:
         self.state = {"state": state, "stage": stage, "message": message, **more}

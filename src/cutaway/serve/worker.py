@@ -45,6 +45,8 @@ class Engine(Protocol):
     def start(self) -> None:
         """Make ready to answer anything: import what is heavy."""
 
+    def relist(self, check: Check) -> tuple[dict[str, Any], bytes]: ...
+
     def load(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
     def run(
@@ -62,7 +64,7 @@ class Engine(Protocol):
     def vocabulary(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
 
-VERBS = ("load", "run", "tensor", "explain", "file", "vocabulary")
+VERBS = ("relist", "load", "run", "tensor", "explain", "file", "vocabulary")
 
 
 class Worker:

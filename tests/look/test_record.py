@@ -61,7 +61,7 @@ def test_one_head_is_that_head() -> None:
     assert torch.equal(kept["blocks.1.attn.scores[-1]"], kept["blocks.1.attn.scores"][3])
     assert torch.equal(kept["blocks.1.mlp.hidden[-1]"], kept["blocks.1.mlp.hidden"][-1])
     assert kept.axes("blocks.1.attn.pattern[2]") == ("T", "T")
-    with pytest.raises(Misuse, match="4 heads"):
+    with pytest.raises(Misuse, match="axis H has 4 entries"):
         kept["blocks.1.attn.pattern[4]"]
 
 

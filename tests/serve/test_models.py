@@ -78,8 +78,15 @@ def test_the_answer_is_what_the_model_computes(models: Models, tmp_path: Path) -
 
 
 def test_only_what_is_wanted_is_sent(models: Models, tmp_path: Path) -> None:
-    record = opened(run(models, want=[{"name": "blocks.1.mlp.hidden", "at": -1}])[1], tmp_path)
+    record = opened(run(models, want=[{"name": "blocks.1.mlp.hidden", "at": "-1"}])[1], tmp_path)
     assert list(record.tensors) == ["blocks.1.mlp.hidden[-1]"]
+    want = [{"name": "blocks.*.attn.pattern", "at": "3,2:4"}, {"name": "weights.*.down.weight", "at": "7"}]
+    record = opened(run(models, want=want)[1], tmp_path)
+    assert "blocks.4.attn.pattern[3,2:4]" in record.tensors
+    assert record.axes("blocks.4.attn.pattern[3,2:4]") == ("T", "T")
+    direct = cutaway.load("stories").run(TEXT)
+    for name in (*record.tensors, "weights.stack.blocks.2.mlp.down.weight[7]"):
+        torch.testing.assert_close(record[name], direct[name])
     assert opened(run(models)[1], tmp_path).tensors == {}
 
 
@@ -93,9 +100,17 @@ def test_tokens_are_run_as_they_are_and_their_text_is_told(models: Models, tmp_p
 def test_slices_are_read_from_the_kept_record(models: Models) -> None:
     id, _ = run(models)
     direct = cutaway.load("stories").run(TEXT)
-    for name, at in (("blocks.2.attn.pattern", 3), ("blocks.0.attn.q", None), ("logits", -1)):
+    for name, at in (
+        ("blocks.2.attn.pattern", "3"),
+        ("blocks.2.attn.pattern", "3,2:4"),
+        ("blocks.0.attn.q", None),
+        ("logits", "-1"),
+        ("lens.ids", "-1"),
+        ("blocks.1.attn.kinds", None),
+        ("weights.stack.blocks.0.mlp.down.weight.T", "7"),
+    ):
         answer, body = models.tensor(never, record=id, name=name, at=at)
-        expected = direct[name] if at is None else direct[name][at]
+        expected = direct[name if at is None else f"{name}[{at}]"]
         got = np.frombuffer(body, "<f4").reshape(answer["shape"])
         np.testing.assert_allclose(got, expected.detach(), atol=1e-5)
 
@@ -107,7 +122,9 @@ def test_what_is_not_there(models: Models) -> None:
     with pytest.raises(NotFound, match="no tensor"):
         models.tensor(never, record=id, name="blocks.99.attn.q", at=None)
     with pytest.raises(Misuse, match="out of range"):
-        models.tensor(never, record=id, name="embed", at=99)
+        models.tensor(never, record=id, name="embed", at="99")
+    with pytest.raises(NotFound, match="no tensor"):
+        models.tensor(never, record=id, name="weights.nothing", at=None)
     with pytest.raises(Misuse, match="matches"):
         run(models, want=["nothing.*"])
     with pytest.raises(Misuse):
@@ -130,10 +147,41 @@ def test_an_answer_is_bounded_before_it_is_made() -> None:
     id, _ = run(models, text=None, tokens=[5] * 400)
     with pytest.raises(TooLarge, match="1 are sent"):
         run(models, text=None, tokens=[5] * 400, want=["blocks.*.attn.pattern"])
-    for name in ("logits", "logits.top.ids", "logits.rest", "blocks.0.attn.scores", "blocks.0.attn.z"):
+    for name, at in (
+        ("logits", None),
+        ("logits", "0:70,5"),  # of one token each, but all the vocabulary is computed
+        ("logits.top.ids", None),
+        ("logits.rest", None),
+        ("blocks.0.attn.scores", None),
+        ("blocks.0.attn.pattern", ":2"),
+        ("lens.p", None),
+        ("lens.rank", "0:6,0"),
+        ("blocks.0.mlp.promotes.ids", None),
+        ("blocks.0.mlp.demotes.values", ":70,0"),
+        ("weights.stem.tokens.weight", None),
+        ("weights.stem.tokens.weight.T", "0:70"),
+    ):
+        with pytest.raises(TooLarge):
+            models.tensor(never, record=id, name=name, at=at)
+    for name, at in (
+        ("blocks.0.attn.scores", "0"),
+        ("blocks.0.attn.pattern", ":,5:9"),
+        ("blocks.0.attn.z", None),  # one head's pattern at a time
+        ("blocks.0.attn.kinds", None),
+        ("lens.p", "-1"),
+        ("blocks.0.mlp.promotes.ids", "7"),
+        ("weights.stem.tokens.weight", "3:5"),
+    ):
+        models.tensor(never, record=id, name=name, at=at)
+
+
+def test_a_record_too_large_for_an_answer_computes_nothing_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = started(answer_bytes=1 << 20)
+    id, _ = run(models, text=None, tokens=[5] * 400)
+    monkeypatch.setattr(cutaway.Record, "__getitem__", lambda *_: pytest.fail("something was computed"))
+    for name in ("lens.ids", "logits", "blocks.0.attn.pattern", "blocks.0.mlp.demotes.ids"):
         with pytest.raises(TooLarge):
             models.tensor(never, record=id, name=name, at=None)
-    models.tensor(never, record=id, name="blocks.0.attn.scores", at=0)
 
 
 def test_the_whole_file_of_a_kept_record(models: Models, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ GOOD = b'{"model":"small","text":"echo"}'
         (b'{"model":"small","text":"a","want":[{"at":1}]}', 'lacks "name"'),
         (b'{"model":"small","text":"a","want":[{"name":"../x"}]}', "name of a tensor"),
         (b'{"model":"small","text":"a","want":[{"name":""}]}', "name of a tensor"),
-        (b'{"model":"small","text":"a","want":[{"name":"x","at":"1"}]}', "index"),
+        (b'{"model":"small","text":"a","want":[{"name":"x","at":"1,"}]}', "index"),
+        (b'{"model":"small","text":"a","want":[{"name":"x","at":true}]}', "index"),
+        (b'{"model":"small","text":"a","want":[{"name":"x","at":[1]}]}', "index"),
         (b'{"model":"small","text":"a","want":[{"name":"x","at":1e3}]}', "index"),
         (b'{"model":"small","text":"a","want":[{"name":"x","at":99999999999}]}', "index"),
     ],
@@ -115,7 +117,9 @@ def test_models_are_chosen_from_the_list(client: TestClient, model: str) -> None
     assert client.post("/api/run", json={"model": model, "text": "echo"}).status_code == 404
 
 
-@pytest.mark.parametrize("at", ["x", "1.0", "", "1e9", "99999999999", "٣", "--1", " 1"])
+@pytest.mark.parametrize(
+    "at", ["x", "1.0", "", "1e9", "99999999999", "٣", "--1", " 1", "1,", ",", "1:2:3", "1;2", "[1]", ",".join("1" * 9)]
+)
 def test_an_index_is_an_index(client: TestClient, at: str) -> None:
     assert client.get(f"/api/records/{'0' * 16}/tensor", params={"name": "x", "at": at}).status_code == 400
 
@@ -134,6 +138,14 @@ def test_globs_of_a_file_are_globs_and_not_too_many(client: TestClient) -> None:
     assert client.get(address, params={"include": "../x"}).status_code == 400
     assert client.get(address, params={"weights": "x" * 201}).status_code == 400
     assert client.get(address, params={"include": ["x"] * (LIMITS.wants + 1)}).status_code == 413
+
+
+@pytest.mark.parametrize("at", ["3", "-1", "3,5:9", ":", ":,-2:", "1:,:1", None])
+def test_an_index_may_be_a_slice(at: str | None) -> None:
+    body = {"model": "small", "text": "a", "want": [{"name": "x", "at": at}]}
+    assert strict.run(json.dumps(body).encode(), Limits()).want == [strict.Want("x", at)]
+    assert strict.index(at) == at
+    assert strict.index(-3) == "-3"
 
 
 def test_a_record_is_not_a_path(client: TestClient) -> None:

@@ -16,11 +16,11 @@ from .. import __version__
 from ..errors import Misuse, NotFound, Refused
 from ..files import write_atomically
 from ..model import spec
-from . import names as naming
+from .names import WEIGHT, matching
 from .record import ModelCard, Record, tops
 
 FORMAT = 1
-WEIGHT = "weights."
+NORMS = ("pre", "post", "stream", "norm", "q_norm", "k_norm")
 
 
 def save(
@@ -40,12 +40,11 @@ def contents(
     record: Record, include: str | Iterable[str], weights: str | Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     known = record.names()
-    asked, missed = naming.matching(known, include)
-    taken, none = naming.matching(record.weights, weights)
-    if missed or none:
-        raise Misuse(f"Nothing in this record matches {(missed + none)[0]!r}.", "record.names() lists what it has.")
-    norms = [name for name in record.weights if ".pre." in name]
-    numbers = {name: record[name] for name in (*record.tensors, *asked)}
+    taken, none = matching(record.weights, weights)
+    if none:
+        raise Misuse(f"No weight at hand matches {none[0]!r}.", "record.weight_names() lists them, after weights.")
+    norms = [name for name in record.weights if name.split(".")[-2] in NORMS]
+    numbers = {name: record[name] for name in (*record.tensors, *record.matching(include))}
     if "logits.last" in known:
         numbers["logits.last"] = record["logits.last"]
     if "logits" in known:
@@ -57,7 +56,7 @@ def contents(
 def pack(record: Record, numbers: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors ready for safetensors, and the metadata that tells their story."""
     story = {"format": FORMAT, "version": __version__, **record.description()}
-    story["axes"] = {name: record.axes(name) for name in numbers if not name.startswith(WEIGHT)}
+    story["axes"] = {name: record.axes(name) for name in numbers}
     return (
         {name: x.detach().cpu().contiguous().clone() for name, x in numbers.items()},
         {"cutaway": json.dumps(story, ensure_ascii=True, allow_nan=False)},

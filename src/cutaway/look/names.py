@@ -1,17 +1,29 @@
-"""The name of every tensor in a run, in the order the machine makes them, with its axes.
+"""The name of every tensor in a run, in the order the machine makes them, with its axes; and the index behind a name.
 
 Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary (or classes).
-A record has no batch axis.
+A record has no batch axis. ``name[3,5:9]`` takes one entry per axis from the left, as Python does.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
+from ..errors import Misuse
 from ..model import spec
 
 Axes = tuple[str, ...]
+Index = tuple[int | slice, ...]
+
+#: What stands before the name of a weight.
+WEIGHT = "weights."
+
+#: What a head can be doing (heads.py has the definitions).
+KINDS = ("previous", "first", "self", "same", "induction", "local", "broad")
+
+#: How many tokens are named: of the logits in a file, and of a lens or a neuron. How many bins a long text is cut into.
+TOP, BEST, BINS = 50, 10, 64
 
 #: What one attention leaves behind, in order.
 ATTENTION: tuple[tuple[str, Axes], ...] = (
@@ -82,14 +94,108 @@ def _crossing(name: str, axes: Axes) -> Axes:
     return _timed(axes, "S" if name in ("k", "v", "k_rot") else "T", "S")
 
 
-def extent(machine: spec.Transformer, name: str, axis: str, length: int) -> int:
+def views(machine: spec.Spec) -> dict[str, Axes]:
+    """What is read off a run of tokens on request and never stored by one: name -> axes."""
+    if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens)):
+        return {}
+    found: dict[str, Axes] = {}
+    for i in range(len(machine.stack.blocks)):
+        attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
+        found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
+        found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
+        if machine.head.transform is None:  # else what a neuron does to the logits is no fixed direction
+            found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}
+    return found | {
+        "lens.ids": ("T", "stop", "top"),
+        "lens.p": ("T", "stop", "top"),
+        "lens.final": ("T", "stop"),
+        "lens.rank": ("T", "stop"),
+    }
+
+
+WAYS = ("promotes", "demotes")
+
+#: The axes of weights, by the end of their names (of a bias: the first); HE is all heads' numbers side by side.
+WEIGHTS: dict[str, Axes] = {
+    "q.weight": ("HE", "D"), "k.weight": ("KE", "D"), "v.weight": ("KE", "D"), "o.weight": ("D", "HE"),
+    "up.weight": ("F", "D"), "gate.weight": ("F", "D"), "down.weight": ("D", "F"),
+    "tokens.weight": ("V", "D"), "out.weight": ("V", "D"),
+}  # fmt: skip
+
+
+def weight_axes(name: str, dimensions: int) -> Axes:
+    """The axes of a weight; those this table does not know are numbered."""
+    module, _, kind = name.rpartition(".")
+    known = WEIGHTS.get(f"{module.rpartition('.')[2]}.weight", ("D",) if dimensions == 1 else ())
+    axes = known[:1] if kind == "bias" else known
+    return axes if len(axes) == dimensions else tuple(str(i) for i in range(dimensions))
+
+
+def stack_of(machine: spec.Spec, name: str) -> spec.Stack:
+    """The stack a tensor belongs to."""
+    if isinstance(machine, spec.Transformer):
+        return machine.stack
+    return machine.encoder if name.startswith("encoder.") else machine.decoder
+
+
+def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:
     """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens."""
-    stack = machine.stack
-    whole = {"T": length, "D": stack.width, "V": machine.head.size, "stop": 2 * len(stack.blocks) + 1}
+    stack, size = stack_of(machine, name), machine.head.size
+    whole = {
+        "T": length, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
+        "top": min(TOP if name.startswith("logits.") else BEST, size), "bin": min(BINS, length),
+    }  # fmt: skip
     if axis in whole:
         return whole[axis]
-    its = stack.blocks[int(name.split(".")[1]) if name.startswith("blocks.") else 0]
-    return {"H": its.attn.heads, "K": its.attn.kv_heads, "E": its.attn.width, "F": its.mlp.hidden}[axis]
+    its = stack.blocks[int(name.partition("blocks.")[2].partition(".")[0]) if "blocks." in name else 0]
+    attn = its.cross if ".cross." in name and its.cross is not None else its.attn
+    return {"H": attn.heads, "K": attn.kv_heads, "E": attn.width, "F": its.mlp.hidden}[axis]
+
+
+_ENTRY = re.compile(r"(-?[0-9]{1,9})|(-?[0-9]{1,9})?:(-?[0-9]{1,9})?")
+
+
+def split(name: str) -> tuple[str, Index]:
+    """``"embed[3,5:9]"`` -> ``("embed", (3, slice(5, 9)))``. Raises Misuse for what is no index."""
+    plain, bracket, inside = name.partition("[")
+    if not bracket:
+        return name, ()
+    entries = [_ENTRY.fullmatch(entry.strip()) for entry in inside.removesuffix("]").split(",")]
+    if not inside.endswith("]") or None in entries:
+        raise Misuse(f"{name!r} ends in no index.", f"Write one as in {plain}[3] or {plain}[3,5:9].")
+    return plain, tuple(_entry(*entry.groups()) for entry in entries if entry is not None)
+
+
+def _entry(one: str | None, start: str | None, stop: str | None) -> int | slice:
+    if one is not None:
+        return int(one)
+    return slice(None if start is None else int(start), None if stop is None else int(stop))
+
+
+def selected(name: str, index: Index, axes: Axes, shape: Sequence[int]) -> list[int]:
+    """How many entries an index takes of each axis, an integer being 1. Raises Misuse for one that has none."""
+    if len(index) > len(axes):
+        raise Misuse(f"{name} has more entries than axes: {', '.join(axes)}.")
+    counts = list(shape)
+    for i, (entry, axis) in enumerate(zip(index, axes, strict=False)):
+        size = shape[i]
+        counts[i] = len(range(size)[entry]) if isinstance(entry, slice) else int(-size <= entry < size)
+        if counts[i] == 0:
+            what = "out of range" if isinstance(entry, int) else "empty"
+            raise Misuse(f"{name} is {what}: axis {axis} has {size} entries.")
+    return counts
+
+
+def kept(index: Index, of: Sequence[str] | Sequence[int]) -> list[int]:
+    """Which axes remain: those not taken by an integer."""
+    return [i for i in range(len(of)) if not (i < len(index) and isinstance(index[i], int))]
+
+
+def parted(index: Index, leading: int) -> tuple[list[slice], Index]:
+    """The first entries as slices, to compute just those, and the index that then takes what was asked."""
+    first = [slice(i, i + 1 or None) if isinstance(i, int) else i for i in index[:leading]]
+    rest = tuple(0 if isinstance(i, int) else slice(None) for i in index[:leading])
+    return first + [slice(None)] * (leading - len(first)), rest + index[leading:]
 
 
 def stored(name: str, layers: int) -> bool:

@@ -4,6 +4,7 @@ Axes: T time, S source time, H heads, K key-value heads, E head width, D width, 
 
     stored    embed pos | per block: resid_pre, q_rot k_rot v, attention's out, resid_mid, up gate, MLP's out | final
     derived   in, q, k, scores, pattern, z, hidden, resid_post, logits, river: on access, from the stored ones
+    views     kinds, mean, max, coarse, strength, promotes, demotes, lens: what is read off those (heads, lens, neurons)
 
 Everything of GPT-2 small at 512 tokens would be 804 MB; stored this way it is a quarter. A derived tensor is computed
 by the machine's own functions from what the run left, so it is what the run computed.
@@ -12,12 +13,12 @@ by the machine's own functions from what the run left, so it is what the run com
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,9 +32,13 @@ from ..model.positions import rotate, rotation
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
 from ..model.transformer import Head, Seq2Seq, Transformer
+from . import heads, neurons
 from . import names as naming
+from .lens import lens
+from .names import TOP, WEIGHT
 
-TOP = 50
+if TYPE_CHECKING:
+    from .explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class ModelCard:
 class Record:
     """One run of one model. ``record["blocks.2.attn.pattern"]`` is a plain tensor (H, T, T).
 
-    A name may end in an index of its first axis: ``"blocks.2.attn.pattern[3]"`` is head 3 alone, (T, T), and only
-    that head is computed. ``weights`` are the model's own while it is loaded, or those the file brought along.
+    A name may end in an index, one entry per axis from the left: ``"blocks.2.attn.pattern[3,5:9]"`` is what tokens 5
+    to 8 read in head 3, (4, T), and only that is computed. ``weights`` are the model's own while it is loaded, or those
+    the file brought along; ``record["weights.stack.blocks.2.mlp.down.weight.T[7]"]`` is neuron 7's column (D).
     """
 
     model: ModelCard
@@ -77,35 +83,101 @@ class Record:
             "logits.top.ids": ("T", "top"),
             "logits.rest": ("T",),
         }
+        self._axes |= naming.views(self.spec)
 
-    def names(self) -> list[str]:
-        """Every name this record can answer, in the order the machine makes them."""
-        return [name for name in self._axes if self._has(name)]
+    def names(self, views: bool = False) -> list[str]:
+        """Every name this record can answer, in the order the machine makes them; ``views``: what is read off them
+        (kinds of heads, lens, neurons) as well."""
+        hidden = () if views else naming.views(self.spec)
+        return [name for name in self._axes if name not in hidden and self._has(name)]
+
+    def weight_names(self) -> list[str]:
+        """The names under which the weights at hand are answered; ``.T`` behind one turns it round."""
+        return [f"{WEIGHT}{name}" for name in self.weights]
+
+    def matching(self, patterns: str | Iterable[str]) -> list[str]:
+        """The names that match shell-style patterns; views and weights only where no plainer name does, so that
+        ``*`` stays what the machine made. A name with an index stands for itself. Raises Misuse where nothing does."""
+        found: list[str] = []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            hits = [pattern] if pattern in self else naming.matching(self.names(), pattern)[0]
+            hits = hits or naming.matching([*self.names(views=True), *self.weight_names()], pattern)[0]
+            if not hits:
+                raise Misuse(f"Nothing in this record matches {pattern!r}.", "record.names() lists what it has.")
+            found += hits
+        return list(dict.fromkeys(found))
 
     def axes(self, name: str) -> naming.Axes:
-        """The axes of a tensor by letter, such as ("H", "T", "T"). Raises Misuse for an unknown name."""
-        plain, index = _indexed(name)
-        if plain not in self._axes:
-            raise Misuse(f"No tensor of this run is called {plain!r}.", _hint(plain, self._axes))
-        return self._axes[plain] if index is None else self._axes[plain][1:]
+        """The axes of a tensor by letter, such as ("H", "T", "T"). Raises Misuse for an unknown name or index."""
+        plain, index = naming.split(name)
+        axes = self._plain_axes(plain)
+        if len(index) > len(axes):
+            raise Misuse(f"{name} has more entries than axes: {', '.join(axes)}.")
+        return tuple(axes[i] for i in naming.kept(index, axes))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, before it is computed. Raises Misuse as reading it would."""
+        plain, index = naming.split(name)
+        counts = naming.selected(name, index, self._plain_axes(plain), self._full(plain))
+        return tuple(counts[i] for i in naming.kept(index, counts))
+
+    def cost(self, name: str) -> int:
+        """How many numbers are made on the way to a tensor: known before any is computed.
+
+        Counted are those that grow with the square of the text or with the vocabulary, and the tensor itself.
+        """
+        plain, index = naming.split(name)
+        size = math.prod(self.shape(name))
+        if name in self.tensors or plain in self.tensors or plain.startswith(WEIGHT):
+            return size
+        axes, full, kind = self._axes[plain], self._full(plain), plain.rpartition(".")[2]
+        made = naming.selected(name, index, axes, full)
+        keys = self._length("T")
+        if kind in ("scores", "pattern"):
+            return made[0] * made[1] * full[2]
+        if kind in ("z", "kinds", "mean", "max", "coarse"):
+            return max(size, keys * keys)  # one head at a time
+        if plain.startswith("lens."):
+            return made[0] * full[1] * self.spec.head.size
+        return made[0] * self.spec.head.size if _in_parts(plain, axes) else size
+
+    def __contains__(self, name: str) -> bool:
+        """Can this record answer ``name``, index and all?"""
+        try:
+            self.shape(name)
+        except Misuse:
+            return False
+        return name in self.tensors or self._has(naming.split(name)[0])
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of that name. Raises Misuse for an unknown one, or one this record was told not to keep."""
-        self.axes(name)
-        plain, index = _indexed(name)
         if name in self.tensors:
             return self.tensors[name]
-        if plain in self.tensors:
-            return _at(self.tensors[plain], name, index)
+        if name.removeprefix(WEIGHT) in self.weights and name.startswith(WEIGHT):
+            return self.weights[name.removeprefix(WEIGHT)]
+        plain, index = naming.split(name)
+        self._plain_axes(plain)
         if not self._has(plain):
             raise Misuse(f"This record did not keep what {plain!r} is made of.", _remedy(plain))
-        kind = plain.rpartition(".")[2]
-        if index is not None and kind in ("scores", "pattern"):
-            place = plain.rpartition(".")[0]
-            derive = self._scores if kind == "scores" else self._pattern
-            return derive(place, _head_slice(name, index, self._attn(place)))[0]
-        return _at(self._derive(plain), name, index)
+        if plain in self.tensors or plain.startswith(WEIGHT):
+            x = self.tensors[plain] if plain in self.tensors else self._weight(plain)
+            naming.selected(name, index, self._plain_axes(plain), x.shape)
+            return x[index]
+        if index:
+            naming.selected(name, index, self._plain_axes(plain), self._full(plain))
+        part, rest = naming.parted(index, _in_parts(plain, self._axes[plain]))
+        return self._derive(plain, *part)[rest]
+
+    def explain(self, cell: str) -> Explanation:
+        """How one number was computed, term by term: "blocks.2.attn.scores[3,5,4]", one integer for each axis.
+
+        Raises Misuse for a cell that does not exist or is not computed by the model, and where the record lacks what
+        it was computed from.
+        """
+        from .explain import explain
+
+        return explain(self, cell)
 
     def __repr__(self) -> str:
         what = repr(self.text) if self.text is not None else f"{len(self.tokens)} tokens"
@@ -116,10 +188,46 @@ class Record:
         """How many bytes the stored tensors take."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    # ------------------------------------------------------------------ how large things are
+
+    def _plain_axes(self, plain: str) -> naming.Axes:
+        if plain.startswith(WEIGHT):
+            axes = naming.weight_axes(plain.removesuffix(".T"), self._weight(plain).ndim)
+            return axes[::-1] if plain.endswith(".T") else axes
+        if plain not in self._axes:
+            raise Misuse(f"No tensor of this run is called {plain!r}.", _hint(plain, self._axes))
+        return self._axes[plain]
+
+    def _full(self, plain: str) -> tuple[int, ...]:
+        if plain in self.tensors:
+            return tuple(self.tensors[plain].shape)
+        if plain.startswith(WEIGHT):
+            return tuple(self._weight(plain).shape)
+        axes = self._plain_axes(plain)
+        time, source = self._length("T"), self._length("S")
+        return tuple(source if axis == "S" else naming.extent(self.spec, plain, axis, time) for axis in axes)
+
+    def _length(self, axis: str) -> int:
+        """How long a time axis is, from what is stored."""
+        for name, tensor in self.tensors.items():
+            if name in self._axes and axis in self._axes[name]:
+                return tensor.shape[self._axes[name].index(axis)]
+        return len(self.tokens)
+
+    def _weight(self, name: str) -> Tensor:
+        """The weight behind ``weights.…`` or ``weights.….T``. Raises Misuse for one that is not at hand."""
+        plain = name.removeprefix(WEIGHT)
+        if plain in self.weights:
+            return self.weights[plain]
+        if plain.removesuffix(".T") in self.weights:
+            return self.weights[plain.removesuffix(".T")].T
+        fix = _hint(name, self.weight_names(), "record.weight_names() lists them.")
+        raise Misuse(f"No weight at hand is called {name!r}.", fix)
+
     # ------------------------------------------------------------------ what can be derived, and how
 
     def _sources(self, name: str) -> list[str]:
-        """The names (or "weights:" names) a derived tensor is computed from; empty when there is no way."""
+        """The names a derived tensor is computed from; empty when there is no way."""
         place, _, kind = name.rpartition(".")
         if kind in ("q", "k"):
             return [f"{place}.{kind}_rot"]
@@ -133,20 +241,30 @@ class Record:
         if kind == "hidden":
             return [f"{place}.up"] + ([f"{place}.gate"] if f"{place}.gate" in self._axes else [])
         if kind == "in":
-            return [self._read_by(place), *(f"weights:{weight}" for weight in self._norm_weights(place))]
+            return [self._read_by(place), *_weights(self._norm_weights(place))]
         if kind == "resid_post":
             return [_next_block(name, "resid_pre")]
         if kind == "resid_pre":
             return [_next_block(name, "resid_post", -1)]
         if name == "logits" or name.startswith("logits."):
-            return [f"{self._decoder}final", *(f"weights:{weight}" for weight in self._head_weights())]
+            return [f"{self._decoder}final", *_weights(self._head_weights())]
         if name == "river":
             return self._stops()
+        if kind in ("kinds", "mean", "max", "coarse"):
+            return [f"{place}.pattern"]
+        if kind == "strength":
+            return [f"{place}.hidden", *_weights(self._column_weights(place))]
+        if _way(name):
+            columns = self._column_weights(place.rpartition(".")[0])
+            return _weights([*columns, *self._final_norm_weights(), *self._head_weights()])
+        if name.startswith("lens."):
+            return [*self._stops(), "final", *_weights([*self._final_norm_weights(), *self._head_weights()])]
         return []
 
     def _has(self, name: str) -> bool:
-        if name.startswith("weights:"):
-            return name.removeprefix("weights:") in self.weights
+        if name.startswith(WEIGHT):
+            plain = name.removeprefix(WEIGHT)
+            return plain in self.weights or plain.removesuffix(".T") in self.weights
         if name in self.tensors or (name.startswith("logits.") and "logits" in self.tensors):
             return True
         if name.endswith(("resid_post", "resid_pre")):
@@ -154,17 +272,20 @@ class Record:
         sources = self._sources(name)
         return bool(sources) and all(self._has(source) for source in sources)
 
-    def _derive(self, name: str) -> Tensor:
+    def _derive(self, name: str, *part: slice) -> Tensor:
+        """The tensor, or that part of its leading axes which ``_in_parts`` says can be computed alone."""
         place, _, kind = name.rpartition(".")
         if kind in ("q", "k"):
             return self._unrotate(place, self[f"{place}.{kind}_rot"])
         if kind == "scores":
-            return self._scores(place, slice(None))
+            return self._scores(place, *part)
         if kind == "pattern":
-            return self._pattern(place, slice(None))
+            return self._pattern(place, *part)
         if kind == "z":
+            rows, chosen = part
             values = attention.repeat_heads(self[f"{place}.v"].transpose(0, 1)[None], self._attn(place).heads)[0]
-            return (self[f"{place}.pattern"] @ values).transpose(0, 1)
+            each = [p @ values[h] for h, p in self._patterns(place, chosen, rows)]
+            return torch.stack(each, 1)
         if kind == "hidden":
             gate = self[f"{place}.gate"] if f"{place}.gate" in self._axes else None
             return block.hidden(self._block(place).mlp, self[f"{place}.up"], gate)
@@ -174,26 +295,46 @@ class Record:
             return self.tensors[self._sources(name)[0]]
         if name == "river":
             return torch.stack([self[stop].float().norm(dim=-1) for stop in self._stops()])
-        return self._logits(name)
+        if kind in ("kinds", "coarse"):
+            return self._summed_up(place, kind, *part)
+        if kind in ("mean", "max"):
+            return self._over_heads(place, kind, *part)
+        if kind == "strength":
+            return neurons.strength(self[f"{place}.hidden"], self._columns(place, slice(None)))
+        if way := _way(name):
+            return self._moved(place.rpartition(".")[0], *part)[way, kind]
+        if name.startswith("lens."):
+            return self._lens(kind, *part)
+        return self._logits(name, *part)
 
-    def _scores(self, place: str, heads: slice) -> Tensor:
-        """(H, T, S), for some heads: scale * q k^T, soft-capped, biased, before the mask."""
+    def _scores(self, place: str, heads: slice, rows: slice) -> Tensor:
+        """(H, T, S), for some heads and readers: scale * q k^T, soft-capped, biased, before the mask."""
         if f"{place}.scores" in self.tensors:
-            return self.tensors[f"{place}.scores"][heads]
+            return self.tensors[f"{place}.scores"][heads, rows]
         attn = self._attn(place)
         q = self[f"{place}.q_rot"].transpose(0, 1)[None]
         k = attention.repeat_heads(self[f"{place}.k_rot"].transpose(0, 1)[None], attn.heads)
         biases = self._sources(f"{place}.scores")[2:]
-        bias = self[biases[0]][heads] if biases else None
-        return attention.scores(q[:, heads], k[:, heads], attn.scale, attn.softcap, bias)[0]
+        bias = self[biases[0]][heads, rows] if biases else None
+        return attention.scores(q[:, heads, rows], k[:, heads], attn.scale, attn.softcap, bias)[0]
 
-    def _pattern(self, place: str, heads: slice) -> Tensor:
-        """(H, T, S), for some heads: scores after mask and softmax."""
+    def _pattern(self, place: str, heads: slice, rows: slice) -> Tensor:
+        """(H, T, S), for some heads and readers: scores after mask and softmax."""
         if f"{place}.pattern" in self.tensors:
-            return self.tensors[f"{place}.pattern"][heads]
-        scores = self._scores(place, heads)
-        time, keys = (torch.arange(length, device=scores.device) for length in scores.shape[-2:])
-        return attention.pattern(scores, Mask(time, keys, aligned=False).table(self._attn(place)))
+            return self.tensors[f"{place}.pattern"][heads, rows]
+        return attention.pattern(self._scores(place, heads, rows), self._visible(place, rows))
+
+    def _visible(self, place: str, rows: slice = slice(None)) -> Tensor | None:
+        """Who may read whom, (T, S), for some readers; None when all may read all."""
+        _, queries, keys = self._full(f"{place}.pattern")
+        device = next(iter(self.tensors.values())).device
+        time, read = torch.arange(queries, device=device)[rows], torch.arange(keys, device=device)
+        return Mask(time, read, aligned=False).table(self._attn(place))
+
+    def _patterns(self, place: str, chosen: slice, rows: slice = slice(None)) -> Iterator[tuple[int, Tensor]]:
+        """The heads' patterns (T, S) one at a time: all together they may not fit."""
+        for h in range(self._attn(place).heads)[chosen]:
+            yield h, self._pattern(place, slice(h, h + 1), rows)[0]
 
     def _unrotate(self, place: str, x: Tensor) -> Tensor:
         rope = self._attn(place).rope
@@ -206,22 +347,73 @@ class Record:
         return turned
 
     def _normed(self, place: str) -> Tensor:
-        x = self[self._read_by(place)]
         weights = self._norm_weights(place)
-        norm = make_norm(self._block(place).norm, x.shape[-1]) if weights else None
+        return self._norm_with(self._block(place).norm if weights else None, weights, self[self._read_by(place)])
+
+    def _norm_with(self, how: specs.Norm | None, weights: list[str], x: Tensor) -> Tensor:
+        norm = make_norm(how, x.shape[-1])
         if norm is None:
             return x
         values = {weight.rpartition(".")[2]: self.weights[weight] for weight in weights}
         normed: Tensor = functional_call(norm, values, (x,))
         return normed
 
-    def _logits(self, name: str) -> Tensor:
-        if name == "logits":
-            return self._head(self[f"{self._decoder}final"])
+    def _summed_up(self, place: str, kind: str, chosen: slice) -> Tensor:
+        """What heads.py makes of each pattern by itself: (H, kind) or (H, bin, bin)."""
+        patterns = self._patterns(place, chosen)
+        if kind == "coarse":
+            return torch.stack([heads.coarse(pattern) for _, pattern in patterns])
+        length = self._length("T")
+        visible = self._visible(place)
+        every = torch.ones(length, length, dtype=torch.bool) if visible is None else visible
+        ids = torch.tensor(self.tokens, device=every.device)
+        return torch.stack([heads.kinds(pattern, ids, every) for _, pattern in patterns])
+
+    def _over_heads(self, place: str, kind: str, rows: slice) -> Tensor:
+        """(T, S): the mean or the largest weight over the heads."""
+        patterns = (pattern.float() for _, pattern in self._patterns(place, slice(None), rows))
+        if kind == "max":
+            return functools.reduce(torch.maximum, patterns)
+        return functools.reduce(torch.add, patterns) / self._attn(place).heads
+
+    def _columns(self, place: str, some: slice) -> Tensor:
+        """Each neuron's column of the down projection, (F, D), with the gain of a post norm multiplied in (whose
+        division by the length of what is added is the same for all neurons of a token, and left out)."""
+        down, *post = self._column_weights(place)
+        columns = self.weights[down].T[some]
+        return columns * self.weights[post[0]] if post else columns
+
+    def _moved(self, place: str, some: slice) -> dict[tuple[str, str], Tensor]:
+        """What a neuron does to the logits, as (way, what) -> (F, top)."""
+        columns = self._columns(place, some)
+        gain, final = self._final_norm_weights()[:1], self._stack(place).final_norm
+        rows = self.weights[self._head_weights()[0]]
+        centred = final is not None and final.kind == "layer"
+        effect = neurons.effect(columns, rows, self.weights[gain[0]] if gain else None, centred) * self.spec.head.scale
+        return {
+            (way, what): x
+            for way in naming.WAYS
+            for what, x in neurons.most(effect, promotes=way == "promotes").items()
+        }
+
+    def _lens(self, what: str, rows: slice) -> Tensor:
+        """The lens at each stop, for some tokens: (T, stop, ...). Blocks that norm only what they add leave a stream
+        that the final norm was made for like any other; a stream normed on its way (BERT) has no final norm, and
+        goes to the head as it is. The last stop is ``final`` itself, so it is the model's own distribution."""
+        streams = torch.stack([self[stop][rows] for stop in self._stops()[:-1]], 1)  # (T, stop, D)
+        streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
+        few = max(1, 2**22 // (streams.shape[1] * self.spec.head.size))  # 4 million logits at a time
+        return torch.cat([lens(self._head(streams[i : i + few]))[what] for i in range(0, len(streams), few)])
+
+    def _finally_normed(self, x: Tensor) -> Tensor:
+        return self._norm_with(self._stack(self._decoder).final_norm, self._final_norm_weights(), x)
+
+    def _logits(self, name: str, rows: slice = slice(None)) -> Tensor:
+        whole = self.tensors.get("logits")
         if name == "logits.last":
-            whole = self.tensors.get("logits")
             return self._head(self[f"{self._decoder}final"][-1:])[-1] if whole is None else whole[-1]
-        return tops(self["logits"])[name]
+        logits = self._head(self[f"{self._decoder}final"][rows]) if whole is None else whole[rows]
+        return logits if name == "logits" else tops(logits)[name]
 
     def _head(self, final: Tensor) -> Tensor:
         with torch.device("meta"):
@@ -245,9 +437,7 @@ class Record:
         return name.partition("blocks.")[0]
 
     def _stack(self, name: str) -> specs.Stack:
-        if isinstance(self.spec, specs.Transformer):
-            return self.spec.stack
-        return self.spec.encoder if name.startswith("encoder.") else self.spec.decoder
+        return naming.stack_of(self.spec, name)
 
     def _block(self, name: str) -> specs.Block:
         return self._stack(name).blocks[int(name.partition("blocks.")[2].partition(".")[0])]
@@ -270,9 +460,21 @@ class Record:
             return []
         if its.shared_norm and place.endswith("mlp"):
             place = place.removesuffix("mlp") + "attn"
-        stack = self._side(place) or "stack."
-        kinds = ("weight", "bias") if its.norm.kind == "layer" else ("weight",)
-        return [f"{stack}{place.removeprefix(self._side(place))}.pre.{kind}" for kind in kinds]
+        return _parts_of(its.norm, f"{self._in_stack(place)}.pre")
+
+    def _in_stack(self, place: str) -> str:
+        """Where a place of the run is among the weights."""
+        side = self._side(place)
+        return f"{side or 'stack.'}{place.removeprefix(side)}"
+
+    def _column_weights(self, place: str) -> list[str]:
+        """The down projection, and the gain of a post norm."""
+        post = [f"{self._in_stack(place)}.post.weight"] if "post" in self._block(place).slots else []
+        return [f"{self._in_stack(place)}.down.weight", *post]
+
+    def _final_norm_weights(self) -> list[str]:
+        norm = self._stack(self._decoder).final_norm
+        return [] if norm is None else _parts_of(norm, f"{self._decoder or 'stack.'}norm")
 
     def _head_weights(self) -> list[str]:
         head = self.spec.head
@@ -387,28 +589,31 @@ def _keeper(
     return frozenset(wanted).__contains__
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
+def _hint(name: str, known: Iterable[str], otherwise: str = "`cutaway names` lists them all.") -> str:
     close = difflib.get_close_matches(name, known, 1)
-    return f"Did you mean {close[0]!r}?" if close else "`cutaway names` lists them all."
+    return f"Did you mean {close[0]!r}?" if close else otherwise
 
 
-def _indexed(name: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(.*)\[(-?\d+)\]", name)
-    return (found[1], int(found[2])) if found else (name, None)
+def _weights(names: Iterable[str]) -> list[str]:
+    return [f"{WEIGHT}{name}" for name in names]
 
 
-def _at(x: Tensor, name: str, index: int | None) -> Tensor:
-    if index is None:
-        return x
-    if not -len(x) <= index < len(x):
-        raise Misuse(f"{name} is out of range: its first axis has {len(x)}.")
-    return x[index]
+def _parts_of(norm: specs.Norm, place: str) -> list[str]:
+    return [f"{place}.{part}" for part in (("weight", "bias") if norm.kind == "layer" else ("weight",))]
 
 
-def _head_slice(name: str, index: int, attn: specs.Attention) -> slice:
-    if not -attn.heads <= index < attn.heads:
-        raise Misuse(f"{name} is out of range: there are {attn.heads} heads.")
-    return slice(index % attn.heads, index % attn.heads + 1)
+def _way(name: str) -> str | None:
+    """Does this tell what a neuron promotes, or what it demotes?"""
+    return next((way for way in naming.WAYS if f".mlp.{way}." in name), None)
+
+
+def _in_parts(name: str, axes: naming.Axes) -> int:
+    """How many leading axes of a derived tensor can be computed in part."""
+    kind = name.rpartition(".")[2]
+    if kind in ("scores", "pattern", "z"):
+        return 2
+    rows = name.startswith(("logits", "lens.")) and axes[0] == "T"
+    return int(rows or _way(name) is not None or kind in ("kinds", "coarse", "mean", "max"))
 
 
 def _next_block(name: str, what: str, step: int = 1) -> str:

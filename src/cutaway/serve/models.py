@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import secrets
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..errors import Failed, Misuse, NotFound
+from ..errors import Failed, NotFound
 from ..families import describe
 from ..families import verify as verification
 from ..families.config import dtype_of, read_config
@@ -217,7 +216,7 @@ class Models:
         from ..look import file, names
 
         kept = self._kept_record(record)
-        asked, _ = names.matching(kept.names(), include)
+        asked = kept.matching(include)
         taken, _ = names.matching(kept.weights, weights)
         stored = kept.nbytes + sum(kept.weights[name].nbytes for name in taken)
         self._refuse_too_large(kept, [(name, None) for name in {*asked, "logits"} - kept.tensors.keys()], stored)

@@ -12,14 +12,16 @@ from .limits import Limits
 from .problem import Problem
 
 _NAME = re.compile(r"[A-Za-z0-9_.*?]+")
+_ENTRY = r"(-?[0-9]{1,9}|(-?[0-9]{1,9})?:(-?[0-9]{1,9})?)"
+_INDEX = re.compile(rf"{_ENTRY}(,{_ENTRY}){{0,7}}")
 
 
 @dataclass(frozen=True)
 class Want:
-    """Tensors a page asks for: a glob over names and, when ``at`` is not None, the index along their first axis."""
+    """Tensors a page asks for: a glob over names and, when ``at`` is not None, an index into each, such as "3,5:9"."""
 
     name: str
-    at: int | None
+    at: str | None
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,15 @@ def name(value: object, limits: Limits) -> str:
     return value
 
 
-def index(value: str | None) -> int | None:
-    """An index written in a query string."""
+def index(value: object) -> str | None:
+    """An index as ``name[...]`` takes it: an integer or a slice for each axis from the left, such as "3,5:9"."""
     if value is None:
         return None
-    if not re.fullmatch(r"-?[0-9]{1,9}", value):
+    if type(value) is int and abs(value) < 1_000_000_000:
+        value = str(value)
+    if not isinstance(value, str) or not _INDEX.fullmatch(value):
         raise _bad('"at" is not an index')
-    return int(value)
+    return value
 
 
 def _wants(value: object, limits: Limits) -> list[Want]:
@@ -86,10 +90,7 @@ def _wants(value: object, limits: Limits) -> list[Want]:
     wants = []
     for entry in value:
         _keys(entry, 'an entry of "want"', required={"name"}, optional={"at"})
-        at = entry.get("at")
-        if at is not None and (type(at) is not int or abs(at) >= 1_000_000_000):
-            raise _bad('"at" is not an index')
-        wants.append(Want(name(entry["name"], limits), at))
+        wants.append(Want(name(entry["name"], limits), index(entry.get("at"))))
     return wants
 
 

@@ -5,6 +5,7 @@
     model.next("Once upon a time there was a")             # the distribution over the next token
     run = model.run("Once upon a time there was a")        # every intermediate, by name
     run["blocks.2.attn.pattern"]                           # (H, T, T)
+    cutaway.compare(run, another)                          # where two runs part
 
 Names are imported when first used: ``import cutaway`` alone does not import torch.
 """
@@ -14,13 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Record", "load", "open"]
+__all__ = ["Model", "Record", "compare", "load", "open"]
 
 if TYPE_CHECKING:
     from .api import Model, load
-    from .look import Record, open
+    from .look import Record, compare, open
 
-_HOMES = {"load": "api", "Model": "api", "Record": "look", "open": "look"}
+_HOMES = {"load": "api", "Model": "api", "Record": "look", "open": "look", "compare": "look"}
 
 
 def __getattr__(name: str) -> Any:

@@ -117,6 +117,8 @@ class Record:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, before it is computed. Raises Misuse as reading it would."""
+        if (stored := self._stored(name)) is not None:
+            return tuple(stored.shape)
         plain, index = naming.split(name)
         counts = naming.selected(name, index, self._plain_axes(plain), self._full(plain))
         return tuple(counts[i] for i in naming.kept(index, counts))
@@ -147,15 +149,13 @@ class Record:
             self.shape(name)
         except Misuse:
             return False
-        return name in self.tensors or self._has(naming.split(name)[0])
+        return self._stored(name) is not None or self._has(naming.split(name)[0])
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of that name. Raises Misuse for an unknown one, or one this record was told not to keep."""
-        if name in self.tensors:
-            return self.tensors[name]
-        if name.removeprefix(WEIGHT) in self.weights and name.startswith(WEIGHT):
-            return self.weights[name.removeprefix(WEIGHT)]
+        if (stored := self._stored(name)) is not None:
+            return stored
         plain, index = naming.split(name)
         self._plain_axes(plain)
         if not self._has(plain):
@@ -190,9 +190,15 @@ class Record:
 
     # ------------------------------------------------------------------ how large things are
 
+    def _stored(self, name: str) -> Tensor | None:
+        """What stands under exactly this name, index included: a file may hold parts."""
+        if name.startswith(WEIGHT):
+            return self.weights.get(name.removeprefix(WEIGHT))
+        return self.tensors.get(name)
+
     def _plain_axes(self, plain: str) -> naming.Axes:
         if plain.startswith(WEIGHT):
-            axes = naming.weight_axes(plain.removesuffix(".T"), self._weight(plain).ndim)
+            axes = naming.weight_axes(plain.removesuffix(".T"), self._dimensions(plain))
             return axes[::-1] if plain.endswith(".T") else axes
         if plain not in self._axes:
             raise Misuse(f"No tensor of this run is called {plain!r}.", _hint(plain, self._axes))
@@ -213,6 +219,14 @@ class Record:
             if name in self._axes and axis in self._axes[name]:
                 return tensor.shape[self._axes[name].index(axis)]
         return len(self.tokens)
+
+    def _dimensions(self, weight: str) -> int:
+        """How many axes a weight has, of which perhaps only parts are at hand."""
+        for name, part in self.weights.items():
+            plain, index = naming.split(name)
+            if plain == weight.removeprefix(WEIGHT):
+                return part.ndim + sum(isinstance(entry, int) for entry in index)
+        return self._weight(weight).ndim
 
     def _weight(self, name: str) -> Tensor:
         """The weight behind ``weights.…`` or ``weights.….T``. Raises Misuse for one that is not at hand."""
@@ -249,7 +263,7 @@ class Record:
         if name == "logits" or name.startswith("logits."):
             return [f"{self._decoder}final", *_weights(self._head_weights())]
         if name == "river":
-            return self._stops()
+            return self.stops()
         if kind in ("kinds", "mean", "max", "coarse"):
             return [f"{place}.pattern"]
         if kind == "strength":
@@ -258,7 +272,7 @@ class Record:
             columns = self._column_weights(place.rpartition(".")[0])
             return _weights([*columns, *self._final_norm_weights(), *self._head_weights()])
         if name.startswith("lens."):
-            return [*self._stops(), "final", *_weights([*self._final_norm_weights(), *self._head_weights()])]
+            return [*self.stops(), "final", *_weights([*self._final_norm_weights(), *self._head_weights()])]
         return []
 
     def _has(self, name: str) -> bool:
@@ -294,7 +308,7 @@ class Record:
         if kind in ("resid_post", "resid_pre"):
             return self.tensors[self._sources(name)[0]]
         if name == "river":
-            return torch.stack([self[stop].float().norm(dim=-1) for stop in self._stops()])
+            return torch.stack([self[stop].float().norm(dim=-1) for stop in self.stops()])
         if kind in ("kinds", "coarse"):
             return self._summed_up(place, kind, *part)
         if kind in ("mean", "max"):
@@ -400,7 +414,7 @@ class Record:
         """The lens at each stop, for some tokens: (T, stop, ...). Blocks that norm only what they add leave a stream
         that the final norm was made for like any other; a stream normed on its way (BERT) has no final norm, and
         goes to the head as it is. The last stop is ``final`` itself, so it is the model's own distribution."""
-        streams = torch.stack([self[stop][rows] for stop in self._stops()[:-1]], 1)  # (T, stop, D)
+        streams = torch.stack([self[stop][rows] for stop in self.stops()[:-1]], 1)  # (T, stop, D)
         streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
         few = max(1, 2**22 // (streams.shape[1] * self.spec.head.size))  # 4 million logits at a time
         return torch.cat([lens(self._head(streams[i : i + few]))[what] for i in range(0, len(streams), few)])
@@ -485,7 +499,7 @@ class Record:
             found += ["head.norm.bias"] if head.transform[1].kind == "layer" else []
         return found
 
-    def _stops(self) -> list[str]:
+    def stops(self) -> list[str]:
         """Where the river is measured: before and after each attention, and at the end."""
         layers = len(self._stack(self._decoder).blocks)
         stops = [f"{self._decoder}blocks.{i}.{what}" for i in range(layers) for what in ("resid_pre", "resid_mid")]

@@ -22,6 +22,8 @@ from .errors import CutawayError, Failed, Misuse
 
 if TYPE_CHECKING:
     from .api import Model
+    from .look.explain import Explanation
+    from .look.record import Record
 
 STDIN = "\0"  # stands for "-", which the parser would take for an option; no argument of a process can hold it
 MAX_STDIN_BYTES = 4 * 2**20  # more than the longest text that is read, in any language
@@ -235,6 +237,29 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
 
 
 @app.command(sort_key=6)
+def explain(
+    cell: Annotated[str, Parameter(help='A name and one integer per axis, such as "logits[0,7]".')],
+    /,
+    *,
+    text: Annotated[str, Parameter(help="What the model reads; - reads standard input.")],
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Derive one number of a run, term by term."""
+    text = _read(text)
+    loaded = _load(model, dtype, device)
+    record = loaded.run(text)
+    found = record.explain(cell)
+    _say(*record.settings.get("notes", []))
+    if json:
+        _print_json(model=loaded.card.name, **found.to_json())
+    else:
+        _print_derivation(found, record)
+
+
+@app.command(sort_key=7)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
@@ -265,7 +290,7 @@ def models(*, json: Json = False) -> None:
         _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
 
 
-@app.command(sort_key=7)
+@app.command(sort_key=8)
 def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
     """Compare a model's logits with those of an installed transformers.
 
@@ -292,7 +317,7 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     return 0 if result["agrees"] else Failed.exit_code
 
 
-@app.command(sort_key=8)
+@app.command(sort_key=9)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
     /,
@@ -317,7 +342,7 @@ def train(
         print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
 
 
-@app.command(sort_key=9)
+@app.command(sort_key=10)
 def doctor(*, json: Json = False) -> int:
     """Look at the installation: what is there, what is missing.
 
@@ -388,6 +413,72 @@ def _read(text: str) -> str:
     if not text:
         raise Misuse("The text is empty.", "Write at least one character.")
     return checked_text(text)
+
+
+SHOWN = 8  # terms of a derivation in full
+TERMS = {"product": "", "value": "", "square": "square of ", "exp": "exp of "}
+STEPS = {
+    "sum": "sum", "add": "+ {by:10}  {label}", "scale": "× {by:10}  {label}",
+    "multiply": "× {by:10}  {label}", "root": "√", "divide": "{by:10} ÷ it; {label}", "softcap": "soft cap at {by}",
+}  # fmt: skip
+AXES = {
+    "T": "position", "D": "number", "H": "head", "K": "key-value head", "E": "number", "F": "neuron", "V": "token",
+    "stop": "stop",
+}  # fmt: skip
+
+
+def _print_derivation(found: Explanation, record: Record) -> None:
+    """The largest terms, all others as one, and what the steps make of them: one column of numbers, downwards."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from .look.explain import RULES
+
+    console = Console(highlight=False)
+
+    def line(number: float, *words: str | tuple[str, str], style: str = "") -> None:
+        console.print(Text.assemble((_aligned(number), style), "  ", *words), soft_wrap=True)
+
+    for words, style in (
+        (f"{found.cell} = {found.value:.6g}", "bold"),
+        (_places(found, record), ""),
+        ((RULES[found.rule].__doc__ or "").strip(), "dim"),
+    ):
+        console.print(Text(words, style), soft_wrap=True)
+    console.print()
+    steps = list(found.steps)
+    if steps[0].op == "subtract":  # from every term's number
+        first = steps.pop(0)
+        console.print(Text(f"{'':14}  each number minus {first.by:.6g}, {first.label}"), soft_wrap=True)
+    largest = sorted(found.terms, key=lambda term: -abs(term.value))
+    for term in largest[:SHOWN]:
+        cells = [((f"{factor.value:.6g} ", ""), (factor.cell, "cyan")) for factor in term.factors]
+        line(term.value, TERMS[found.term], *[part for cell in cells for part in (" × ", *cell)][1:])
+    if rest := largest[SHOWN:]:
+        line(sum(term.value for term in rest), f"and {len(rest):,} more")
+    console.print(Text("─" * 14, "dim"))
+    for step in steps:
+        by = "" if step.by is None else f"{step.by:.6g}"
+        words = STEPS.get(step.op, "{label}").format(by=by, label=step.label or "")
+        if words:
+            line(step.value, words, ("" if step.cell is None else f"  {step.cell}", "cyan"))
+    line(found.value, "recorded", style="bold")
+    console.print(Text(f"{found.difference:14.0e}  difference", "dim"))
+
+
+def _aligned(number: float) -> str:
+    """Fourteen columns, the decimal points under each other."""
+    return f"{number:14.6f}" if number == 0 or 1e-4 <= abs(number) < 1e6 else f"{number:14.3e}"
+
+
+def _places(found: Explanation, record: Record) -> str:
+    """What the integers of a cell stand for: "head 2, position 5 '␣time', position 4 '␣a'"."""
+    name, _, inside = found.cell.partition("[")
+    words = []
+    for letter, number in zip(record.axes(name), inside.rstrip("]").split(","), strict=True):
+        piece = record.pieces[int(number)]["text"] if letter == "T" and record.pieces else None
+        words.append(f"{AXES[letter]} {number}" + ("" if piece is None else f" {_safe(piece)!r}"))
+    return ", ".join(words)
 
 
 def _print_json(**content: Any) -> None:

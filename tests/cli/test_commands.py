@@ -111,6 +111,31 @@ def test_names(cutaway: Any, tiny: Path) -> None:
     assert json.loads(cutaway("names", tiny, "--json").out)["names"]["final"] == ["T", "D"]
 
 
+def test_explain_adds_up_on_paper(cutaway: Any, tiny: Path) -> None:
+    code, out, err = cutaway("explain", "blocks.1.mlp.up[2,5]", "--text", "once", "-m", tiny)
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].startswith("blocks.1.mlp.up[2,5] = ")
+    assert lines[1] == "position 2 'c', neuron 5"
+    rule = next(i for i, line in enumerate(lines) if line.startswith("──"))
+    assert lines[rule - 1].split()[1:] == ["and", "8", "more"]
+    terms = [float(line.split()[0]) for line in lines[4:rule]]
+    assert len(terms) == 9
+    assert sum(terms) == pytest.approx(float(lines[rule + 1].split()[0]), abs=1e-5)
+    assert [line.split()[1] for line in lines[rule + 1 :]] == ["sum", "recorded", "difference"]
+
+
+def test_explain_as_json(cutaway: Any, tiny: Path) -> None:
+    from cutaway.api import load
+
+    document = json.loads(cutaway("explain", "logits[1,7]", "--text", "once", "-m", tiny, "--json").out)
+    assert document.pop("model") == str(tiny)
+    assert document == load(tiny).run("once").explain("logits[1,7]").to_json()
+    masked = cutaway("explain", "blocks.0.attn.pattern[0,1,2]", "--text", "once", "-m", tiny)
+    assert "causal: position 1 reads nothing after it" in masked.out
+    assert cutaway("explain", "logits[1]", "--text", "once", "-m", tiny).code == 2
+
+
 def test_models(cutaway: Any) -> None:
     code, out, _ = cutaway("models")
     assert code == 0

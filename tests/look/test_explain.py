@@ -1,0 +1,296 @@
+"""Every number of a run, derived again from the numbers before it: the shown terms and steps are the arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cutaway
+from cutaway.errors import Misuse
+from cutaway.families import describe
+from cutaway.look import ModelCard, Record, run
+from cutaway.look.explain import Explanation, kind_of, name_of
+from cutaway.look.names import names
+from cutaway.model import spec
+from cutaway.model.block import ACTIVATIONS
+from tests.families.variants import VARIANTS
+from tests.model import machines
+from tests.model.machines import LAYER, RMS, attention, decoder
+
+LENGTH = 11
+RELATIVE = spec.RelativeBias(8, 20, False)
+YARN = spec.Rope(500.0, 16, spec.YarnScaling(4.0, 16, attention_factor=1.1))
+POSITIONS = spec.Positions("learned", 64, 2)
+#: What no family says yet and a spec can: an offset table, a norm on the embedding, scaled and biased logits ...
+MORE = {
+    "relative": decoder(
+        *[spec.Block(attention(rope=None), machines.GATED, RMS)] * 2,
+        stack=spec.Stack(48, (spec.Block(attention(rope=None), machines.GATED, RMS),) * 2, RMS, RELATIVE),
+    ),
+    "embedding norm": decoder(
+        *[machines.GPT2] * 2, stem=spec.Tokens(97, 48, positions=POSITIONS, norm=LAYER),
+        head=spec.Head(97, bias=True, scale=0.3, softcap=5.0),
+    ),
+    "yarn": decoder(*[spec.Block(attention(rope=YARN, qk_norm="full"), machines.GATED, LAYER, ("pre", "post"))] * 2),
+    "both ways": decoder(*[spec.Block(attention(causal=False, window=3), machines.GATED, RMS)] * 2),
+}  # fmt: skip
+MACHINES = machines.DECODERS | MORE
+
+
+def ran(machine: spec.Transformer, **how: object) -> Record:
+    ids = machines.tokens(1, LENGTH)
+    model = machines.lively(machine)
+    return run(model, [ids], ModelCard("tiny"), tokens=ids[0].tolist(), **how)  # type: ignore[arg-type]
+
+
+def cells(record: Record, name: str, chance: random.Random, count: int = 2) -> list[str]:
+    """The first, the last and a few other cells of a tensor."""
+    shape = record[name].shape
+    places = [[0] * len(shape), [size - 1 for size in shape]]
+    places += [[chance.randrange(size) for size in shape] for _ in range(count)]
+    return [f"{name}[{','.join(map(str, place))}]" for place in places]
+
+
+def explainable(record: Record) -> list[str]:
+    return [*names(record.spec), "logits.last", "river"]
+
+
+def again(found: Explanation) -> float:
+    """The total once more, from the numbers shown and nothing else."""
+    subtracted = 0.0
+    steps = list(found.steps)
+    if steps[0].op == "subtract":
+        subtracted = steps.pop(0).by or 0.0
+    values = []
+    for term in found.terms:
+        numbers = [factor.value for factor in term.factors]
+        made = {
+            "product": math.prod,
+            "value": lambda x: x[0],
+            "square": lambda x, less=subtracted: (x[0] - less) ** 2,
+            "exp": lambda x, less=subtracted: math.exp(x[0] - less),
+        }[found.term](numbers)
+        assert made == pytest.approx(term.value, rel=1e-12)
+        values.append(made)
+    x = 0.0
+    for step in steps:
+        by = 0.0 if step.by is None else step.by
+        x = {
+            "sum": lambda x, by: sum(values),
+            "mean": lambda x, by: sum(values) / by,
+            "copy": lambda x, by: values[0],
+            "lookup": lambda x, by: values[0],
+            "masked": lambda x, by: 0.0,
+            "add": lambda x, by: x + by,
+            "scale": lambda x, by: x * by,
+            "multiply": lambda x, by: x * by,
+            "root": lambda x, by: x**0.5,
+            "divide": lambda x, by: by / x,
+            "softcap": lambda x, by: by * math.tanh(x / by),
+            "activation": lambda x, by, step=step: float(ACTIVATIONS[step.label](torch.tensor(x).double())),
+        }[step.op](x, by)
+        assert x == pytest.approx(step.value, rel=1e-9, abs=1e-12), step
+    return x
+
+
+def size(found: Explanation) -> float:
+    """The scale of the numbers that were added up and multiplied on the way."""
+    return max(1.0, sum(abs(term.value) for term in found.terms), *(abs(step.value) for step in found.steps))
+
+
+def mistake(record: Record, found: Explanation) -> str:
+    """What is wrong with an explanation; nothing when all is well."""
+    if not abs(found.difference) <= 1e-5 * size(found):
+        return f"{found.cell} is off by {found.difference}"
+    if again(found) != pytest.approx(found.total, rel=1e-9, abs=1e-12) or found.steps[-1].value != found.total:
+        return f"{found.cell}: the steps do not lead to the total"
+    if found.difference != found.total - found.value:
+        return f"{found.cell}: the difference is another"
+    shown = [(factor.cell, factor.value) for term in found.terms for factor in term.factors]
+    shown += [(step.cell, step.by) for step in found.steps if step.cell is not None and step.op in ("add", "multiply")]
+    for cell, value in [*shown, (found.cell, found.value)]:
+        # A product of one row and of all rows may differ in its last bit.
+        if (stands := number(record, cell)) is not None and stands != pytest.approx(value, rel=1e-5, abs=1e-6):
+            return f"{cell} is {stands}, not {value}"
+    return ""
+
+
+def number(record: Record, cell: str) -> float | None:
+    """What really stands in a cell; None for the cosine or sine of a position."""
+    inside = re.fullmatch(r"([^\[]+)\[(.*)\]", cell)
+    if inside is None:
+        assert re.match(r"-?([\d.]+·)?(sin|cos)\(", cell), cell
+        return None
+    name = inside[1]
+    tensor = record.weights[name.removeprefix("weights.")] if name.startswith("weights.") else _once(record, name)
+    return float(tensor[tuple(map(int, inside[2].split(",")))])
+
+
+def _once(record: Record, name: str) -> torch.Tensor:
+    known: dict[str, torch.Tensor] = record.__dict__.setdefault("read_before", {})
+    if name not in known:
+        known[name] = record[name]
+    return known[name]
+
+
+def check(record: Record) -> None:
+    chance = random.Random(0)
+    for name in explainable(record):
+        for cell in cells(record, name, chance):
+            found = record.explain(cell)
+            assert (found.cell, found.rule) == (cell, kind_of(name))
+            assert not mistake(record, found)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_every_number_is_derived_from_those_before_it(name: str) -> None:
+    check(ran(MACHINES[name]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_of_every_family(variant: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="its configurations are not installed")
+    config_name, _, says = VARIANTS[variant]
+    check(ran(describe(getattr(transformers, config_name)(**says).to_dict())[1]))
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_links_lead_from_a_logit_to_weights_and_positions(name: str) -> None:
+    record = ran(MACHINES[name])
+    chance = random.Random(1)
+    for _ in range(10):
+        cell, path = f"logits[{chance.randrange(LENGTH)},{chance.randrange(97)}]", []
+        while cell.partition("[")[0] in record.names():
+            path.append(cell)
+            found = record.explain(cell)
+            links = [factor.cell for term in found.terms for factor in term.factors]
+            links += [step.cell for step in found.steps if step.cell is not None]
+            if not links:
+                assert found.steps[0].op == "masked"
+                break
+            cell = chance.choice(links)
+        assert len(path) < 14 * len(record.spec.stack.blocks) + 4, path
+        assert len(set(path)) == len(path)
+
+
+STORED = list(ran(machines.DECODERS["qwen3"]).tensors)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_number_that_was_tampered_with_no_longer_adds_up(name: str) -> None:
+    record = ran(machines.DECODERS["qwen3"])
+    record.tensors[name] = record.tensors[name].clone()
+    record.tensors[name][3] += 0.01
+    places = {"T": 3}  # and the first along every other axis
+    at = {name: [places.get(axis, 0) for axis in record.axes(name)] for name in names(record.spec)}
+    found = [record.explain(name_of(name, place)) for name, place in at.items()]
+    assert any("is off" in mistake(record, explained) for explained in found)
+
+
+def test_a_masked_cell_says_why() -> None:
+    record = ran(machines.DECODERS["windows"])
+    for cell, reason in (("[1,3,4]", "causal: position 3 reads nothing after it"), ("[1,9,4]", "window: position 9")):
+        found = record.explain(f"blocks.0.attn.pattern{cell}")
+        assert (found.terms, found.total, found.value, found.difference) == ([], 0.0, 0.0, 0.0)
+        (step,) = found.steps
+        assert step.op == "masked"
+        assert reason in (step.label or "")
+    assert len(record.explain("blocks.0.attn.pattern[1,9,5]").terms) == 5
+    assert len(record.explain("blocks.1.attn.pattern[1,9,4]").terms) == 10
+
+
+def test_a_known_number_by_hand() -> None:
+    record = ran(machines.DECODERS["gpt2"])
+    found = record.explain("blocks.1.attn.scores[2,-1,4]")
+    assert found.cell == "blocks.1.attn.scores[2,10,4]"
+    assert [factor.cell for factor in found.terms[3].factors] == [
+        "blocks.1.attn.q_rot[10,2,3]",
+        "blocks.1.attn.k_rot[4,2,3]",
+    ]
+    assert [(step.op, step.by) for step in found.steps] == [("sum", None), ("scale", 0.25)]
+    q, k = record["blocks.1.attn.q"].double(), record["blocks.1.attn.k"].double()
+    assert found.total == pytest.approx(float(q[10, 2] @ k[4, 2]) / 4, abs=1e-12)
+
+
+def test_grouped_queries_share_their_keys() -> None:
+    record = ran(machines.DECODERS["llama"])
+    heads = [record.explain(f"blocks.0.attn.scores[{head},5,4]").terms[0].factors[1].cell for head in range(4)]
+    assert heads == [f"blocks.0.attn.k_rot[4,{shared},0]" for shared in (0, 0, 1, 1)]
+
+
+def test_an_edited_tensor_is_where_the_derivation_ends() -> None:
+    record = ran(machines.DECODERS["llama"], edit={"blocks.1.attn.z": lambda z: z * 0, "blocks.2.resid_pre": torch.neg})
+    for name in ("blocks.1.attn.z[3,0,0]", "blocks.2.resid_pre[3,0]"):
+        (step,) = record.explain(name).steps
+        assert step.label == "put here by an edit of this run"
+    for name in explainable(record):
+        assert not mistake(record, record.explain(cells(record, name, random.Random(0))[1]))
+
+
+def test_it_is_plain_json() -> None:
+    record = ran(machines.DECODERS["gpt2"])
+    found = record.explain("blocks.0.attn.pattern[0,3,1]")
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(data) == ["cell", "value", "rule", "terms", "term", "steps", "total", "difference"]
+    assert list(data["terms"][0]) == ["factors", "value"]
+    assert data["terms"][0]["factors"] == [
+        {"cell": "blocks.0.attn.scores[0,3,0]", "value": float(record["blocks.0.attn.scores[0,3,0]"])}
+    ]
+    assert list(data["steps"][0]) == ["op", "by", "cell", "label", "value"]
+    assert (data["rule"], data["term"], data["total"]) == ("attn.pattern", "exp", found.total)
+    record.tensors["final"][2, 5] = float("inf")
+    broken = record.explain("final[2,5]").to_json()
+    assert (broken["value"], broken["difference"]) == ("inf", "-inf")
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("blocks.0.attn.scores[1,2]", r"not one number.* H T T"),
+        ("blocks.0.attn.scores", "not one number"),
+        ("blocks.0.attn.scores[1,2,3:5]", "not one number"),
+        ("blocks.0.attn.scores[1,2,11]", "out of range"),
+        ("blocks.0.attn.scores[1,2,3", "no index"),
+        ("blocks.0.attn.socres[1,2,3]", "socres"),
+        ("logits.rest[1]", "not a number the model computes"),
+        ("weights.stack.norm.weight[1]", "is a weight"),
+    ],
+)
+def test_what_is_no_cell_is_refused(cell: str, words: str) -> None:
+    with pytest.raises(Misuse, match=words):
+        ran(machines.DECODERS["gpt2"]).explain(cell)
+
+
+@pytest.mark.parametrize("machine", [machines.T5, machines.BERT], ids=["t5", "bert"])
+def test_other_kinds_are_refused_plainly(machine: spec.Spec) -> None:
+    ids = machines.tokens(1, 5)
+    inputs = [ids, ids] if isinstance(machine, spec.Seq2Seq) else [ids]
+    record = run(machines.lively(machine), inputs, ModelCard("tiny"), tokens=ids[0].tolist())
+    with pytest.raises(Misuse, match="not the run of a decoder"):
+        record.explain("logits[0,0]")
+
+
+def test_a_saved_record_explains_what_it_brought_along(tmp_path: Path) -> None:
+    record = ran(machines.DECODERS["llama"])
+    record.save(tmp_path / "run.cutaway", weights="stack.blocks.0.attn.*")
+    opened = cutaway.open(tmp_path / "run.cutaway")
+    for cell in ("blocks.0.attn.scores[1,2,1]", "blocks.0.attn.q[1,2,1]", "blocks.1.attn.in[3,3]", "river[2,1]"):
+        assert opened.explain(cell) == record.explain(cell)
+    with pytest.raises(Misuse, match="did not bring along") as caught:
+        opened.explain("blocks.1.attn.q[1,2,1]")
+    assert 'weights="stack.blocks.1.attn.q.weight"' in (caught.value.fix or "")
+
+
+def test_numbers_of_half_precision_are_what_they_are() -> None:
+    """bfloat16 keeps eight bits: the difference says so, and is no larger."""
+    ids = machines.tokens(1, LENGTH)
+    model = machines.lively(machines.DECODERS["llama"]).bfloat16()
+    record = run(model, [ids], ModelCard("tiny"), tokens=ids[0].tolist())
+    found = record.explain("blocks.1.mlp.out[4,3]")
+    assert 0 < abs(found.difference) < 2e-2 * size(found)

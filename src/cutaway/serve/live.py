@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive
 
+from .. import hub
 from . import strict
 from .limits import Limits
 from .problem import Problem, reply
@@ -32,6 +34,9 @@ class Live:
         return [
             Route("/api/models", self.models, methods=["GET"]),
             Route("/api/models/{id:path}/vocabulary", self.vocabulary, methods=["GET"]),
+            Route("/api/offers", self.offers, methods=["GET"]),
+            Route("/api/fetch", self.fetch, methods=["POST"]),
+            Route("/api/fetch/cancel", self.stop_fetching, methods=["POST"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/run", self.run, methods=["POST"]),
             Route("/api/load/cancel", self.stop_loading, methods=["POST"]),
@@ -47,6 +52,26 @@ class Live:
         model = await self.supervisor.model(request.path_params["id"])
         _, body = await _while_listening(request, self.supervisor.ask("vocabulary", model=model))
         return Response(body, media_type="application/json")
+
+    async def offers(self, request: Request) -> Response:
+        return reply([{"name": offer.name, **asdict(offer)} for offer in await self._offered(request)])
+
+    async def fetch(self, request: Request) -> Response:
+        """Only what is offered can be fetched: a page cannot name any other repository."""
+        model = strict.model(await request.body())
+        if model not in [offer.id for offer in await self._offered(request)]:
+            raise Problem(404, "This model is not on offer, or already here.", "Choose one of /api/offers.")
+        self.supervisor.fetch.start(model)
+        return reply({})
+
+    async def stop_fetching(self, request: Request) -> Response:
+        await self.supervisor.fetch.cancel()
+        return reply({})
+
+    async def _offered(self, request: Request) -> list[hub.Offer]:
+        """The models of the hub that are offered by name and not here yet."""
+        here = {model["id"] for model in await _while_listening(request, self.supervisor.listed())}
+        return [offer for offer in hub.OFFERS if offer.id not in here]
 
     async def run(self, request: Request) -> Response:
         asked = strict.run(await request.body(), self.limits)

@@ -63,6 +63,13 @@ def run(body: bytes, limits: Limits) -> Run:
     return Run(_text(value["model"], '"model"'), text, tokens, _wants(value.get("want", []), limits))
 
 
+def model(body: bytes) -> str:
+    """The checked body ``{"model": id}``. Raises a 400."""
+    value = parse(body)
+    _keys(value, "the request", required={"model"}, optional=set())
+    return _text(value["model"], '"model"')
+
+
 def name(value: object, limits: Limits) -> str:
     """A tensor's name or a glob over names, as letters, digits, ``_ . * ?``."""
     value = _text(value, '"name"')

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from .fetch import Fetch, News
 from .limits import Limits
 from .problem import Busy, Problem
 from .process import Answer, Ended, WorkerProcess
@@ -45,6 +46,8 @@ class Supervisor:
         self.models: list[dict[str, Any]] = []
         self.state: dict[str, Any] = {"state": "starting", "stage": "starting the worker", "message": ""}
         self.process: WorkerProcess | None = None
+        self.fetch = Fetch(self._hear_fetch, self._relist)
+        self._fetched: dict[str, News] = {}  # what /api/events says beside the state
         self._listed = asyncio.Event()
         self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._waiting: deque[_Job] = deque()
@@ -62,6 +65,7 @@ class Supervisor:
     async def stop(self) -> None:
         """End the worker and every listener."""
         self.close()
+        await self.fetch.cancel()
         if self._working:
             self._working.cancel()
             await asyncio.wait([self._working])
@@ -263,11 +267,26 @@ class Supervisor:
         else:
             self._tell("starting", event["stage"], event.get("message", ""))
 
+    async def _relist(self) -> None:
+        """Have the worker look again which models there are; one that starts anew does so by itself."""
+        job = _Job(None, {"do": "relist"})
+        self._waiting.append(job)
+        self._news.set()
+        with contextlib.suppress(Problem):
+            await job.answer
+
+    def _hear_fetch(self, news: News | None) -> None:
+        self._fetched = {} if news is None else {"fetch": news}
+        self._spread({key: value for key, value in self.state.items() if key != "fetch"})
+
     def _ready(self, process: WorkerProcess) -> None:
         self._tell("ready", model=process.loaded[-1] if process.loaded else None, loaded=process.loaded[::-1])
 
     def _tell(self, state: str, stage: str = "", message: str = "", **more: Any) -> None:
-        self.state = {"state": state, "stage": stage, "message": message, **more}
+        self._spread({"state": state, "stage": stage, "message": message, **more})
+
+    def _spread(self, state: dict[str, Any]) -> None:
+        self.state = state | self._fetched
         for listener in self._listeners:
             _put(listener, self.state)
 

@@ -96,6 +96,9 @@ class Fake:
     def explain(self, check, *, record, cell):
         return {}, json.dumps({"cell": cell, "terms": [], "value": "-inf"}).encode()
 
+    def compare(self, check, *, first, second, at):
+        return {}, json.dumps([first, second, at]).encode()
+
     def file(self, check, *, record, include, weights):
         return {}, repr((include, weights)).encode()
 

@@ -222,6 +222,16 @@ def test_an_explanation_is_json_and_bounded(models: Models) -> None:
         few.explain(never, record=run(few)[0], cell="blocks.0.attn.scores[0,1,0]")
 
 
+def test_two_runs_are_compared(models: Models) -> None:
+    first, second = (run(models)[0] for _ in range(2))
+    _, body = models.compare(never, first=first, second=second, at=[-1, -1])
+    told = json.loads(body, parse_constant=pytest.fail)
+    assert told["parts_at"] is None
+    assert told["changes"] == []
+    with pytest.raises(NotFound):
+        models.compare(never, first=first, second="0" * 16, at=[0, 0])
+
+
 def started_with_two(tmp_path: Path, **limits: int) -> Models:
     """The bundled model under two names, both listed, the second not yet loaded."""
     models = started(**limits)

@@ -368,6 +368,10 @@ def test_the_api(client: TestClient) -> None:
     kept = f"/api/records/{answer.headers['x-record']}"
     explained = client.get(f"{kept}/explain", params={"cell": "blocks.0.attn.scores[2,5,-4]"})
     assert explained.json() == {"cell": "blocks.0.attn.scores[2,5,-4]", "terms": [], "value": "-inf"}
+    pair = {"first": answer.headers["x-record"], "second": "0" * 16, "at": "3,-1"}
+    assert client.get("/api/compare", params=pair).json() == [answer.headers["x-record"], "0" * 16, [3, -1]]
+    assert client.get("/api/compare", params=pair | {"at": "3"}).status_code == 400
+    assert client.get("/api/compare", params=pair | {"second": "../x"}).status_code == 404
     file = client.get(f"{kept}/file?include=blocks.*.z&include=logits&weights=stem.*")
     assert file.content == b"(['blocks.*.z', 'logits'], ['stem.*'])"
     assert client.get(f"{kept}/file").content == b"([], [])"

@@ -21,6 +21,7 @@ from .problem import Problem, reply
 from .supervisor import Supervisor
 
 _RECORD = re.compile(r"[0-9a-f]{16}")
+_PAIR = re.compile(r"(-?[0-9]{1,9}),(-?[0-9]{1,9})")
 _CELL = re.compile(r"[A-Za-z0-9_.]+\[-?[0-9]{1,9}(,-?[0-9]{1,9}){0,3}\]")
 
 
@@ -42,6 +43,7 @@ class Live:
             Route("/api/load/cancel", self.stop_loading, methods=["POST"]),
             Route("/api/records/{id}/tensor", self.tensor, methods=["GET"]),
             Route("/api/records/{id}/explain", self.explain, methods=["GET"]),
+            Route("/api/compare", self.compare, methods=["GET"]),
             Route("/api/records/{id}/file", self.file, methods=["GET"]),
         ]
 
@@ -103,6 +105,16 @@ class Live:
         _, body = await _while_listening(request, self.supervisor.ask("explain", record=record, cell=cell))
         return Response(body, media_type="application/json")
 
+    async def compare(self, request: Request) -> Response:
+        query = request.query_params
+        first, second = (_record_id(query.get(which, "")) for which in ("first", "second"))
+        at = _PAIR.fullmatch(query.get("at", "-1,-1"))
+        if at is None:
+            raise Problem(400, 'The request was not understood: "at" is not a pair of tokens.', "Write it as 3,5.")
+        asked = self.supervisor.ask("compare", first=first, second=second, at=[int(at[1]), int(at[2])])
+        _, body = await _while_listening(request, asked)
+        return Response(body, media_type="application/json")
+
     async def file(self, request: Request) -> Response:
         record = _record(request)
         include, weights = self._globs(request, "include"), self._globs(request, "weights")
@@ -125,11 +137,14 @@ class Live:
 
 
 def _record(request: Request) -> str:
-    """The id of a record, as the address has it: 16 hexadecimal digits."""
-    record: str = request.path_params["id"]
-    if not _RECORD.fullmatch(record):
+    return _record_id(request.path_params["id"])
+
+
+def _record_id(id: str) -> str:
+    """The id of a record: 16 hexadecimal digits."""
+    if not _RECORD.fullmatch(id):
         raise Problem(404, "There is no such record.", "Run the text again.")
-    return record
+    return id
 
 
 class EventStream(StreamingResponse):

@@ -211,6 +211,13 @@ class Models:
             raise TooLarge(f"{cell} is made of {count:,} terms; at most {self._limits.terms:,} are sent.")
         return {}, json.dumps(explanation.to_json(), allow_nan=False, separators=(",", ":")).encode("ascii")
 
+    def compare(self, check: Check, *, first: str, second: str, at: list[int]) -> Answer:
+        """Two kept records side by side, at one token of each, as JSON."""
+        from ..look import compare
+
+        found = compare(self._kept_record(first), self._kept_record(second), (at[0], at[1]))
+        return {}, json.dumps(found.to_json(), allow_nan=False, separators=(",", ":")).encode("ascii")
+
     def file(self, check: Check, *, record: str, include: list[str], weights: list[str]) -> Answer:
         """The whole .cutaway file of a kept record, with the derived tensors and the weights asked for."""
         from ..look import file, names

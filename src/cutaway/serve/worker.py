@@ -57,6 +57,8 @@ class Engine(Protocol):
 
     def explain(self, check: Check, *, record: str, cell: str) -> tuple[dict[str, Any], bytes]: ...
 
+    def compare(self, check: Check, *, first: str, second: str, at: list[int]) -> tuple[dict[str, Any], bytes]: ...
+
     def file(
         self, check: Check, *, record: str, include: list[str], weights: list[str]
     ) -> tuple[dict[str, Any], bytes]: ...
@@ -64,7 +66,7 @@ class Engine(Protocol):
     def vocabulary(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
 
-VERBS = ("relist", "load", "run", "tensor", "explain", "file", "vocabulary")
+VERBS = ("relist", "load", "run", "tensor", "explain", "compare", "file", "vocabulary")
 
 
 class Worker:

@@ -77,7 +77,7 @@ export class Run {
   held(name: string, at: At = null): Tensor | null {
     const whole = this.file.tensor(name)
     if (at === null) return whole
-    if (whole && typeof at === 'number') return row(whole, at)
+    if (whole) return part(whole, at)
     return this.file.tensor(`${name}[${at}]`)
   }
 
@@ -122,6 +122,21 @@ export class Run {
     }
     return best
   }
+}
+
+/** What `at` names, as Python would: one entry per axis from the left, an index or a range. */
+export function part(tensor: Tensor, at: number | string): Tensor {
+  const [entry, ...rest] = String(at).split(',')
+  const inner = (index: number) => (rest.length ? part(row(tensor, index), rest.join(',')) : row(tensor, index))
+  if (!entry.includes(':')) return inner(Number(entry))
+  const from = (text: string, otherwise: number) => (text ? Number(text) + (Number(text) < 0 ? tensor.shape[0] : 0) : otherwise)
+  const [a, b] = entry.split(':')
+  const [first, end] = [from(a, 0), Math.min(tensor.shape[0], from(b, tensor.shape[0]))]
+  const each = Array.from({ length: Math.max(0, end - first) }, (_, i) => inner(first + i))
+  const shape = each[0]?.shape ?? tensor.shape.slice(1)
+  const data = new Float32Array(each.reduce((sum, one) => sum + one.data.length, 0))
+  each.forEach((one, i) => data.set(one.data, i * one.data.length))
+  return { shape: [each.length, ...shape], data }
 }
 
 /** Index `at` of the first axis; negative counts from the end. */

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { parse } from '../src/cutawayfile'
 import { blockShape, largest, middle, ribbons, ribbonY, strokeAt, strokeX, type BlockView } from '../src/paint/weave'
 import { isMasked } from '../src/paint/matrix'
-import { Run, row } from '../src/run'
+import { Run, part, row } from '../src/run'
 import { bytesOf } from './file'
 
 const spec = { stack: { width: 2, blocks: [{ attn: { heads: 2, causal: true }, mlp: { hidden: 3 } }], final_norm: null } }
@@ -52,6 +52,21 @@ describe('a run', () => {
   it('counts a negative index from the end', () => {
     const tensor = parse(file).tensor('river')!
     expect([...row(tensor, -1).data]).toEqual([7, 8, 9])
+  })
+})
+
+describe('a part of a tensor', () => {
+  const tensor = { shape: [2, 3, 4], data: Float32Array.from({ length: 24 }, (_, i) => i) }
+
+  it.each([
+    [1, [3, 4], [12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]],
+    ['1,-1', [4], [20, 21, 22, 23]],
+    [':,2', [2, 4], [8, 9, 10, 11, 20, 21, 22, 23]],
+    ['0,1:3,2:9', [2, 2], [6, 7, 10, 11]],
+    ['1,-2:,0', [2], [16, 20]],
+    ['1,1,1', [], [17]],
+  ])('%s', (at, shape, values) => {
+    expect(part(tensor, at)).toEqual({ shape, data: Float32Array.from(values) })
   })
 })
 

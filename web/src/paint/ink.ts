@@ -8,7 +8,10 @@ export interface Ink {
   soft: string
   thread: string
   chosen: string
+  query: string
+  key: string
   value: string
+  output: string
   drawn: string
   serif: string
   /** 256 steps of the data scale, from nothing to most. */
@@ -35,7 +38,10 @@ function readInk(): Ink {
     soft: of('--ink-soft'),
     thread: of('--thread'),
     chosen: of('--thread-chosen'),
+    query: of('--query'),
+    key: of('--key'),
     value: of('--value'),
+    output: of('--output'),
     drawn: of('--drawn'),
     serif: of('--serif'),
     data: ramp(of('--data-least'), of('--data-most')),

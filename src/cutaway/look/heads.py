@@ -36,61 +36,55 @@ def kinds(pattern: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
 
 def previous(pattern: Tensor) -> Tensor:
     """The weight on the token just before, from the second token on."""
-    return _mean(pattern, _back(pattern) == 1)
+    return _mean(_back(pattern, 1).sum(-1), pattern.shape[-1] - 1)
 
 
 def first(pattern: Tensor) -> Tensor:
     """The weight on the first token of the text, from the second token on: where a head rests with nothing to do."""
-    readers = torch.zeros_like(_back(pattern), dtype=torch.bool)
-    readers[1:, 0] = True
-    return _mean(pattern, readers)
+    return _mean(pattern[..., 1:, 0].sum(-1), pattern.shape[-1] - 1)
 
 
 def itself(pattern: Tensor) -> Tensor:
     """The weight on the reading token itself, from the second token on (the first often has no choice)."""
-    at_itself = _back(pattern) == 0
-    at_itself[0] = False
-    return _mean(pattern, at_itself)
+    return _mean(_back(pattern, 0)[..., 1:].sum(-1), pattern.shape[-1] - 1)
 
 
 def same(pattern: Tensor, ids: Tensor) -> Tensor:
     """The weight on earlier copies of the reading token, over the readers that have one."""
-    return _mean(pattern, (ids[:, None] == ids[None, :]) & (_back(pattern) > 0))
+    copies = (ids[:, None] == ids[None, :]).tril(-1)
+    return _mean((pattern * copies).sum((-1, -2)), copies.any(-1).sum())
 
 
 def induction(pattern: Tensor, ids: Tensor) -> Tensor:
     """The weight on what followed earlier copies of the reading token, over the readers that have one: in "A B ... A"
     the second A reads B (the prefix-matching score of Olsson et al. 2022)."""
-    followed = torch.zeros_like(_back(pattern), dtype=torch.bool)
-    followed[:, 1:] = ids[:, None] == ids[None, :-1]  # the token before the one that is read
-    return _mean(pattern, followed & (_back(pattern) >= 0))
+    followed = (ids[:, None] == ids.roll(1)[None, :]).tril()  # the token before the one that is read
+    followed[:, 0] = False
+    return _mean((pattern * followed).sum((-1, -2)), followed.any(-1).sum())
 
 
 def local(pattern: Tensor) -> Tensor:
     """The weight on the tokens 2, 3 and 4 back, from the third token on; 1 back is ``previous``, 0 back ``itself``."""
-    back = _back(pattern)
-    return _mean(pattern, (back >= 2) & (back <= 4))
+    weight = sum(_back(pattern, n).sum(-1) for n in (2, 3, 4))
+    return _mean(torch.as_tensor(weight), pattern.shape[-1] - 2)
 
 
 def broad(pattern: Tensor, visible: Tensor) -> Tensor:
     """How evenly the weight is spread: a row's entropy over the largest it can have, the log of how many tokens it may
     read, over the readers that have a choice. 1 is the plain mean of them all."""
     most = visible.sum(-1).float().log()
-    entropy = -torch.special.xlogy(pattern, pattern).sum(-1)
+    entropy = torch.special.entr(pattern).sum(-1)
     choosers = most > 0
-    return (entropy / most)[..., choosers].mean(-1) if choosers.any() else torch.zeros_like(entropy[..., 0])
+    return _mean((entropy[..., choosers] / most[choosers]).sum(-1), choosers.sum())
 
 
-def _back(pattern: Tensor) -> Tensor:
-    """How many tokens back each reader finds each token: (T, T)."""
-    time = torch.arange(pattern.shape[-1], device=pattern.device)
-    return time[:, None] - time[None, :]
+def _back(pattern: Tensor, n: int) -> Tensor:
+    """The weight each reader puts on the token ``n`` back."""
+    return pattern.diagonal(-n, -2, -1)
 
 
-def _mean(pattern: Tensor, read: Tensor) -> Tensor:
-    """The weight on the cells ``read`` (T, T), as a mean over the rows that have any."""
-    readers = read.any(-1).sum()
-    return (pattern * read).sum((-1, -2)) / readers.clamp(min=1)
+def _mean(total: Tensor, readers: int | Tensor) -> Tensor:
+    return total / max(int(readers), 1)
 
 
 def bins(length: int) -> list[int]:

@@ -1,10 +1,11 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { defineConfig } from 'vite'
+import { formulas } from './src/formulas/compile'
 
 const server = process.env.CUTAWAY_SERVER ?? 'http://127.0.0.1:8000'
 
 export default defineConfig({
-  plugins: [svelte()],
+  plugins: [svelte(), formulas()],
   base: './',
   build: {
     outDir: '../src/cutaway/page',

@@ -38,8 +38,9 @@ export interface RecordHeader {
 
 /** The parts of a spec (src/cutaway/model/spec.py) that the page reads. Everything else passes through untouched. */
 export interface Spec {
-  stack: { width: number; blocks: BlockSpec[]; final_norm: NormSpec | null }
-  head: { size: number; tied: boolean; softcap: number | null }
+  stem: { scale: number; positions: { kind: 'learned' | 'sinusoid' } | null; norm: NormSpec | null }
+  stack: { width: number; blocks: BlockSpec[]; final_norm: NormSpec | null; relative: object | null }
+  head: { size: number; tied: boolean; bias: boolean; scale: number; softcap: number | null }
   context: number
 }
 export interface NormSpec {
@@ -51,16 +52,22 @@ export interface AttentionSpec {
   kv_heads: number
   width: number
   scale: number
+  /** Which of the projections q, k, v, o have one. */
+  bias: string
   causal: boolean
   window: number | null
-  rope: object | null
+  rope: { base: number; width: number; scaling: object | null } | null
+  qk_norm: 'head' | 'full' | null
   softcap: number | null
 }
 export interface BlockSpec {
   attn: AttentionSpec
-  mlp: { hidden: number; activation: string; gated: boolean }
+  mlp: { hidden: number; activation: string; gated: boolean; bias: boolean }
   norm: NormSpec
+  /** Where norms stand: before a branch reads, after it has worked, or on the stream itself. */
+  slots: ('pre' | 'post' | 'stream')[]
   parallel: boolean
+  shared_norm: boolean
 }
 
 export interface RecordFile {

@@ -1,0 +1,119 @@
+// The formulas of the page. <Formula name="attn.scores" values={...} /> (Formula.svelte) shows one:
+//
+//   embed  pos.learned  pos.sinusoid  relative.bias  stream.first  stream.next
+//   norm.rms  norm.layer  norm.none
+//   attention  attn.q  attn.k  attn.v  attn.q_rot  attn.k_rot  attn.q_rot.none  attn.k_rot.none
+//   attn.scores  attn.pattern  attn.z  attn.out
+//   resid_mid  resid_post  block.chain  block.parallel  river
+//   mlp.up  mlp.gate  mlp.hidden.plain  mlp.hidden.gated  mlp.out
+//   act.gelu  act.gelu_tanh  act.relu  act.silu  act.tanh
+//   final  logits
+//   repetition  temperature  argmax  top-k  top-p  min-p  draw
+//
+// The names in braces in sources.ts are its `values`. For a number of the record `formulasOf(rule, spec, layer)` knows
+// which formulas made it in this model, and their constants.
+
+import type { BlockSpec, NormSpec, Spec } from '../cutawayfile'
+import type { Values } from './shown'
+import type { FormulaName } from './sources'
+
+export type { FormulaName } from './sources'
+export interface Shown {
+  name: FormulaName
+  values: Values
+}
+
+/** The formulas by which a rule of src/cutaway/look/explain.py makes its number, with this model's constants. */
+export function formulasOf(rule: string, spec: Spec, layer: number | null): Shown[] {
+  const block = spec.stack.blocks[layer ?? 0]
+  const { attn, mlp } = block
+  const letter = rule.split('.').at(-1)!
+  switch (rule) {
+    case 'embed':
+      return [{ name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
+    case 'pos':
+      return [{ name: spec.stem.positions?.kind === 'sinusoid' ? 'pos.sinusoid' : 'pos.learned', values: {} }]
+    case 'relative.bias':
+      return [{ name: 'relative.bias', values: {} }]
+    case 'resid_pre':
+      if (layer) return [{ name: 'stream.next', values: {} }]
+      return [
+        { name: 'stream.first', values: { added: spec.stem.positions !== null, norm: spec.stem.norm !== null } },
+        ...(spec.stem.norm ? [normed(spec.stem.norm)] : []),
+      ]
+    case 'attn.in':
+    case 'mlp.in':
+      return [normed(block.slots.includes('pre') ? block.norm : null)]
+    case 'final':
+      return [normed(spec.stack.final_norm)]
+    case 'attn.q':
+    case 'attn.k':
+    case 'attn.v': {
+      const norm = letter !== 'v' && attn.qk_norm !== null
+      const made: Shown = { name: rule, values: { bias: attn.bias.includes(letter), norm } }
+      return norm ? [made, normed(block.norm)] : [made]
+    }
+    case 'attn.q_rot':
+    case 'attn.k_rot':
+      if (!attn.rope) return [{ name: `${rule}.none`, values: {} }]
+      return [{ name: rule, values: { turned: attn.rope.width, base: attn.rope.base, scaled: attn.rope.scaling !== null } }]
+    case 'attn.scores':
+      return [scores(block, spec)]
+    case 'attn.pattern':
+      return [{ name: rule, values: { causal: attn.causal, window: attn.window } }]
+    case 'attn.z':
+      return [{ name: rule, values: { shared: sharing(block) } }]
+    case 'attn.out':
+      return leaving(block, rule, attn.bias.includes('o'))
+    case 'mlp.out':
+      return leaving(block, rule, mlp.bias)
+    case 'resid_mid':
+    case 'resid_post': {
+      const norm = block.slots.includes('stream')
+      return [{ name: rule, values: { norm } }, ...(norm ? [normed(block.norm)] : [])]
+    }
+    case 'mlp.up':
+    case 'mlp.gate':
+      return [{ name: rule, values: { bias: mlp.bias } }]
+    case 'mlp.hidden':
+      return [
+        { name: mlp.gated ? 'mlp.hidden.gated' : 'mlp.hidden.plain', values: { act: mlp.activation.replace('_tanh', '') } },
+        { name: `act.${mlp.activation}` as FormulaName, values: {} },
+      ]
+    case 'logits':
+    case 'logits.last': {
+      const { tied, bias, scale, softcap } = spec.head
+      return [{ name: 'logits', values: { tied, bias, softcap, scale: unlessOne(scale) } }]
+    }
+    case 'river':
+      return [{ name: 'river', values: {} }]
+    default:
+      return []
+  }
+}
+
+export const normed = (norm: NormSpec | null): Shown =>
+  norm ? { name: `norm.${norm.kind}`, values: { eps: norm.eps } } : { name: 'norm.none', values: {} }
+
+const scores = (block: BlockSpec, spec: Spec): Shown => ({
+  name: 'attn.scores',
+  values: {
+    scale: block.attn.scale,
+    unscaled: block.attn.scale === 1,
+    softcap: block.attn.softcap,
+    relative: spec.stack.relative !== null,
+    shared: sharing(block),
+  },
+})
+
+function leaving(block: BlockSpec, name: 'attn.out' | 'mlp.out', bias: boolean): Shown[] {
+  const norm = block.slots.includes('post')
+  return [{ name, values: { bias, norm } }, ...(norm ? [normed(block.norm)] : [])]
+}
+
+/** How many heads share one key and value; nothing where each has its own. */
+function sharing({ attn }: BlockSpec): number | null {
+  return attn.heads === attn.kv_heads ? null : attn.heads / attn.kv_heads
+}
+
+const unlessOne = (scale: number) => (scale === 1 ? null : scale)

@@ -1,0 +1,4 @@
+declare module 'virtual:formulas' {
+  const formulas: { [name: string]: import('./compile').Node[] }
+  export default formulas
+}

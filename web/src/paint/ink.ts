@@ -12,6 +12,9 @@ export interface Ink {
   key: string
   value: string
   output: string
+  /** Weights: negative, positive. */
+  minus: string
+  plus: string
   drawn: string
   serif: string
   /** 256 steps of the data scale, from nothing to most. */
@@ -42,6 +45,8 @@ function readInk(): Ink {
     key: of('--key'),
     value: of('--value'),
     output: of('--output'),
+    minus: of('--weight-minus'),
+    plus: of('--weight-plus'),
     drawn: of('--drawn'),
     serif: of('--serif'),
     data: ramp(of('--data-least'), of('--data-most')),

@@ -6,6 +6,29 @@ class Desk {
   readonly first = new Stage(0)
   second = $state.raw<Stage | null>(null)
   stages = $derived(this.second ? [this.first, this.second] : [this.first])
+  /** The first position at which the two texts differ; null: nowhere, or there is one text only. */
+  partsAt = $derived.by(() => {
+    const [ours, theirs] = [this.first, this.second].map((stage) => stage?.session.run?.header.tokens)
+    if (!ours || !theirs) return null
+    const at = ours.findIndex((id, t) => id !== theirs[t])
+    if (at >= 0) return at
+    return ours.length === theirs.length ? null : ours.length
+  })
+
+  /** Puts a second drawing beside the first: the same text on the same model, for one of the two to be changed. */
+  compare(): Stage {
+    if (!this.second) {
+      this.second = new Stage(1)
+      this.second.session.join(this.first.session)
+    }
+    return this.second
+  }
+
+  /** Takes the second drawing away. */
+  alone(): void {
+    this.second?.session.leave()
+    this.second = null
+  }
 }
 
 export const desk = new Desk()

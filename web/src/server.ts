@@ -116,6 +116,22 @@ export async function explain(record: string, cell: string): Promise<Explanation
   return (await ask(`api/records/${encodeURIComponent(record)}/explain?${new URLSearchParams({ cell })}`)).json()
 }
 
+/** Two kept runs side by side (src/cutaway/look/comparison.py). */
+export interface Comparison {
+  parts_at: number | null
+  at: [number, number]
+  cosine: number[] | null
+  distance: number[] | null
+  divergence: number | null
+  moved: number | null
+  changes: { id: number; first: number; second: number }[] | null
+  notes: string[]
+}
+
+export async function compare(first: string, second: string, at: [number, number]): Promise<Comparison> {
+  return (await ask(`api/compare?${new URLSearchParams({ first, second, at: at.join() })}`)).json()
+}
+
 /** Calls `heard` for each event; `silence` when the stream breaks. Returns how to stop listening. */
 export function listen(heard: (event: ServerEvent) => void, silence: () => void): () => void {
   const stream = new EventSource('api/events')

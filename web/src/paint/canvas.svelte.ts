@@ -6,9 +6,15 @@ import { inkOf, type Ink } from './ink'
 
 export type Paint = (pen: CanvasRenderingContext2D, width: number, height: number, ink: Ink) => void
 
+/** What each canvas on the page was last painted by: pictures to take away are painted again by the same. */
+const paints = new WeakMap<HTMLCanvasElement, Paint>()
+
+export const paintOf = (canvas: HTMLCanvasElement): Paint | undefined => paints.get(canvas)
+
 /** `{@attach painted(paint)}`: `paint` gets a cleared pen in CSS pixels; whatever state it reads, it answers to. */
 export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
   return (canvas) => {
+    paints.set(canvas, paint)
     let box = $state.raw({ width: 0, height: 0 })
     const watcher = new ResizeObserver(([entry]) => {
       const { width, height } = entry.contentRect

@@ -260,6 +260,76 @@ def explain(
 
 
 @app.command(sort_key=7)
+def heads(
+    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+) -> None:
+    """Rank the heads by how plainly they read in one way.
+
+    The columns are shares of a head's weight: on the token before, the first,
+    the token itself, its earlier copies, what followed those, and 2 to 4 back;
+    broad is how evenly it is spread. The kind stands furthest above even reading.
+    """
+    from .look.heads import KINDS, label
+
+    text = _read(text)
+    loaded = _load(model, dtype, device)
+    record = loaded.run(text)
+    found: list[dict[str, Any]] = []
+    for block in range(len(loaded.spec.stack.blocks)):
+        even = record[f"blocks.{block}.attn.even"]
+        for head, scores in enumerate(record[f"blocks.{block}.attn.kinds"]):
+            kind = label(scores, even)
+            at = KINDS.index(kind)
+            found.append(
+                {
+                    "block": block, "head": head, "kind": kind, "score": float(scores[at]), "even": float(even[at]),
+                    "scores": dict(zip(KINDS, scores.tolist(), strict=True)),
+                }
+            )  # fmt: skip
+    found.sort(key=lambda one: (one["kind"] == "broad", one["even"] - one["score"]))
+    _say(*record.settings.get("notes", []))
+    if json:
+        _print_json(model=loaded.card.name, tokens=record.tokens, heads=found)
+        return
+    print(f"block head  kind       {'score':>6} {'even':>6}   " + " ".join(f"{kind:>9}" for kind in KINDS))
+    for one in found:
+        scores = " ".join(f"{score:9.2f}" for score in one["scores"].values())
+        print(f"{one['block']:5} {one['head']:4}  {one['kind']:9}  {one['score']:6.2f} {one['even']:6.2f}   {scores}")
+
+
+@app.command(sort_key=8)
+def lens(
+    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+) -> None:
+    """Show what the model would say next if it stopped early.
+
+    The logit lens of the last token: the stream before and after every
+    attention, through the final norm and the unembedding. What early layers hold
+    is not yet in the unembedding's language.
+    """
+    text = _read(text)
+    loaded = _load(model, dtype, device)
+    record = loaded.run(text)
+    ids, p, final, rank = (record[f"lens.{what}[-1]"].tolist() for what in ("ids", "p", "final", "rank"))
+    end = ids[-1][0]
+    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=sorted({id for row in ids for id in row}))}
+    _say(*record.settings.get("notes", []))
+    if json:
+        stops = [
+            {
+                "stop": stop, "final": final[i], "rank": rank[i],
+                "top": [{"id": id, "text": spelt[id], "p": share} for id, share in zip(ids[i], p[i], strict=True)],
+            }
+            for i, stop in enumerate(record.stops())
+        ]  # fmt: skip
+        _print_json(model=loaded.card.name, tokens=record.tokens, end={"id": end, "text": spelt[end]}, stops=stops)
+        return
+    print(f"{'stream':21} {'probability':>11}  {'most probable':20} {f'of {_safe(spelt[end])!r}':>11}  rank")
+    for i, stop in enumerate(record.stops()):
+        print(f"{stop:21} {p[i][0]:11.4%}  {_safe(spelt[ids[i][0]]):20} {final[i]:11.4%} {rank[i] + 1:5}")
+
+
+@app.command(sort_key=9)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
@@ -290,7 +360,7 @@ def models(*, json: Json = False) -> None:
         _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
 
 
-@app.command(sort_key=8)
+@app.command(sort_key=10)
 def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
     """Compare a model's logits with those of an installed transformers.
 
@@ -317,7 +387,7 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     return 0 if result["agrees"] else Failed.exit_code
 
 
-@app.command(sort_key=9)
+@app.command(sort_key=11)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
     /,
@@ -342,7 +412,7 @@ def train(
         print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
 
 
-@app.command(sort_key=10)
+@app.command(sort_key=12)
 def doctor(*, json: Json = False) -> int:
     """Look at the installation: what is there, what is missing.
 

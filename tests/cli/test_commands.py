@@ -136,6 +136,41 @@ def test_explain_as_json(cutaway: Any, tiny: Path) -> None:
     assert cutaway("explain", "logits[1]", "--text", "once", "-m", tiny).code == 2
 
 
+def test_heads_ranks_them_by_what_the_record_says(cutaway: Any, tiny: Path) -> None:
+    from cutaway.api import load
+    from cutaway.look.heads import KINDS
+
+    record = load(tiny).run("once at once")
+    code, out, err = cutaway("heads", "once at once", "-m", tiny)
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].split() == ["block", "head", "kind", "score", "even", *KINDS]
+    document = json.loads(cutaway("heads", "once at once", "-m", tiny, "--json").out)
+    assert len(lines) == 1 + len(document["heads"]) == 1 + record["blocks.0.attn.kinds"].shape[0] * 2
+    for line, head in zip(lines[1:], document["heads"], strict=True):
+        expected = record[f"blocks.{head['block']}.attn.kinds[{head['head']}]"]
+        assert list(head["scores"].values()) == pytest.approx(expected.tolist())
+        assert head["score"] == pytest.approx(head["scores"][head["kind"]])
+        assert line.split()[:4] == [str(head["block"]), str(head["head"]), head["kind"], f"{head['score']:.2f}"]
+    above = [head["score"] - head["even"] for head in document["heads"] if head["kind"] != "broad"]
+    assert above == sorted(above, reverse=True)
+
+
+def test_lens_ends_in_the_models_own_distribution(cutaway: Any, tiny: Path) -> None:
+    code, out, err = cutaway("lens", "once", "-m", tiny)
+    lines = out.splitlines()
+    assert (code, err, len(lines)) == (0, "", 1 + 5)
+    best = json.loads(cutaway("next", "once", "-m", tiny, "--json").out)["top"]
+    assert lines[-1].split()[:2] == ["blocks.1.resid_post", f"{best[0]['p']:.4%}"]
+    assert lines[-1].split()[-1] == "1"
+    document = json.loads(cutaway("lens", "once", "-m", tiny, "--json").out)
+    assert document["end"]["id"] == best[0]["id"]
+    for found, expected in zip(document["stops"][-1]["top"], best, strict=True):
+        assert (found["id"], found["text"]) == (expected["id"], expected["text"])
+        assert found["p"] == pytest.approx(expected["p"], abs=1e-6)
+    assert [stop["stop"] for stop in document["stops"]][:2] == ["blocks.0.resid_pre", "blocks.0.resid_mid"]
+
+
 def test_models(cutaway: Any) -> None:
     code, out, _ = cutaway("models")
     assert code == 0

@@ -87,6 +87,20 @@ def test_heads_of_one_kind_only_score_one_for_it() -> None:
         assert all(found[other] < 0.5 for other in others), (kind, found)
 
 
+def test_a_head_is_called_by_what_stands_out_against_even_reading() -> None:
+    ids, visible = torch.tensor([5, 6, 7, 5, 6, 7, 5, 6]), masked(8, True, None)
+    even = heads.even(ids, visible)
+    assert even.tolist() == pytest.approx(spelt_out(visible / visible.sum(-1, keepdim=True), ids.tolist(), visible))
+    assert even[-1] == pytest.approx(1)
+    assert heads.label(even, even) == "broad"
+    for kind, share in (("previous", 0.5), ("first", 0.6), ("induction", 0.5), ("same", 1.0)):
+        scores = even.clone()
+        scores[KINDS.index(kind)] = share
+        assert heads.label(scores, even) == kind
+    nearly = even + 0.09
+    assert heads.label(nearly, even) == "broad"
+
+
 def test_what_is_not_defined_is_zero() -> None:
     alone = heads.kinds(torch.ones(1, 1, 1), torch.tensor([5]), torch.ones(1, 1, dtype=torch.bool))
     assert alone.tolist() == [[0.0] * len(KINDS)]
@@ -103,6 +117,7 @@ def test_the_record_hands_over_its_own_patterns(name: str) -> None:
         pattern, visible = kept[f"{place}.pattern"], masked(30, block.attn.causal, block.attn.window)
         expected = torch.tensor([spelt_out(head, ids[0].tolist(), visible) for head in pattern])
         torch.testing.assert_close(kept[f"{place}.kinds"], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(kept[f"{place}.even"], heads.even(ids[0], visible))
         torch.testing.assert_close(kept[f"{place}.mean"], pattern.mean(0))
         torch.testing.assert_close(kept[f"{place}.max"], pattern.max(0).values)
         assert torch.equal(kept[f"{place}.coarse"], pattern)  # short enough for a bin each

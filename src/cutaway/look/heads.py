@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .names import BINS, KINDS
 
-__all__ = ["KINDS", "bins", "coarse", "kinds"]
+__all__ = ["KINDS", "bins", "coarse", "even", "kinds", "label"]
 
 
 def kinds(pattern: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
@@ -32,6 +32,18 @@ def kinds(pattern: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
         broad(pattern, visible),
     )
     return torch.stack(scores, -1)
+
+
+def even(ids: Tensor, visible: Tensor) -> Tensor:
+    """What a head scores that reads all it may read evenly, (kind,): the measure of the others in this very text."""
+    return kinds(visible / visible.sum(-1, keepdim=True), ids, visible)
+
+
+def label(scores: Tensor, even: Tensor) -> str:
+    """What a head with these scores (kind,) is called: by the kind whose weight is furthest above that of even reading,
+    by a tenth at least, else broad."""
+    above = (scores - even)[:-1]  # broad, the last, is no share of weight
+    return KINDS[int(above.argmax())] if above.max() >= 0.1 else "broad"
 
 
 def previous(pattern: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
     found: dict[str, Axes] = {}
     for i in range(len(machine.stack.blocks)):
         attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
-        found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
+        found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
+        found |= {f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
         found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
         if machine.head.transform is None:  # else what a neuron does to the logits is no fixed direction
             found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}

@@ -137,7 +137,7 @@ class Record:
         keys = self._length("T")
         if kind in ("scores", "pattern"):
             return made[0] * made[1] * full[2]
-        if kind in ("z", "kinds", "mean", "max", "coarse"):
+        if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
             return max(size, keys * keys)  # one head at a time
         if plain.startswith("lens."):
             return made[0] * full[1] * self.spec.head.size
@@ -264,7 +264,7 @@ class Record:
             return [f"{self._decoder}final", *_weights(self._head_weights())]
         if name == "river":
             return self.stops()
-        if kind in ("kinds", "mean", "max", "coarse"):
+        if kind in ("kinds", "even", "mean", "max", "coarse"):
             return [f"{place}.pattern"]
         if kind == "strength":
             return [f"{place}.hidden", *_weights(self._column_weights(place))]
@@ -309,8 +309,13 @@ class Record:
             return self.tensors[self._sources(name)[0]]
         if name == "river":
             return torch.stack([self[stop].float().norm(dim=-1) for stop in self.stops()])
-        if kind in ("kinds", "coarse"):
-            return self._summed_up(place, kind, *part)
+        if kind == "kinds":
+            ids, readable = self._readable(place)
+            return torch.stack([heads.kinds(p, ids, readable) for _, p in self._patterns(place, *part)])
+        if kind == "even":
+            return heads.even(*self._readable(place))
+        if kind == "coarse":
+            return torch.stack([heads.coarse(p) for _, p in self._patterns(place, *part)])
         if kind in ("mean", "max"):
             return self._over_heads(place, kind, *part)
         if kind == "strength":
@@ -345,6 +350,12 @@ class Record:
         time, read = torch.arange(queries, device=device)[rows], torch.arange(keys, device=device)
         return Mask(time, read, aligned=False).table(self._attn(place))
 
+    def _readable(self, place: str) -> tuple[Tensor, Tensor]:
+        """The token ids (T,), and who may read whom, written out (T, T)."""
+        ids, visible = torch.tensor(self.tokens), self._visible(place)
+        every = torch.ones(len(ids), len(ids), dtype=torch.bool)
+        return (ids, every) if visible is None else (ids.to(visible.device), visible)
+
     def _patterns(self, place: str, chosen: slice, rows: slice = slice(None)) -> Iterator[tuple[int, Tensor]]:
         """The heads' patterns (T, S) one at a time: all together they may not fit."""
         for h in range(self._attn(place).heads)[chosen]:
@@ -371,17 +382,6 @@ class Record:
         values = {weight.rpartition(".")[2]: self.weights[weight] for weight in weights}
         normed: Tensor = functional_call(norm, values, (x,))
         return normed
-
-    def _summed_up(self, place: str, kind: str, chosen: slice) -> Tensor:
-        """What heads.py makes of each pattern by itself: (H, kind) or (H, bin, bin)."""
-        patterns = self._patterns(place, chosen)
-        if kind == "coarse":
-            return torch.stack([heads.coarse(pattern) for _, pattern in patterns])
-        length = self._length("T")
-        visible = self._visible(place)
-        every = torch.ones(length, length, dtype=torch.bool) if visible is None else visible
-        ids = torch.tensor(self.tokens, device=every.device)
-        return torch.stack([heads.kinds(pattern, ids, every) for _, pattern in patterns])
 
     def _over_heads(self, place: str, kind: str, rows: slice) -> Tensor:
         """(T, S): the mean or the largest weight over the heads."""

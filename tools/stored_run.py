@@ -12,20 +12,25 @@ import json
 import sys
 from pathlib import Path
 
+import safetensors.torch
+
 import cutaway
+from cutaway.look import file
 
 STORED = Path(__file__).resolve().parents[1] / "web/public/stored"
 TEXT = "Once upon a time there was a"
-STREAM = ("embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.{last}.resid_post", "final")
-SEEN = ("blocks.*.attn.pattern", "blocks.*.mlp.hidden")
+# What the drawing shows; the stream itself, which only says how long it is (river), would be half the file.
+SEEN = ("embed", "river", "final", "logits.last", "blocks.*.attn.pattern", "blocks.*.mlp.hidden")
+# What an opened block says without a server: the kinds of its heads, and the lens of the last token.
+SAID = ("blocks.*.attn.kinds", "blocks.*.attn.even", "lens.ids[-1]", "lens.p[-1]", "lens.final[-1]", "lens.rank[-1]")
 
 
 def main(text: str = TEXT) -> None:
     model = cutaway.load("stories")
-    last = len(model.spec.stack.blocks) - 1
-    record = model.run(text, keep=[name.format(last=last) for name in STREAM + SEEN])
+    record = model.run(text)
+    numbers = {name: record[name] for name in record.matching(SEEN + SAID)}
     STORED.mkdir(parents=True, exist_ok=True)
-    record.save(STORED / "first.cutaway", include="river")
+    (STORED / "first.cutaway").write_bytes(safetensors.torch.save(*file.pack(record, numbers)))
     texts = [piece.text for piece in model.tokenizer.pieces(list(range(model.tokenizer.size)))]
     (STORED / "first.vocabulary.json").write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
     for path in sorted(STORED.iterdir()):

@@ -19,7 +19,8 @@ def test_the_stored_run_is_what_the_bundled_model_does_now() -> None:
     assert stored.model.fingerprint == model.card.fingerprint, AGAIN
     now = model.run(stored.text)
     assert stored.tokens == now.tokens, AGAIN
-    torch.testing.assert_close(stored["logits.last"], now["logits.last"], rtol=1e-4, atol=1e-4, msg=AGAIN)
+    for name in stored.tensors:
+        torch.testing.assert_close(stored[name], now[name], rtol=1e-4, atol=1e-4, msg=f"{name}: {AGAIN}")
     words = json.loads((STORED / "first.vocabulary.json").read_text("utf-8"))
     assert words == [piece.text for piece in model.tokenizer.pieces(list(range(model.tokenizer.size)))], AGAIN
 
@@ -28,7 +29,8 @@ def test_the_stored_run_has_what_the_page_paints_and_is_small() -> None:
     stored = cutaway.open(STORED / "first.cutaway")
     blocks = range(len(stored.spec.stack.blocks))
     painted = {"embed", "river", "logits.last"}
-    painted |= {f"blocks.{i}.{name}" for i in blocks for name in ("attn.pattern", "mlp.hidden")}
+    painted |= {f"blocks.{i}.{name}" for i in blocks for name in ("attn.pattern", "attn.kinds", "mlp.hidden")}
+    painted |= {f"lens.{what}[-1]" for what in ("ids", "p", "final", "rank")}
     assert painted <= stored.tensors.keys()
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 400_000
 

@@ -42,6 +42,8 @@ class Fetch:
         self._tell, self._landed, self._command = tell, landed, command
         self._model: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
 
     def start(self, model: str) -> None:
         """Begin, or go on with, the download of ``model``. Raises Problem while another is under way."""
@@ -49,43 +51,51 @@ class Fetch:
             if self._model == model:
                 return
             raise Problem(409, f"{self._model} is being fetched.", "Wait for it, or stop it.")
-        self._model = model
-        self._task = asyncio.create_task(self._run(model))
+        self._model, self._stopped = model, False
+        news: News = {"model": model, "bytes": 0, "total": None}
+        self._tell(news)
+        self._task = asyncio.create_task(self._run(news))
 
     async def cancel(self) -> None:
         """End the download; what has come is kept, and gone on with the next time. Also dismisses one that is over."""
+        self._stopped = True
+        self._kill()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.wait([self._task])
         self._tell(None)
 
-    async def _run(self, model: str) -> None:
-        news: News = {"model": model, "bytes": 0, "total": None}
-        self._tell(news)
+    async def _run(self, news: News) -> None:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, model, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, news["model"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
         except OSError as problem:
             self._tell({**news, "error": f"The download cannot be started: {problem}."})
             return
-        try:
-            assert process.stdout is not None
-            last: News = {}
-            async for line in process.stdout:
+        if self._stopped:
+            self._kill()
+        assert self._process.stdout is not None
+        last: News = {}
+        async for line in self._process.stdout:
+            if line.endswith(b"\n"):  # a killed process may leave half of one
                 last = json.loads(line)
-                if "bytes" in last:
-                    news = {**news, **last}
-                    self._tell(news)
-            if "done" in last:
-                await self._landed()
-            elif "error" not in last:
-                last = {"error": f"The download ended with exit code {await process.wait()}. Start it again."}
-            self._tell({**news, **last})
-        finally:
+            if "bytes" in last:
+                news = {**news, **last}
+                self._tell(news)
+        code = await self._process.wait()
+        self._process = None
+        if self._stopped:
+            return
+        if "done" in last:
+            await self._landed()
+        elif "error" not in last:
+            last = {"error": f"The download ended with exit code {code}. Start it again."}
+        self._tell({**news, **last})
+
+    def _kill(self) -> None:
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+                self._process.kill()
 
 
 def child(model: str) -> None:

@@ -270,6 +270,8 @@ class Supervisor:
     async def _relist(self) -> None:
         """Have the worker look again which models there are; one that starts anew does so by itself."""
         job = _Job(None, {"do": "relist"})
+        if self._closing:
+            return
         self._waiting.append(job)
         self._news.set()
         with contextlib.suppress(Problem):

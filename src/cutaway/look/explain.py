@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,7 +90,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite as "-inf", "inf" and "nan"."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = _plain(self)
         return plain
 
 
@@ -99,7 +99,7 @@ def explain(record: Record, cell: str) -> Explanation:
     name, index = parse(record, cell)
     at = At(record, name, index)
     held, kind = at.cell(name, *index), kind_of(name)
-    if name in record.edits:
+    if name.removesuffix(".last") in record.edits:
         work = read(held, "lookup", "put here by an edit of this run")
     else:
         work = RULES[kind](at)
@@ -145,8 +145,8 @@ def _is_decoder(machine: specs.Spec) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, Explanation | Term | Factor | Step):
+        return {name: _plain(part) for name, part in vars(value).items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -174,11 +174,11 @@ class Work:
         return self
 
     def sum(self) -> Work:
-        return self.step("sum", math.fsum(term.value for term in self.terms))
+        return self.step("sum", sum(term.value for term in self.terms))
 
     def mean(self, label: str) -> Work:
         count = len(self.terms)
-        return self.step("mean", math.fsum(term.value for term in self.terms) / count, count, label=label)
+        return self.step("mean", sum(term.value for term in self.terms) / count, count, label=label)
 
     def add(self, by: float, label: str) -> Work:
         return self.step("add", self.x + by, by, label=label)
@@ -307,7 +307,7 @@ class At:
         if norm is None:
             return read(x[i], "copy", "no norm stands here")
         layer = norm.kind == "layer"
-        mean = math.fsum(factor.value for factor in x) / len(x) if layer else 0.0
+        mean = sum(factor.value for factor in x) / len(x) if layer else 0.0
         work = squares(x, mean)
         if layer:
             work.step("subtract", mean, mean, label=f"the mean of all {len(x)}")
@@ -374,13 +374,14 @@ def resid_pre(at: At) -> Work:
 
 
 def read_by_a_branch(at: At) -> Work:
-    """attn.in[t,d] = norm(resid_pre[t])[d]; mlp.in reads resid_mid, or resid_pre beside the attention"""
+    """attn.in[t,d] = norm(resid_pre[t])[d]; mlp.in reads resid_mid, or resid_pre in a parallel block"""
     t, d = at.index
     branch = at.name.split(".")[2]
+    if branch == "mlp" and at.block.shared_norm:
+        return read(at.cell(at.own("attn.in"), t, d), "copy", "attention and MLP share one norm")
     stream = "resid_pre" if branch == "attn" or at.block.parallel else "resid_mid"
-    owner = "attn" if at.block.shared_norm else branch
     norm = at.block.norm if "pre" in at.block.slots else None
-    return at.normed(at.cells(at.own(stream), t, ALL), d, norm, f"stack.{at.own(owner)}.pre")
+    return at.normed(at.cells(at.own(stream), t, ALL), d, norm, f"stack.{at.own(branch)}.pre")
 
 
 def query_key_value(at: At) -> Work:

@@ -461,19 +461,19 @@ class Record:
         return its.cross if place.endswith(".cross") and its.cross is not None else its.attn
 
     def _read_by(self, place: str) -> str:
-        """The stream a sublayer reads."""
+        """The stream a sublayer reads; with a shared norm the MLP reads what attention reads."""
         at, _, kind = place.rpartition(".")
         its = self._block(place)
+        if kind == "mlp" and its.shared_norm:
+            return f"{at}.attn.in"
         if kind == "attn" or (kind == "mlp" and its.parallel):
             return f"{at}.resid_pre"
         return f"{at}.resid_cross" if kind == "mlp" and its.cross is not None else f"{at}.resid_mid"
 
     def _norm_weights(self, place: str) -> list[str]:
         its = self._block(place)
-        if "pre" not in its.slots:
+        if "pre" not in its.slots or (its.shared_norm and place.endswith("mlp")):
             return []
-        if its.shared_norm and place.endswith("mlp"):
-            place = place.removesuffix("mlp") + "attn"
         return _parts_of(its.norm, f"{self._in_stack(place)}.pre")
 
     def _in_stack(self, place: str) -> str:

@@ -26,6 +26,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "assets" / "index-BX3k2c9a.js").write_text("export const a = 1;\n" * 200)
     (folder / "assets" / "index-BX3k2c9a.js.br").write_bytes(b"brotli form")
     (folder / "assets" / "style-Ck31aaZ_.css").write_text("a { color: red }\n" * 200)
+    for name in ("icon.svg", "stored/once.vocabulary.json", "assets/serif-Bx3k2c9a.woff2", "standalone.html"):
+        (folder / name).write_bytes(b"<file>" * 400)
+    (folder / "assets" / "lesson-D1fk2c9a.js").write_text("export const b = 2;\n")
     (folder / "stored" / "once.cutaway").write_bytes(bytes(range(256)) * 8)
     (folder / "link.txt").symlink_to(around / "secret.txt")
     return folder

@@ -37,7 +37,17 @@ def test_how_long_files_are_kept(client: TestClient) -> None:
 
 def test_kinds(client: TestClient) -> None:
     assert client.get(SCRIPT).headers["content-type"] == "text/javascript; charset=utf-8"
-    assert client.get("/stored/once.cutaway").headers["content-type"] == "application/octet-stream"
+    kinds = {
+        "/stored/once.cutaway": "application/octet-stream",
+        "/stored/once.vocabulary.json": "application/json",
+        "/assets/lesson-D1fk2c9a.js": "text/javascript; charset=utf-8",
+        "/assets/serif-Bx3k2c9a.woff2": "font/woff2",
+        "/icon.svg": "image/svg+xml",
+        "/standalone.html": "text/html; charset=utf-8",
+    }
+    for path, kind in kinds.items():
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
     assert client.get("/").headers["content-type"] == "text/html; charset=utf-8"
 
 

@@ -256,7 +256,7 @@ def explain(
     if json:
         _print_json(model=loaded.card.name, **found.to_json())
     else:
-        _print_derivation(found, record)
+        _print_derivation(found, record, loaded)
 
 
 @app.command(sort_key=7)
@@ -497,7 +497,7 @@ AXES = {
 }  # fmt: skip
 
 
-def _print_derivation(found: Explanation, record: Record) -> None:
+def _print_derivation(found: Explanation, record: Record, model: Model) -> None:
     """The largest terms, all others as one, and what the steps make of them: one column of numbers, downwards."""
     from rich.console import Console
     from rich.text import Text
@@ -511,7 +511,7 @@ def _print_derivation(found: Explanation, record: Record) -> None:
 
     for words, style in (
         (f"{found.cell} = {found.value:.6g}", "bold"),
-        (_places(found, record), ""),
+        (_places(found, record, model), ""),
         ((RULES[found.rule].__doc__ or "").strip(), "dim"),
     ):
         console.print(Text(words, style), soft_wrap=True)
@@ -541,13 +541,14 @@ def _aligned(number: float) -> str:
     return f"{number:14.6f}" if number == 0 or 1e-4 <= abs(number) < 1e6 else f"{number:14.3e}"
 
 
-def _places(found: Explanation, record: Record) -> str:
+def _places(found: Explanation, record: Record, model: Model) -> str:
     """What the integers of a cell stand for: "head 2, position 5 '␣time', position 4 '␣a'"."""
     name, _, inside = found.cell.partition("[")
     words = []
-    for letter, number in zip(record.axes(name), inside.rstrip("]").split(","), strict=True):
-        piece = record.pieces[int(number)]["text"] if letter == "T" and record.pieces else None
-        words.append(f"{AXES[letter]} {number}" + ("" if piece is None else f" {_safe(piece)!r}"))
+    for letter, number in zip(record.axes(name), map(int, inside.rstrip("]").split(",")), strict=True):
+        tokens = [record.tokens[number]] if letter == "T" else [number] if letter == "V" else []
+        pieces = model.pieces(tokens=tokens) if tokens and model.tokenizer is not None else []
+        words.append(" ".join([AXES[letter], str(number), *(repr(_safe(piece.text)) for piece in pieces)]))
     return ", ".join(words)
 
 

@@ -133,6 +133,7 @@ def test_explain_as_json(cutaway: Any, tiny: Path) -> None:
     assert document == load(tiny).run("once").explain("logits[1,7]").to_json()
     masked = cutaway("explain", "blocks.0.attn.pattern[0,1,2]", "--text", "once", "-m", tiny)
     assert "causal: position 1 reads nothing after it" in masked.out
+    assert "position 1 'n', token 97 'a'\n" in cutaway("explain", "logits[1,97]", "--text", "once", "-m", tiny).out
     assert cutaway("explain", "logits[1]", "--text", "once", "-m", tiny).code == 2
 
 

@@ -2,9 +2,12 @@ import { mount } from 'svelte'
 import App from './App.svelte'
 import './app.css'
 import { desk } from './desk.svelte'
+import { link } from './link.svelte'
 
 // The stored run is on its way already (index.html asks for it): to wait a moment for it is quicker than to lay the
 // page out twice.
 const patience = 120
 await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
 mount(App, { target: document.getElementById('page')! })
+// The server is looked for when the picture stands: finding it takes the time of a frame or two.
+requestAnimationFrame(() => setTimeout(() => void link.connect()))

@@ -214,10 +214,12 @@ def products(*columns: Iterable[Factor]) -> Work:
 
 
 def total(factors: Iterable[Factor]) -> Work:
+    """Σ a."""
     return Work("value", [Term((factor,), factor.value) for factor in factors], []).sum()
 
 
 def squares(factors: Sequence[Factor], minus: float = 0.0) -> Work:
+    """(a - minus)², not yet added up: a norm takes their mean, a length their sum."""
     return Work("square", [Term((factor,), (factor.value - minus) ** 2) for factor in factors], [])
 
 
@@ -333,12 +335,8 @@ class At:
     def added(self, parts: Sequence[str], norm: specs.Norm | None, weights: str) -> Work:
         """Σ parts[t,d], normalised where a norm stands on the stream"""
         t, d = self.index
-        work = total(self.cell(part, t, d) for part in parts)
-        if norm is None:
-            return work
-        return self.settled(
-            work, sum((self.tensor(part, t, ALL) for part in parts), torch.tensor(0.0)), d, norm, weights
-        )
+        whole = torch.stack([self.tensor(part, t, ALL) for part in parts]).sum(0)
+        return self.settled(total(self.cell(part, t, d) for part in parts), whole, d, norm, weights)
 
 
 # ------------------------------------------------------------------ the rules, in the order the machine works
@@ -385,7 +383,7 @@ def read_by_a_branch(at: At) -> Work:
 
 
 def query_key_value(at: At) -> Work:
-    """q[t,h,e] = Σ W_q[h·E+e, d] · attn.in[t,d] + b, perhaps normalised over its head or over all heads"""
+    """q[t,h,e] = Σ W_q[h·E+e, d] · attn.in[t,d] + b, k and v likewise; q and k perhaps normalised"""
     t, head, e = at.index
     attn, letter = at.block.attn, at.name[-1]
     matrix, row, bias = f"stack.{at.own('attn')}.{letter}", head * attn.width + e, letter in attn.bias
@@ -398,7 +396,7 @@ def query_key_value(at: At) -> Work:
 
 
 def rotated(at: At) -> Work:
-    """q_rot[t,h,e] = q[e]·cos(t·w) - q[e+R/2]·sin(t·w), and its partner q[e]·cos(t·w) + q[e-R/2]·sin(t·w)"""
+    """q_rot[t,h,e] = q[e]·cos(t·w) - q[e+R/2]·sin(t·w), its partner q[e]·cos(t·w) + q[e-R/2]·sin(t·w); so k_rot"""
     t, head, e = at.index
     rope, source = at.block.attn.rope, at.name.removesuffix("_rot")
     if rope is None or e >= rope.width:

@@ -1,6 +1,6 @@
-// The list of next tokens: which rows it shows, and what stands in them.
+// The list of next tokens: which rows it shows, what stands in them, and what each step of the sampler makes of them.
 
-import { ranking, softmax, type Trace } from './sampler'
+import { maximum, ranking, softmax, total, weigh, type Step, type Trace } from './sampler'
 
 export const rowHeight = 26
 const shownTokens = 12
@@ -46,4 +46,130 @@ export function listedRows(logits: Float32Array, trace: Trace, drawn: number | n
     rest.plain += plain[id]
   }
   return [...rows, rest]
+}
+
+/** The stages a logit goes through, in order; those whose setting is off let everything pass. */
+export const stageNames = ['logits', 'repetition penalty', 'temperature', 'top-k', 'top-p', 'min-p', 'softmax'] as const
+export type StageName = (typeof stageNames)[number]
+
+export interface Cell {
+  id: number
+  /** cut: this stage takes it out. gone: an earlier one did. */
+  fate: 'in' | 'cut' | 'gone'
+  /** What the stage looks at when it decides. */
+  before: number
+  /**
+   * What it makes of it. logits, repetition penalty, temperature: the logit. top-k: the rank. top-p: the probability of
+   * all tokens down to this one. min-p: how many times as likely as the likeliest. softmax: the probability.
+   */
+  value: number
+  /** The probability the token enters with, and the one it leaves with: were softmax and the draw next. */
+  entering: number
+  share: number
+}
+
+export interface Stage {
+  name: StageName
+  /** Null: off. */
+  step: Step | null
+  cells: Cell[]
+  /** Everything that is not listed: how many are still in, and their probability were softmax and the draw next. */
+  rest: { count: number; share: number }
+  /** Softmax: the largest entering logit, and the sum of exp(logit − largest). */
+  largest: number
+  sum: number
+}
+
+/** What is in before or after a step, and its softmax. */
+interface Still {
+  ids: Uint32Array
+  logits: Float64Array
+  weights: Float64Array
+  sum: number
+}
+
+function still(ids: Uint32Array, logits: Float64Array): Still {
+  const weights = weigh(logits)
+  return { ids, logits, weights, sum: total(weights) }
+}
+
+/** Every stage for the listed tokens, and one exact row for all the others. */
+export function stages(logits: Float32Array, trace: Trace, listed: number[]): Stage[] {
+  const possible = Uint32Array.from(logits.keys()).filter((id) => logits[id] > -Infinity)
+  let before = still(possible, new Float64Array(possible.length).map((_, i) => logits[possible[i]]))
+  // The sampler takes the largest logit off before it divides, which softmax does not see. The page writes x ÷ T.
+  let shift = 0
+  return stageNames.map((name) => {
+    const step = name === 'logits' ? null : (trace.steps.find((s) => s.name === name) ?? null)
+    const now = step === null || step.logits === before.logits ? before : still(step.ids, step.logits)
+    const entering = before
+    const lifted = shift
+    if (name === 'temperature' && step && !trace.argmax) shift = maximum(entering.logits) / step.setting!
+    before = now
+    return {
+      name,
+      step,
+      cells: listed.map((id): Cell => {
+        const [i, j] = [place(entering.ids, id), place(now.ids, id)]
+        if (i < 0) return { id, fate: 'gone', before: NaN, value: NaN, entering: 0, share: 0 }
+        const cell = {
+          id,
+          before: entering.logits[i] + lifted,
+          entering: entering.weights[i] / entering.sum,
+          share: j < 0 ? 0 : now.weights[j] / now.sum,
+        }
+        return { ...cell, fate: j < 0 ? 'cut' : 'in', value: value(name, step, entering, i, cell, now.logits[j] + shift) }
+      }),
+      rest: others(now, listed),
+      largest: maximum(entering.logits) + lifted,
+      sum: now.sum,
+    }
+  })
+}
+
+function value(
+  name: StageName,
+  step: Step | null,
+  { logits, weights, sum }: Still,
+  i: number,
+  { before, entering, share }: { before: number; entering: number; share: number },
+  after: number,
+): number {
+  const ahead = (j: number) => logits[j] > logits[i] || (logits[j] === logits[i] && j < i)
+  if (name === 'softmax') return share
+  if (step === null) return before
+  if (name === 'temperature') return step.setting === 0 ? before : before / step.setting!
+  if (name === 'top-k') return 1 + logits.reduce((count, _, j) => count + Number(ahead(j)), 0)
+  if (name === 'top-p') return weights.reduce((held, weight, j) => (ahead(j) ? held + weight : held), 0) / sum + entering
+  if (name === 'min-p') return weights[i]
+  return after
+}
+
+function others({ ids, weights, sum }: Still, listed: number[]): { count: number; share: number } {
+  const unlisted = weights.slice()
+  let count = ids.length
+  for (const id of listed) {
+    const i = place(ids, id)
+    if (i < 0) continue
+    unlisted[i] = 0
+    count--
+  }
+  return { count, share: total(unlisted) / sum }
+}
+
+/** Where `id` stands in ascending ids; -1 when it does not. */
+function place(ids: Uint32Array, id: number): number {
+  let [low, high] = [0, ids.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (ids[middle] < id) low = middle + 1
+    else high = middle
+  }
+  return ids[low] === id ? low : -1
+}
+
+/** Where a token lies when the probabilities are laid end to end in id order: the sum before it and with it. */
+export function stretchOf(probabilities: Float64Array, id: number): { from: number; to: number } {
+  const from = total(probabilities.subarray(0, id))
+  return { from, to: from + probabilities[id] }
 }

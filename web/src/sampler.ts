@@ -19,6 +19,10 @@ export interface Step {
   cut: number
   /** Share of the entering distribution held by the tokens that stay: 1 when none is cut. */
   mass: number
+  /** The tokens still in after the step, in id order. */
+  ids: Uint32Array
+  /** What stands for their logits by then; from the temperature on, less the largest. */
+  logits: Float64Array
 }
 
 export interface Trace {
@@ -32,13 +36,12 @@ export interface Trace {
 /** Every step on the logits of one position; `previous` are the ids already in the text. */
 export function trace(logits: ArrayLike<number>, previous: Iterable<number>, settings: Settings): Trace {
   // The tokens still in, in id order, and their logits; each cut shortens both.
-  let ids: number[] = []
-  for (let i = 0; i < logits.length; i++) if (logits[i] > -Infinity) ids.push(i)
-  let left = Float64Array.from(ids, (i) => logits[i])
+  let ids = new Uint32Array(logits.length).map((_, i) => i).filter((i) => logits[i] > -Infinity)
+  let left = new Float64Array(ids.length).map((_, i) => logits[ids[i]])
   const steps: Step[] = []
 
-  const changed = (name: Step['name'], setting: number) =>
-    steps.push({ name, setting, tokensIn: left.length, cut: 0, mass: 1 })
+  const changed = (name: Step['name'], setting: number | null) =>
+    steps.push({ name, setting, tokensIn: left.length, cut: 0, mass: 1, ids, logits: left })
 
   const cut = (name: Step['name'], setting: number, keep: (left: Float64Array, weights: Float64Array) => Uint8Array) => {
     const weights = weigh(left)
@@ -48,7 +51,7 @@ export function trace(logits: ArrayLike<number>, previous: Iterable<number>, set
     const mass = kept.length === tokensIn ? 1 : total(weights.filter((_, i) => stays[i])) / total(weights)
     left = left.filter((_, i) => stays[i])
     ids = kept
-    steps.push({ name, setting, tokensIn, cut: tokensIn - kept.length, mass })
+    steps.push({ name, setting, tokensIn, cut: tokensIn - kept.length, mass, ids, logits: left })
   }
 
   const { repetitionPenalty: penalty, temperature, topK, topP, minP } = settings
@@ -72,7 +75,7 @@ export function trace(logits: ArrayLike<number>, previous: Iterable<number>, set
   const sum = total(weights)
   const probabilities = new Float64Array(logits.length)
   ids.forEach((id, i) => (probabilities[id] = weights[i] / sum))
-  steps.push({ name: 'softmax', setting: null, tokensIn: left.length, cut: 0, mass: 1 })
+  changed('softmax', null)
   return { steps, probabilities, argmax: temperature === 0 }
 }
 
@@ -112,16 +115,16 @@ function nucleus(weights: Float64Array, p: number): Uint8Array {
 }
 
 /** exp(logit - largest): the softmax before it is divided by its sum. */
-function weigh(logits: Float64Array): Float64Array {
+export function weigh(logits: Float64Array): Float64Array {
   const most = maximum(logits)
   return logits.map((x) => Math.exp(x - most))
 }
 
-function maximum(values: Float64Array): number {
+export function maximum(values: Float64Array): number {
   return values.reduce((most, v) => Math.max(most, v), -Infinity)
 }
 
-function total(values: Float64Array): number {
+export function total(values: Float64Array): number {
   return values.reduce((sum, v) => sum + v, 0)
 }
 

@@ -2,9 +2,10 @@
 
 import { say } from './messages'
 import { Run } from './run'
+import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
 import { listedRows, type Row } from './distribution'
-import { draw, trace, type Settings } from './sampler'
+import { draw, softmax, trace, type Settings } from './sampler'
 import * as server from './server'
 
 export interface Trouble {
@@ -13,6 +14,14 @@ export interface Trouble {
 }
 
 type Input = { text: string } | { tokens: number[] }
+/** Carries a token across the page; resolves when it has arrived. */
+type Travel = (token: { id: number; text: string }) => Promise<void>
+
+/** How long each token rests on screen while the page plays, in milliseconds. */
+export const paces = { slow: 1500, steady: 250, fast: 0 } as const
+
+/** Nothing is divided, nothing cut: the distribution as the model gives it. */
+export const plain: Settings = { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }
 
 const firstText = 'Once upon a time there was a'
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
@@ -31,12 +40,18 @@ export class Session {
   text = $state(firstText)
   /** The text as it was typed, before anything was drawn. */
   typed = $state(firstText)
-  settings = $state<Settings>({ temperature: 0.8, topK: null, topP: null, minP: null, repetitionPenalty: null })
+  settings = $state<Settings>({ ...plain, temperature: 0.8 })
   seed = $state(7)
-  /** How many tokens have been drawn since the text was last typed: the step of the next draw. */
-  drawnCount = $state(0)
+  /** Every text tokens were appended to, and where in their trees the run on screen stands. */
+  readonly branches = new Branches()
+  /** How many tokens of the text on screen were drawn: the step of the next draw. */
+  get drawnCount(): number {
+    return this.branches.drawn
+  }
   playing = $state(false)
-  ended = $state(false)
+  pace = $state<keyof typeof paces>('steady')
+  /** The model wrote its end-of-text token. */
+  ended = $derived(this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
   full = $derived(this.run !== null && this.run.length >= this.run.header.spec.context)
 
   /** The last distribution as the settings make it, step by step. */
@@ -61,7 +76,14 @@ export class Session {
   /** The drawing shows another text than the one in the box. */
   stale = $derived(this.trouble !== null || (this.run?.origin === 'stored' && this.run.header.text !== this.text))
 
-  canStep = $derived(link.connection === 'ready' && this.run?.origin === 'live' && this.next !== null)
+  /** Why no token can be appended now; null when one can. */
+  hindrance = $derived.by((): 'step.wait' | 'step.text' | 'step.full' | 'step.ended' | null => {
+    if (link.connection !== 'ready' || this.run?.origin !== 'live' || this.next === null) return 'step.wait'
+    if (this.trouble) return 'step.text'
+    if (this.full) return 'step.full'
+    return this.ended ? 'step.ended' : null
+  })
+  canStep = $derived(this.hindrance === null)
 
   /** Called when a run of newly typed text is on screen. */
   onnewtext: () => void = () => undefined
@@ -74,24 +96,46 @@ export class Session {
     return this.vocabulary[id] ?? `#${id}`
   }
 
-  /** Looks for a server, whose live model will take over; resolves when the stored run is there to be painted. */
+  /** Waits for a live model, which will take over; resolves when the stored run is there to be painted. */
   async open(): Promise<void> {
     const address = new URLSearchParams(location.search)
     const asked = address.get('text')
     this.model = address.get('model')
     if (asked) this.text = this.typed = asked
     link.listeners.add(this)
-    void link.connect()
     try {
       const { bytes, vocabulary } = await server.stored('first')
       if (this.run) return
       this.vocabulary = vocabulary
       this.run = new Run(bytes, 'stored', null)
       if (!asked && this.text === firstText) this.text = this.typed = this.run.header.text ?? firstText
+      this.branches.begin(this.run.header.text ?? '', this.run.header.tokens, null)
       this.onnewtext()
     } catch {
       // without a stored run the page waits for the live one
     }
+  }
+
+  /** Shows what another drawing shows, from where this one goes its own way. */
+  join(other: Session): void {
+    this.model = other.model
+    this.vocabulary = other.vocabulary
+    this.text = other.text
+    this.typed = other.typed
+    this.settings = { ...other.settings }
+    this.seed = other.seed
+    this.branches.join(other.branches)
+    this.run = other.run
+    this.onnewtext()
+    link.listeners.add(this)
+    if (link.connection === 'ready') this.takeOver()
+  }
+
+  /** Asks and hears nothing any more. */
+  leave(): void {
+    this.stop()
+    this.request?.abort()
+    link.listeners.delete(this)
   }
 
   /** A live model can be asked: what is on screen is run on it. */
@@ -106,16 +150,15 @@ export class Session {
   }
 
   private takeOver(): void {
-    const mine = this.run?.origin === 'live' && this.drawnCount > 0
-    void this.send(mine ? { tokens: this.run!.header.tokens } : { text: this.text })
+    const place = this.branches.here
+    if (this.run?.origin === 'live' && place instanceof TokenNode) void this.show(place)
+    else void this.send({ text: this.text })
   }
 
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
   type(text: string): void {
     this.stop()
     this.text = this.typed = text
-    this.drawnCount = 0
-    this.ended = false
     void this.send({ text })
   }
 
@@ -131,33 +174,53 @@ export class Session {
 
   choose(model: string): void {
     this.model = model
-    this.stop()
-    this.drawnCount = 0
-    this.text = this.typed
-    this.takeOver()
+    this.type(this.typed)
   }
 
   /** Draw the next token, let it travel, and run the model on the longer text. */
-  async step(travel: (token: { id: number; text: string }) => Promise<void>): Promise<boolean> {
+  async step(travel?: Travel): Promise<boolean> {
     await this.underWay
-    if (!this.canStep) return false
-    const run = this.run!
-    const token = { id: this.next!.id, text: this.label(this.next!.id) }
-    if (run.length >= run.header.spec.context) {
-      this.ended = true
-      return false
-    }
-    const answered = this.send({ tokens: [...run.header.tokens, token.id] }, travel(token))
-    if (!(await answered)) return false
-    this.drawnCount += 1
-    const last = this.run!.pieces.at(-1)
-    this.ended = last?.special === true
-    return !this.ended
+    if (this.hindrance) return false
+    const { id, u } = this.next!
+    const how = { seed: this.seed, step: this.drawnCount, u, settings: { ...this.settings } }
+    return (await this.append(id, how, travel)) && this.hindrance === null
   }
 
-  async play(travel: (token: { id: number; text: string }) => Promise<void>): Promise<void> {
+  /** Append the token the reader chose, whatever would have been drawn. */
+  async pick(id: number, travel?: Travel): Promise<boolean> {
+    this.stop()
+    await this.underWay
+    return this.hindrance === null && this.append(id, null, travel)
+  }
+
+  private append(id: number, how: Draw | null, travel?: Travel): Promise<boolean> {
+    const { branches, trace, run } = this
+    const place = branches.here!
+    const label = this.label(id)
+    const odds = { probability: trace!.probabilities[id], plain: softmax(run!.logits()!)[id] }
+    const arrived = () => (branches.here = branches.grow(place, { token: id, label, draw: how, ...odds }))
+    return this.send({ tokens: [...run!.header.tokens, id] }, arrived, travel?.({ id, text: label }))
+  }
+
+  /** Back to a text that stood here before: its very tokens are run again, on the model that read them. */
+  async show(place: Place): Promise<void> {
+    this.stop()
+    const { text, model } = typedOf(place)
+    if (model !== null && link.models.some((entry) => entry.id === model)) this.model = model
+    this.typed = text
+    if (!(place instanceof TokenNode)) return this.type(text)
+    await this.send({ tokens: tokensOf(place) }, () => (this.branches.here = place))
+  }
+
+  /** Forgets a branch; where it was on screen, what it grew from takes its place. */
+  async forget(node: TokenNode): Promise<void> {
+    if (pathTo(this.branches.here).includes(node)) await this.show(node.parent)
+    this.branches.cut(node)
+  }
+
+  async play(travel: Travel): Promise<void> {
     this.playing = true
-    while (this.playing && (await this.step(travel))) await pause(250)
+    while (this.playing && (await this.step(this.pace === 'fast' ? undefined : travel))) await pause(paces[this.pace])
     this.playing = false
   }
 
@@ -179,14 +242,17 @@ export class Session {
     return wants
   }
 
-  /** One run at the server; true when its record is on screen. `hold`: wait for this before showing it. */
-  private send(input: Input, hold?: Promise<void>): Promise<boolean> {
-    const sent = this.sendNow(input, hold)
+  /**
+   * One run at the server; true when its record is on screen. `arrived`: called as it gets there. `hold`: wait for this
+   * before showing it.
+   */
+  private send(input: Input, arrived?: () => void, hold?: Promise<void>): Promise<boolean> {
+    const sent = this.sendNow(input, arrived, hold)
     this.underWay = sent
     return sent
   }
 
-  private async sendNow(input: Input, hold?: Promise<void>): Promise<boolean> {
+  private async sendNow(input: Input, arrived?: () => void, hold?: Promise<void>): Promise<boolean> {
     this.request?.abort()
     if (link.connection !== 'ready' || this.model === null) return false
     if ('text' in input && input.text === '') {
@@ -194,10 +260,11 @@ export class Session {
       return false
     }
     const request = (this.request = new AbortController())
+    const model = this.model
     try {
       const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
-      const asked = server.run(this.model, input, this.wants(length), request.signal)
-      const [{ bytes, record }, words] = await Promise.all([asked, link.words(this.model), hold])
+      const asked = server.run(model, input, this.wants(length), request.signal)
+      const [{ bytes, record }, words] = await Promise.all([asked, link.words(model), hold])
       if (request.signal.aborted) return false
       this.vocabulary = words
       this.run = new Run(bytes, 'live', {
@@ -205,9 +272,13 @@ export class Session {
         tensor: (name, at) => server.tensor(record, name, at),
         explain: (cell) => server.explain(record, cell),
       })
-      if ('text' in input) this.onnewtext()
-      if ('tokens' in input && this.run.header.text !== null) this.text = this.run.header.text
       this.trouble = null
+      if ('text' in input) {
+        this.branches.begin(input.text, this.run.header.tokens, model)
+        this.onnewtext()
+      } else if (this.run.header.text !== null) this.text = this.run.header.text
+      arrived?.()
+      if (this.branches.here instanceof TokenNode) this.branches.here.end = this.text.length
       return true
     } catch (error) {
       if (request.signal.aborted) return false

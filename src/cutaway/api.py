@@ -230,11 +230,18 @@ class Model:
             text=text,
             settings={"notes": notes} if notes else {},
             pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
+            vocabulary=self._spelt,
         )
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
         return look.names.names(self.spec)
+
+    def _spelt(self) -> list[str]:
+        """The readable text of every token id."""
+        if self.tokenizer is None:
+            return []
+        return [piece.text for piece in self.tokenizer.pieces(range(self.spec.head.size))]
 
     # ------------------------------------------------------------------ checking what comes in
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,12 @@ def contents(
     if "logits" in known:
         numbers |= tops(record["logits"])
     numbers |= {WEIGHT + name: record.weights[name] for name in (*norms, *taken)}
-    return pack(record, numbers)
+    return pack(record, numbers, vocabulary=record.vocabulary())
 
 
-def pack(record: Record, numbers: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def pack(record: Record, numbers: dict[str, Tensor], **more: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors ready for safetensors, and the metadata that tells their story."""
-    story = {"format": FORMAT, "version": __version__, **record.description()}
+    story = {"format": FORMAT, "version": __version__, **record.description(), **more}
     story["axes"] = {name: record.axes(name) for name in numbers}
     return (
         {name: x.detach().cpu().contiguous().clone() for name, x in numbers.items()},
@@ -101,6 +101,7 @@ def _record(path: Path, story: Any, tensors: dict[str, Tensor]) -> Record:
             pieces=list(story["pieces"]),
             settings=dict(story["settings"]),
             edits=list(story["edits"]),
+            vocabulary=_words(story.get("vocabulary", [])),
         )
         for name, tensor in record.tensors.items():
             if len(record.axes(name)) != tensor.ndim:
@@ -108,3 +109,10 @@ def _record(path: Path, story: Any, tensors: dict[str, Tensor]) -> Record:
     except (KeyError, TypeError, ValueError, Misuse) as error:
         raise Refused(f"{path} tells an impossible story: {error}.") from None
     return record
+
+
+def _words(vocabulary: Any) -> Callable[[], list[str]]:
+    """What a file says of the text of every token. Raises ValueError where that is no list of texts."""
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError("its vocabulary is no list of texts")
+    return lambda: vocabulary

@@ -74,6 +74,8 @@ class Record:
     pieces: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     edits: list[str] = field(default_factory=list)
+    #: The readable text of every token id, in order; asked for when a file is written. Empty where nobody knows.
+    vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._axes = naming.names(self.spec) | {
@@ -519,6 +521,21 @@ class Record:
         from .file import save
 
         save(self, path, include, weights)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the run as one HTML file that opens with no server and no network: the drawing, every stop, sliders.
+
+        Raises Failed where the page has not been built, and Misuse for a run too large for a page.
+        """
+        from .html import save
+
+        save(self, path)
+
+    def _repr_html_(self) -> str:
+        """The same page, in a notebook's cell."""
+        from .html import in_notebook
+
+        return in_notebook(self)
 
     def description(self) -> dict[str, Any]:
         """Everything but the numbers, ready for JSON."""

@@ -1,0 +1,124 @@
+"""A record as one HTML page: what is inside it, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import safetensors.torch
+import torch
+
+import cutaway
+from cutaway.errors import Failed, Misuse
+from cutaway.look import html as pages
+from cutaway.look.record import Record
+
+TEMPLATE = f"<!doctype html><title>Cutaway</title><div id=page></div>{pages.PLACE}<script type=module>1</script>"
+
+
+@pytest.fixture(autouse=True)
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page that stands in for the built one, so that these tests need no Node."""
+    template = tmp_path / "standalone.html"
+    template.write_text(TEMPLATE)
+    monkeypatch.setattr(pages, "TEMPLATE", template)
+    return template
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return cutaway.load("stories").run('The "old" <king> & </script> said')
+
+
+def inside(page: str) -> bytes:
+    found = re.findall(r'<script type="application/octet-stream" id="run">([A-Za-z0-9+/=]+)</script>', page)
+    assert len(found) == 1
+    return gzip.decompress(base64.b64decode(found[0]))
+
+
+def test_the_record_comes_back_out_of_the_page(record: Record, tmp_path: Path) -> None:
+    record.to_html(tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.endswith("<script type=module>1</script>")
+    (tmp_path / "run.cutaway").write_bytes(inside(page))
+    again = cutaway.open(tmp_path / "run.cutaway")
+    assert again.text == record.text
+    assert again.tokens == record.tokens
+    assert again.vocabulary() == [piece.text for piece in cutaway.load("stories").tokenizer.pieces(range(4096))]
+    for name in ("blocks.3.attn.pattern", "blocks.0.mlp.hidden", "blocks.4.mlp.promotes.ids", "lens.p", "logits.last"):
+        assert name in again.tensors
+        torch.testing.assert_close(again[name], record[name], rtol=0, atol=0)
+
+
+def test_every_stop_opens_without_a_model(record: Record) -> None:
+    names = safetensors.torch.load(inside(pages.page(record))).keys()
+    for block in range(5):
+        for kind in ("q", "k", "v", "scores", "pattern", "z", "kinds", "out", "in", "mean", "max"):
+            assert f"blocks.{block}.attn.{kind}" in names
+        for kind in ("up", "gate", "hidden", "strength", "out", "in", "promotes.ids", "demotes.values"):
+            assert f"blocks.{block}.mlp.{kind}" in names
+
+
+def test_what_is_too_dear_stays_behind(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "DEAREST", 10_000)
+    few = pages.shown(record)
+    assert "blocks.0.attn.pattern" in few
+    assert "blocks.0.mlp.promotes.ids" not in few  # 448 neurons × 4,096 tokens on the way to it
+    monkeypatch.setattr(pages, "MOST", 500)
+    assert sum(record[name].numel() for name in pages.shown(record)) <= 500
+
+
+def test_a_notebook_gets_a_frame_that_can_reach_nothing(record: Record) -> None:
+    class Frame(HTMLParser):
+        attributes: ClassVar[dict[str, str | None]] = {}
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag == "iframe"
+            Frame.attributes = dict(attrs)
+
+    frame = Frame()
+    frame.feed(record._repr_html_())
+    assert frame.attributes["srcdoc"] == pages.page(record)
+    assert frame.attributes["sandbox"] == "allow-scripts allow-downloads"  # not allow-same-origin
+    assert "src" not in frame.attributes
+
+
+def test_too_large_a_page_is_a_sentence_in_a_notebook_and_a_refusal_on_disk(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LARGEST_IN_NOTEBOOK", 1000)
+    said = record._repr_html_()
+    assert "<iframe" not in said
+    assert "more than a notebook should hold" in said
+    assert "<king>" not in said  # the text is escaped
+    assert html.escape(repr(record)) in said
+    monkeypatch.setattr(pages, "LARGEST", 1000)
+    with pytest.raises(Misuse, match="more than a browser opens"):
+        record.to_html(tmp_path / "run.html")
+    assert not (tmp_path / "run.html").exists()
+
+
+def test_without_a_built_page_a_sentence_says_so(record: Record, built: Path, tmp_path: Path) -> None:
+    built.unlink()
+    with pytest.raises(Failed, match="has not been built"):
+        record.to_html(tmp_path / "run.html")
+    assert "has not been built" in record._repr_html_()
+    built.write_text("<!doctype html>no place")
+    with pytest.raises(Failed, match="no place"):
+        record.to_html(tmp_path / "run.html")
+
+
+def test_a_file_with_an_impossible_vocabulary_is_refused(record: Record, tmp_path: Path) -> None:
+    from cutaway.look import file
+
+    tensors, metadata = file.pack(record, {"embed": record["embed"]}, vocabulary=[1, 2])
+    safetensors.torch.save_file(tensors, tmp_path / "bad.cutaway", metadata)
+    with pytest.raises(cutaway.errors.Refused, match="vocabulary"):
+        cutaway.open(tmp_path / "bad.cutaway")

@@ -1,5 +1,7 @@
 import { en, type Key } from './en'
 
+export type { Key } from './en'
+
 const messages: { readonly [key in Key]: string } = en
 
 /** The message for `key` with its `{names}` filled in. The result is text, never markup. */

@@ -1,0 +1,127 @@
+// The cells of a record by name: what they are in words, what role they play, and which of their indices run.
+// Axes: t reads, s is read from, h head, k key-value head, e number of a head, d number of the stream, f neuron,
+// v token of the vocabulary, p stop of the river.
+
+import { say, type Key } from '../../messages'
+import { quoted } from '../../pieces'
+import type { Run } from '../../run'
+import type { Explanation, Loose } from '../../server'
+
+export interface Cell {
+  /** As it stands in the record: blocks.3.attn.q[5,2,7]. */
+  text: string
+  /** Without its indices. */
+  tensor: string
+  /** Without its block: attn.q; the key of the rule that makes it. */
+  rule: string
+  layer: number | null
+  index: number[]
+  weight: boolean
+}
+
+const axes: { [rule: string]: string } = {
+  'embed': 'td',
+  'pos': 'td',
+  'relative.bias': 'hts',
+  'resid_pre': 'td',
+  'attn.in': 'td',
+  'attn.q': 'the',
+  'attn.k': 'tke',
+  'attn.v': 'tke',
+  'attn.q_rot': 'the',
+  'attn.k_rot': 'tke',
+  'attn.scores': 'hts',
+  'attn.pattern': 'hts',
+  'attn.z': 'the',
+  'attn.out': 'td',
+  'resid_mid': 'td',
+  'mlp.in': 'td',
+  'mlp.up': 'tf',
+  'mlp.gate': 'tf',
+  'mlp.hidden': 'tf',
+  'mlp.out': 'td',
+  'resid_post': 'td',
+  'final': 'td',
+  'logits': 'tv',
+  'logits.last': 'v',
+  'river': 'pt',
+}
+
+export const rules = Object.keys(axes)
+
+/** Null: not a cell, but the sine or cosine of a position's angle. */
+export function cellOf(text: string): Cell | null {
+  const found = /^([^[]+)\[([-\d, ]+)\]$/.exec(text)
+  if (!found) return null
+  const tensor = found[1]
+  const block = /^blocks\.(\d+)\.(.+)$/.exec(tensor)
+  return {
+    text: text.replaceAll(' ', ''),
+    tensor,
+    rule: block ? block[2] : tensor,
+    layer: block ? Number(block[1]) : null,
+    index: found[2].split(',').map(Number),
+    weight: tensor.startsWith('weights.'),
+  }
+}
+
+export type Role = 'query' | 'key' | 'value' | 'output' | 'weight' | 'data'
+
+export function roleOf(cell: Cell | null): Role {
+  if (!cell) return 'data'
+  if (cell.weight) return 'weight'
+  if (/^attn\.q/.test(cell.rule)) return 'query'
+  if (/^attn\.k/.test(cell.rule)) return 'key'
+  if (cell.rule === 'attn.v') return 'value'
+  return cell.rule === 'attn.z' || cell.rule === 'attn.out' || cell.rule === 'mlp.out' ? 'output' : 'data'
+}
+
+/** What a cell is, in a sentence about this text. */
+export function sentence(cell: Cell, run: Run, label: (id: number) => string): string {
+  if (cell.weight) return aboutWeight(cell, label)
+  if (!(cell.rule in axes)) return cell.text
+  const places = { block: cell.layer ?? '', text: quoted(run.pieces.at(-1)!.text), ...indices(cell, run, label) }
+  return say(`number.${cell.rule}` as Key, places)
+}
+
+function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: string]: string | number } {
+  const places: { [name: string]: string | number } = {}
+  cell.index.forEach((at, axis) => {
+    const letter = axes[cell.rule][axis]
+    places[letter] = at
+    if (letter === 't') places.text = quoted(run.pieces.at(at)!.text)
+    if (letter === 's') places.from = quoted(run.pieces.at(at)!.text)
+    if (letter === 'v') places.token = quoted(label(at))
+  })
+  return places
+}
+
+function aboutWeight(cell: Cell, label: (id: number) => string): string {
+  const name = cell.tensor.slice('weights.'.length)
+  const [row, column] = cell.index
+  if (column === undefined) return say('number.weight.one', { name, row })
+  if (name === 'stem.tokens.weight' || name === 'head.out.weight')
+    return say('number.weight.token', { name, row, column, token: quoted(label(row)) })
+  return say('number.weight', { name, row, column })
+}
+
+/** What tells the terms of one sum apart: the indices that run, a token by its text. */
+export function running(terms: Explanation['terms']): (term: Explanation['terms'][number]) => { letter: string; at: number }[] {
+  const cells = [terms[0], terms[1], terms.at(-1)].map((term) => term && cellOf(term.factors[0].cell))
+  const [first] = cells
+  const alike = first && cells.every((cell) => cell && cell.tensor === first.tensor)
+  if (!alike) return () => []
+  const letters = axes[first.rule] ?? 'ij'
+  const runs = first.index.map((at, axis) => cells.some((cell) => cell!.index[axis] !== at))
+  return (term) =>
+    cellOf(term.factors[0].cell)!.index.flatMap((at, axis) => (runs[axis] ? [{ letter: letters[axis], at }] : []))
+}
+
+const words: { [word: string]: number } = { 'inf': Infinity, '-inf': -Infinity, 'nan': NaN }
+export const loose = (value: Loose): number => (typeof value === 'number' ? value : words[value])
+
+/** The size of the numbers that were added and multiplied on the way: what a rounding difference is measured by. */
+export function scaleOf({ terms, steps }: Explanation): number {
+  const sum = terms.reduce((total, term) => total + Math.abs(loose(term.value)), 0)
+  return Math.max(1, sum, ...steps.map((step) => Math.abs(loose(step.value))).filter(Number.isFinite))
+}

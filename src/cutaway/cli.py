@@ -330,6 +330,54 @@ def lens(
 
 
 @app.command(sort_key=9)
+def compare(
+    first: Text,
+    second: Text,
+    /,
+    *,
+    model: ModelName = "stories",
+    second_model: Annotated[str | None, Parameter(help="The model that reads SECOND, when it is another.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Run two texts: where they part, and what that does to the next token.
+
+    Compared are the last tokens of both. A cosine of 1 says that the two residual
+    streams point the same way; apart is their distance in mean lengths.
+    """
+    from . import look
+
+    if first == second == STDIN:
+        raise Misuse("Standard input can be read only once.", "Give one of the two texts as it is.")
+    texts = _read(first), _read(second)
+    loaded = _load(model, dtype, device)
+    other = loaded if second_model is None else _load(second_model, dtype, device)
+    runs = loaded.run(texts[0]), other.run(texts[1])
+    found = look.compare(*runs)
+    for run_, text in zip(runs, texts, strict=True):
+        _say(*(f"{_safe(text[:40])}: {note}" for note in run_.settings.get("notes", [])))
+    ids = [change.id for change in found.changes or []]
+    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=ids)} if ids else {}
+    if json:
+        changes = None if found.changes is None else [{"text": spelt[c.id], **vars(c)} for c in found.changes]
+        _print_json(models=[loaded.card.name, other.card.name], **(found.to_json() | {"changes": changes}))
+        return
+    print(_parting(found.parts_at, runs))
+    if found.cosine is not None and found.distance is not None:
+        print("\n   cosine     apart  stop")
+        for stop, cosine, distance in zip(runs[0].stops(), found.cosine, found.distance, strict=True):
+            print(f"{cosine:9.4f} {distance:9.4f}  {stop}")
+    if found.changes is not None:
+        print(f"\n{found.moved:.2%} of the probability moves; divergence {found.divergence:.4g} nats")
+        print("    first    second  token")
+        for change in found.changes:
+            print(f"{change.first:9.3%} {change.second:9.3%}  {_safe(spelt[change.id])}")
+    for note in found.notes:
+        print(note)
+
+
+@app.command(sort_key=10)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
@@ -360,7 +408,7 @@ def models(*, json: Json = False) -> None:
         _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
 
 
-@app.command(sort_key=10)
+@app.command(sort_key=11)
 def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
     """Compare a model's logits with those of an installed transformers.
 
@@ -387,7 +435,7 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     return 0 if result["agrees"] else Failed.exit_code
 
 
-@app.command(sort_key=11)
+@app.command(sort_key=12)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
     /,
@@ -412,7 +460,7 @@ def train(
         print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
 
 
-@app.command(sort_key=12)
+@app.command(sort_key=13)
 def doctor(*, json: Json = False) -> int:
     """Look at the installation: what is there, what is missing.
 
@@ -534,6 +582,14 @@ def _print_derivation(found: Explanation, record: Record, model: Model) -> None:
             line(step.value, words, ("" if step.cell is None else f"  {step.cell}", "cyan"))
     line(found.value, "recorded", style="bold")
     console.print(Text(f"{found.difference:14.0e}  difference", "dim"))
+
+
+def _parting(at: int | None, runs: tuple[Record, Record]) -> str:
+    """Where two texts part, in a sentence."""
+    if at is None:
+        return "The two texts are the same tokens."
+    told = [_safe(run.pieces[at]["text"]) if at < len(run.tokens) else "its end" for run in runs]
+    return f"They part at token {at}: {told[0]} in the first, {told[1]} in the second."
 
 
 def _aligned(number: float) -> str:

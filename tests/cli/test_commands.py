@@ -137,6 +137,25 @@ def test_explain_as_json(cutaway: Any, tiny: Path) -> None:
     assert cutaway("explain", "logits[1]", "--text", "once", "-m", tiny).code == 2
 
 
+def test_compare_says_what_python_says(cutaway: Any, tiny: Path) -> None:
+    from cutaway import compare, load
+
+    texts = "once upon", "once at"
+    model = load(tiny)
+    found = compare(*(model.run(text) for text in texts))
+    code, out, err = cutaway("compare", *texts, "-m", tiny)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"They part at token {found.parts_at}: ")
+    assert all(f"{cosine:9.4f}" in out for cosine in found.cosine)
+    told = json.loads(cutaway("compare", *texts, "-m", tiny, "--json").out)
+    assert told["cosine"] == found.cosine
+    assert [change["id"] for change in told["changes"]] == [change.id for change in found.changes]
+    assert cutaway("compare", "once", "once", "-m", tiny).out.startswith("The two texts are the same tokens.")
+    assert "stories" in cutaway("compare", *texts, "-m", tiny, "--second-model", "stories", "--json").out
+    code, _, err = cutaway("compare", "-", "-", "-m", tiny)
+    assert (code, err.splitlines()[0]) == (2, "Standard input can be read only once.")
+
+
 def test_heads_ranks_them_by_what_the_record_says(cutaway: Any, tiny: Path) -> None:
     from cutaway.api import load
     from cutaway.look.heads import KINDS

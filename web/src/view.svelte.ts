@@ -16,6 +16,9 @@ export class View {
   opened = $state<Stop | null>(null)
   /** The numbers followed down to their terms, from the first that was asked about to the one shown. */
   trail = $state.raw<string[]>([])
+  /** The token of which is shown what the model expected in its place, and the box beside which to show it. */
+  predicted = $state.raw<{ token: number; beside: DOMRect } | null>(null)
+  private soon: ReturnType<typeof setTimeout> | undefined
   private picked = $state<{ [layer: number]: number }>({})
   private pickedToken = $state<number | null>(null)
   private suggested = $state.raw<number[]>([])
@@ -35,6 +38,17 @@ export class View {
 
   pickHead(layer: number, head: number): void {
     this.picked[layer] = head
+  }
+
+  /**
+   * Shows what the model expected in a token's place, beside the element that stands for it; with null no more. Not
+   * for a pointer that only passes, and without a blink between neighbours.
+   */
+  predict(token: number, beside: Element | null): void {
+    clearTimeout(this.soon)
+    const next = beside && { token, beside: beside.getBoundingClientRect() }
+    if (next && this.predicted) this.predicted = this.predicted.token === token ? this.predicted : next
+    else if (next || this.predicted) this.soon = setTimeout(() => (this.predicted = next), next ? 150 : 60)
   }
 
   follow(token: number): void {

@@ -27,3 +27,9 @@ export function scientific(value: number): string {
   const [digits, exponent] = value.toExponential(1).split('e')
   return minus(`${digits} × 10${[...String(Number(exponent))].map((c) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(c)] ?? '⁻').join('')}`)
 }
+
+/** A number for a table: six decimals, a true minus, and what is not 0 never reads 0. */
+export function decimal(value: number): string {
+  if (!Number.isFinite(value)) return number(value)
+  return value !== 0 && Math.abs(value) < 5e-7 ? scientific(value) : minus(value.toFixed(6))
+}

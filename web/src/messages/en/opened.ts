@@ -1,6 +1,9 @@
 // What stands in an opened stop.
 
+import { attention } from './attention'
+
 export const opened = {
+  ...attention,
   'opened': 'Block {number}, opened',
   'opened.embedding.plain': '{text} is token {id}: row {id} of a learned table of {vocabulary} rows, {width} numbers each.',
   'opened.embedding.turned': 'Its place in the text is not added here: each attention turns its queries and keys by the position instead.',
@@ -10,14 +13,7 @@ export const opened = {
   'opened.end.logits': 'That gives {vocabulary} logits. The largest, {logit}, belongs to {text}.',
   'opened.end.tied': 'The rows are those of the embedding: this model uses one table for both.',
   'opened.end.untied': 'The rows are a table of their own.',
-  'opened.heads': 'Heads',
-  'opened.head': 'Head {head}',
-  'opened.reads.to': 'reads to',
-  'opened.reads.from': 'reads from',
   'opened.attention': 'Attention',
-  'opened.attention.plain': 'In head {head}, {text} reads {weight} from {from}.',
-  'opened.attention.self': 'In head {head}, {text} reads {weight} from itself.',
-  'opened.attention.note': 'A large weight says what was read, not by itself why the next token is what it is.',
   'opened.mlp': 'MLP',
   'opened.mlp.plain': 'For {text}, {active} of {hidden} neurons are above a tenth of the block’s largest; the strongest is neuron {neuron}.',
   'opened.neuron': 'neuron',
@@ -25,5 +21,4 @@ export const opened = {
   'opened.gate': 'gate',
   'opened.up': 'up',
   'opened.stream': 'Length of the residual stream of {text}: {before} before, {middle} after attention, {after} after the MLP.',
-  'opened.all.reads': 'What {text} reads',
 } as const

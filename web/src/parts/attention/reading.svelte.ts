@@ -1,0 +1,132 @@
+// What the reader looks at in one opened attention: a head, the token that reads, the token it reads from.
+
+import { mostBins, spanAround, strongest, type Span } from '../../heads'
+import { isMasked, type Cell, type Sheet } from '../../paint/matrix'
+import type { Stage } from '../../stage'
+
+export type Shown = 'scores' | 'masked' | 'pattern'
+
+export class Reading {
+  /** Not one head, but all of them together. */
+  over = $state<'mean' | 'max' | null>(null)
+  /** What the cells of the square hold. */
+  shown = $state<Shown>('pattern')
+  /** Readers are the columns of the square, as in the videos, instead of its rows. */
+  turned = $state(false)
+  /** The cell the pointer or the keyboard is on. */
+  lit = $state.raw<Cell | null>(null)
+  private pinned = $state<number | null>(null)
+  /** The corner of the part shown large, for the token it was set for. */
+  private corner = $state.raw<(Cell & { chosen: number }) | null>(null)
+
+  constructor(
+    private readonly stage: Stage,
+    private readonly number: () => number,
+  ) {}
+
+  readonly layer = $derived.by(() => this.number())
+  readonly run = $derived.by(() => this.stage.session.run!)
+  readonly place = $derived(`blocks.${this.layer}.attn`)
+  readonly attn = $derived.by(() => this.run.blocks[this.layer].attn)
+  readonly length = $derived(this.run.length)
+  /** Too long for one square: seen whole in bins, and cell by cell a part at a time. */
+  readonly long = $derived(this.length > mostBins)
+  readonly head = $derived.by(() => this.stage.view.head(this.layer))
+  /** The key-value head that serves this head. */
+  readonly kv = $derived(Math.floor(this.head / (this.attn.heads / this.attn.kv_heads)))
+  readonly chosen = $derived.by(() => this.stage.view.chosen)
+
+  /** (T): what the chosen token reads. */
+  readonly row = $derived.by(() => this.rowOf(this.chosen))
+  /** The token it reads from: the one that was pointed out, otherwise the one it reads most. */
+  readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.row ? strongest(this.row) : 0)
+
+  text = (token: number) => this.run.pieces[token].text
+  masked = (to: number, from: number) => isMasked(to, from, this.attn.causal, this.attn.window)
+
+  /** The record's name of a tensor over (T, T), and what stands before its two indices there. */
+  private names(what: 'pattern' | 'scores'): { name: string; first: string } {
+    return this.over ? { name: `${this.place}.${this.over}`, first: '' } : { name: `${this.place}.${what}`, first: `${this.head},` }
+  }
+
+  cellName(what: 'pattern' | 'scores', { to, from }: Cell): string {
+    const { name, first } = this.names(what)
+    return `${name}[${first}${to},${from}]`
+  }
+
+  /** A row of the pattern, or of the scores; undefined on its way, null where this run has none. */
+  rowOf(to: number, what: 'pattern' | 'scores' = 'pattern'): Float32Array | null | undefined {
+    const { name, first } = this.names(what)
+    if (this.long) return dataOf(this.run.get(name, `${first}${to}`))
+    const whole = this.whole(what)
+    return whole && whole.subarray(to * this.length, (to + 1) * this.length)
+  }
+
+  private whole(what: 'pattern' | 'scores'): Float32Array | null | undefined {
+    const { name } = this.names(what)
+    return dataOf(this.run.get(name, this.over ? null : this.head))
+  }
+
+  /** The numbers of a part of the square, readable cell by cell. */
+  cells(what: 'pattern' | 'scores', readers: Span, reads: Span): ((to: number, from: number) => number) | null | undefined {
+    if (!this.long) {
+      const whole = this.whole(what)
+      return whole && ((to, from) => whole[to * this.length + from])
+    }
+    const { name, first } = this.names(what)
+    const part = dataOf(this.run.get(name, `${first}${readers.first}:${readers.end},${reads.first}:${reads.end}`))
+    const across = reads.end - reads.first
+    return part && ((to, from) => part[(to - readers.first) * across + from - reads.first])
+  }
+
+  /** The part of the square that is shown large, `size` tokens either way. */
+  sheet(size: number): Sheet {
+    const { turned, length, corner } = this
+    const set = corner?.chosen === this.chosen ? corner : null
+    const at = (first: number): Span => spanAround(first + Math.min(size, length) / 2, size, length)
+    return {
+      turned,
+      readers: set ? at(set.to) : at(this.chosen + 3 - size),
+      reads: set ? at(set.from) : spanAround(this.source, size, length),
+    }
+  }
+
+  /** Shows the part of the square around a cell. */
+  lookAt({ to, from }: Cell, size: number): void {
+    this.corner = {
+      to: spanAround(to, size, this.length).first,
+      from: spanAround(from, size, this.length).first,
+      chosen: this.chosen,
+    }
+  }
+
+  pick(head: number | 'mean' | 'max'): void {
+    if (head === 'mean' || head === 'max') {
+      this.over = head
+      this.shown = 'pattern'
+      return
+    }
+    this.over = null
+    this.stage.view.pickHead(this.layer, head)
+  }
+
+  /** Another token reads. */
+  follow(token: number): void {
+    this.pinned = null
+    this.stage.view.follow(token)
+  }
+
+  /** Takes one reader and one that is read, leaving the square where it is, and explains the number between them. */
+  take({ to, from }: Cell, sheet?: Sheet): void {
+    this.stage.view.follow(to)
+    this.pinned = from
+    if (sheet) this.corner = { to: sheet.readers.first, from: sheet.reads.first, chosen: this.chosen }
+    if (this.over === null) this.explain(this.cellName(this.shown === 'scores' ? 'scores' : 'pattern', { to, from }))
+  }
+
+  explain(cell: string): void {
+    this.stage.view.explain(cell)
+  }
+}
+
+const dataOf = (tensor: { data: Float32Array } | null | undefined) => tensor && tensor.data

@@ -1,0 +1,186 @@
+"""The page for everybody: axe-core finds nothing, the keyboard reaches all of it, colours can be told apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import PATIENCE, Server, Watch, missing
+
+AXE = Path(__file__).resolve().parents[2] / "web/node_modules/axe-core/axe.min.js"
+CSS = Path(__file__).resolve().parents[2] / "web/src/app.css"
+
+
+def open_stop(stop: str) -> Callable[[Page], None]:
+    def act(page: Page) -> None:
+        page.locator(f'[data-stop="{stop}"] h2 button').click()
+        expect(page.locator(".opened")).to_be_visible()
+        page.wait_for_timeout(600)
+
+    return act
+
+
+def explain_a_number(page: Page) -> None:
+    open_stop("2")(page)
+    square = page.locator(".opened .attention canvas[tabindex]").last
+    square.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator(".arithmetic")).to_be_visible()
+    page.wait_for_timeout(600)
+
+
+def compare(page: Page) -> None:
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="one word, two texts").click()
+    page.wait_for_timeout(1200)
+
+
+def take_away(page: Page) -> None:
+    page.get_by_text("Take away", exact=True).first.click()
+    page.wait_for_timeout(600)
+
+
+def lessons(page: Page) -> None:
+    page.get_by_role("button", name="Lessons").click()
+    page.wait_for_timeout(300)
+
+
+def in_a_lesson(page: Page) -> None:
+    lessons(page)
+    page.get_by_role("button", name="Tokens and embeddings").click()
+    page.wait_for_timeout(500)
+
+
+def branched(page: Page) -> None:
+    page.get_by_role("button", name="Step", exact=True).click()
+    page.wait_for_timeout(700)
+
+
+STATES: dict[str, Callable[[Page], None]] = {
+    "first": lambda page: None,
+    "embedding": open_stop("embedding"),
+    "block": open_stop("1"),
+    "end": open_stop("end"),
+    "arithmetic": explain_a_number,
+    "compare": compare,
+    "take away": take_away,
+    "lessons": lessons,
+    "in a lesson": in_a_lesson,
+    "branched": branched,
+}
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_axe_finds_nothing(browser: Browser, server: Server, watch: Watch, width: int, scheme: Any, state: str) -> None:
+    if not AXE.is_file():
+        missing("axe-core is not installed: run `make setup`")
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, reduced_motion="reduce", color_scheme=scheme
+    )
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    watch.on(page)
+    page.goto(server.address)
+    page.wait_for_selector('[data-origin="live"]')
+    STATES[state](page)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    told = [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:160]}" for v in found["violations"]]
+    context.close()
+    assert told == []
+
+
+def test_the_keyboard_reaches_every_control_and_shows_where_it_is(page: Page) -> None:
+    open_stop("1")(page)
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    count = page.evaluate(
+        """() => [...document.querySelectorAll(
+            'a[href], button, input, select, textarea, summary, [tabindex="0"]')].filter(
+            e => !e.disabled && e.checkVisibility() && e.tabIndex >= 0).length"""
+    )
+    seen: set[str] = set()
+    for _ in range(count + 30):
+        page.keyboard.press("Tab")
+        where = page.evaluate(
+            """() => {
+                const e = document.activeElement
+                if (!e || e === document.body) return null
+                const style = getComputedStyle(e)
+                const box = e.closest('.box')
+                const visible = (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1)
+                    || (box && getComputedStyle(box).boxShadow !== 'none')
+                const label = (e.getAttribute('aria-label') || e.textContent || e.id || e.name || '').trim()
+                e.dataset.reached ??= String(document.querySelectorAll('[data-reached]').length)
+                return [e.dataset.reached, visible, `${e.tagName} ${label.slice(0, 60)}`]
+            }"""
+        )
+        if where is None:
+            break
+        number, visible, label = where
+        assert visible, f"no focus is to be seen on {label}"
+        seen.add(number)
+    assert len(seen) >= 0.98 * count
+
+
+def test_nothing_is_wider_than_the_window(page: Page) -> None:
+    for stop in ("embedding", "1", "end"):
+        open_stop(stop)(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), stop
+
+
+# How three kinds of colour-blind eyes see sRGB (Machado, Oliveira and Fernandes 2009, severity 1), on linear light.
+BLIND = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def linear(hex_colour: str) -> list[float]:
+    parts = [int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+
+
+def lab(rgb: list[float]) -> tuple[float, float, float]:
+    """CIE L*a*b* of linear sRGB."""
+    r, g, b = (min(1.0, max(0.0, c)) for c in rgb)
+    xyz = (
+        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505,
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089,
+    )
+    x, y, z = (c ** (1 / 3) if c > 0.008856 else 7.787 * c + 16 / 116 for c in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def colours(theme: str) -> dict[str, str]:
+    blocks = re.findall(r":root(\[data-theme='dark'\])? \{(.*?)\n\}", CSS.read_text(encoding="utf-8"), re.DOTALL)
+    found: dict[str, str] = {}
+    for dark, body in blocks:
+        if theme == "dark" or not dark:
+            found |= dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", body))
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("eyes", BLIND)
+@pytest.mark.parametrize("pair", [("weight-minus", "weight-plus"), ("drawn", "thread-chosen"), ("query", "key")])
+def test_colours_that_must_be_told_apart_can_be(theme: str, eyes: str, pair: tuple[str, str]) -> None:
+    """CIE76 differences above 20 are seen at a glance; sign is also told by direction and by a written minus."""
+    seen = []
+    for name in pair:
+        rgb = linear(colours(theme)[name])
+        seen.append(lab([sum(m * c for m, c in zip(row, rgb, strict=True)) for row in BLIND[eyes]]))
+    difference = sum((a - b) ** 2 for a, b in zip(*seen, strict=True)) ** 0.5
+    assert difference > 20, f"{difference:.0f}"

@@ -6,30 +6,31 @@ import type { Plugin } from 'vite'
 /** Where the run goes: takeaway/standalone.ts and look/html.py put it there. */
 export const place = '<!--the run-->'
 
-// Of the typefaces only these alphabets go along; others fall back to the reader's own.
-const alphabets = /unicode-range:\s*U\+(\?\?|0*0-|0*100-)|^(?!.*unicode-range)/i
+// Of the typefaces only the Latin letters go along; other alphabets and formulas fall back to the reader’s own.
+const alphabets = /unicode-range:\s*U\+(\?\?|0*0-)/i
 
 const hash = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
 
 export const standalone: Plugin = {
   name: 'standalone',
-  enforce: 'post',
-  generateBundle(_, bundle) {
-    let [script, style] = ['', '']
-    for (const [name, part] of Object.entries(bundle)) {
-      if (part.type === 'chunk') script += part.code
-      else if (name.endsWith('.css')) style += String(part.source)
-      else this.error(`${name} would not be inside the file`)
-      delete bundle[name]
-    }
-    // What would end the script early, or begin a comment in it, is written with its first character as a number.
-    script = script.replace(/<(?=\/script|!--)/gi, '\\x3C').trim()
-    style = style.replace(/@font-face\s*\{[^}]*\}/g, (face) => (alphabets.test(face) ? face : '')).trim()
-    const policy = `default-src 'none'; script-src ${hash(script)}; style-src ${hash(style)}; font-src data:`
-    this.emitFile({
-      type: 'asset',
-      fileName: 'standalone.html',
-      source: `<!doctype html>
+  generateBundle: {
+    order: 'post',
+    handler(_, bundle) {
+      let [script, style] = ['', '']
+      for (const [name, part] of Object.entries(bundle)) {
+        if (part.type === 'chunk') script += part.code
+        else if (name.endsWith('.css')) style += String(part.source)
+        else this.error(`${name} would not be inside the file`)
+        delete bundle[name]
+      }
+      // What would end the script early, or begin a comment in it, is written with its first character as a number.
+      script = script.replace(/<(?=\/script|!--)/gi, '\\x3C').trim()
+      style = style.replace(/@font-face\s*\{[^}]*\}/g, (face) => (alphabets.test(face) && !/Math/.test(face) ? face : '')).trim()
+      const policy = `default-src 'none'; script-src ${hash(script)}; style-src ${hash(style)}; font-src data:`
+      this.emitFile({
+        type: 'asset',
+        fileName: 'standalone.html',
+        source: `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -47,6 +48,7 @@ ${place}
 </body>
 </html>
 `,
-    })
+      })
+    },
   },
 }

@@ -60,9 +60,9 @@ def test_the_record_comes_back_out_of_the_page(record: Record, tmp_path: Path) -
 def test_every_stop_opens_without_a_model(record: Record) -> None:
     names = safetensors.torch.load(inside(pages.page(record))).keys()
     for block in range(5):
-        for kind in ("q", "k", "v", "scores", "pattern", "z", "kinds", "out", "in", "mean", "max"):
+        for kind in ("q", "k", "v", "scores", "pattern", "z", "kinds", "out", "mean", "max"):
             assert f"blocks.{block}.attn.{kind}" in names
-        for kind in ("up", "gate", "hidden", "strength", "out", "in", "promotes.ids", "demotes.values"):
+        for kind in ("up", "gate", "hidden", "strength", "out", "promotes.ids", "demotes.values"):
             assert f"blocks.{block}.mlp.{kind}" in names
 
 

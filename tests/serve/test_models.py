@@ -198,9 +198,20 @@ def test_the_whole_file_of_a_kept_record(models: Models, tmp_path: Path) -> None
         models.file(never, record="0" * 16, include=[], weights=[])
 
 
+def test_a_file_of_what_the_page_shows_opens_every_stop(models: Models, tmp_path: Path) -> None:
+    id, _ = run(models)
+    _, body = models.file(never, record=id, include=["shown"], weights=[])
+    record = opened(body, tmp_path)
+    for name in ("river", "blocks.4.attn.pattern", "blocks.4.attn.kinds", "blocks.0.mlp.promotes.ids", "lens.p"):
+        assert name in record.tensors
+    assert record.vocabulary()[259] == "␣a"
+
+
 def test_a_file_is_bounded_before_it_is_made() -> None:
     models = started(answer_bytes=4 << 20)
     id, _ = run(models, text=None, tokens=[5] * 100)
+    with pytest.raises(TooLarge, match="4 are sent"):
+        models.file(never, record=id, include=["shown"], weights=[])
     models.file(never, record=run(models)[0], include=[], weights=[])
     for include, weights in ((["*"], []), ([], ["*"])):
         with pytest.raises(TooLarge, match="4 are sent"):

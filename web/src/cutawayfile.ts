@@ -1,4 +1,4 @@
-// Reads a .cutaway file: a safetensors container whose metadata holds one JSON string, "cutaway".
+// Reads and writes a .cutaway file: a safetensors container whose metadata holds one JSON string, "cutaway".
 // Layout: 8 bytes little-endian header length, that many bytes of JSON, then the tensors' bytes.
 
 export interface Tensor {
@@ -34,6 +34,10 @@ export interface RecordHeader {
   settings?: { notes?: string[]; [name: string]: unknown }
   edits?: unknown[]
   axes?: { [name: string]: string[] }
+  /** The text of every token id, in a file that is to be read far from its model. */
+  vocabulary?: string[]
+  /** How numbers that a reader had opened were made (src/cutaway/look/explain.py). */
+  explanations?: { [cell: string]: unknown }
 }
 
 /** The parts of a spec (src/cutaway/model/spec.py) that the page reads. Everything else passes through untouched. */
@@ -70,46 +74,114 @@ export interface BlockSpec {
   shared_norm: boolean
 }
 
+/** A tensor as the file has it. */
+export interface Entry {
+  dtype: string
+  shape: number[]
+  bytes: Uint8Array
+}
+
 export interface RecordFile {
   header: RecordHeader
   names: string[]
   tensor(name: string): Tensor | null
+  entry(name: string): Entry
 }
 
 const bytesPer: { [dtype: string]: number } = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, U8: 1, I8: 1, BOOL: 1 }
 
-export class NotACutawayFile extends Error {}
+/** `kind`: it is no safetensors file, one of something else, cut short, of a later format, or contradicts itself. */
+export class NotACutawayFile extends Error {
+  constructor(
+    message: string,
+    readonly kind: 'other' | 'story' | 'short' | 'format' | 'impossible' = 'impossible',
+  ) {
+    super(message)
+  }
+}
+
+interface Described {
+  dtype: string
+  shape: number[]
+  data_offsets: [number, number]
+}
 
 export function parse(bytes: ArrayBuffer): RecordFile {
-  if (bytes.byteLength < 8) throw new NotACutawayFile('shorter than a header')
+  if (bytes.byteLength < 8) throw new NotACutawayFile('shorter than a header', 'other')
   const length = Number(new DataView(bytes).getBigUint64(0, true))
-  if (length > bytes.byteLength - 8) throw new NotACutawayFile('the header is longer than the file')
-  const entries = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 8, length)))
-  const meta = entries.__metadata__?.cutaway
-  if (typeof meta !== 'string') throw new NotACutawayFile('no "cutaway" metadata')
-  const header = JSON.parse(meta) as RecordHeader
-  if (header.format !== 1) throw new NotACutawayFile(`format ${header.format}; this page reads format 1`)
-  delete entries.__metadata__
+  if (length > 2 ** 27) throw new NotACutawayFile('no safetensors header', 'other')
+  if (length > bytes.byteLength - 8) throw new NotACutawayFile('the header is longer than the file', 'short')
+  const { __metadata__: story, ...entries } = readJson(new Uint8Array(bytes, 8, length), 'other') as {
+    __metadata__?: { cutaway?: unknown }
+    [name: string]: unknown
+  }
+  if (typeof story?.cutaway !== 'string') throw new NotACutawayFile('no "cutaway" metadata', 'story')
+  const header = readJson(new TextEncoder().encode(story.cutaway), 'story') as RecordHeader
+  if (header.format !== 1) throw new NotACutawayFile(`format ${header.format}; this page reads format 1`, 'format')
 
   const start = 8 + length
+  const described = new Map<string, Described>()
+  for (const [name, entry] of Object.entries(entries)) {
+    const { dtype, shape, data_offsets: offsets } = entry as Described
+    if (!Array.isArray(shape) || !Array.isArray(offsets)) throw new NotACutawayFile(name)
+    const count = shape.reduce((a, b) => a * b, 1)
+    if (offsets[1] - offsets[0] !== count * bytesPer[dtype] || offsets[0] < 0) throw new NotACutawayFile(name)
+    if (start + offsets[1] > bytes.byteLength) throw new NotACutawayFile(name, 'short')
+    described.set(name, { dtype, shape, data_offsets: offsets })
+  }
+  const entry = (name: string): Entry => {
+    const { dtype, shape, data_offsets: [from, to] } = described.get(name)!
+    return { dtype, shape, bytes: new Uint8Array(bytes, start + from, to - from) }
+  }
   const read = new Map<string, Tensor>()
   return {
     header,
-    names: Object.keys(entries),
+    names: [...described.keys()],
+    entry,
     tensor(name) {
       const known = read.get(name)
       if (known) return known
-      const entry = entries[name] as { dtype: string; shape: number[]; data_offsets: [number, number] } | undefined
-      if (!entry) return null
-      const [from, to] = entry.data_offsets
-      const count = entry.shape.reduce((a, b) => a * b, 1)
-      const size = bytesPer[entry.dtype]
-      if (!size || to - from !== count * size || start + to > bytes.byteLength) throw new NotACutawayFile(name)
-      const tensor = { shape: entry.shape, data: toFloat32(bytes.slice(start + from, start + to), entry.dtype, count) }
+      if (!described.has(name)) return null
+      const { dtype, shape, bytes: its } = entry(name)
+      const data = toFloat32(its.slice().buffer, dtype, shape.reduce((a, b) => a * b, 1))
+      const tensor = { shape, data }
       read.set(name, tensor)
       return tensor
     },
   }
+}
+
+function readJson(bytes: Uint8Array, kind: 'other' | 'story'): object {
+  try {
+    const found: unknown = JSON.parse(new TextDecoder().decode(bytes))
+    if (typeof found === 'object' && found !== null) return found
+  } catch {
+    // what is no JSON is no header
+  }
+  throw new NotACutawayFile('a header that is no JSON', kind)
+}
+
+/** The file of a record: what `parse` reads, and cutaway.open() in Python. */
+export function write(header: RecordHeader, entries: Map<string, Entry>): ArrayBuffer {
+  // The widest numbers first, so that every tensor begins at a multiple of its width.
+  const ordered = [...entries].sort(([, a], [, b]) => bytesPer[b.dtype] - bytesPer[a.dtype])
+  const described: { [name: string]: unknown } = { __metadata__: { cutaway: JSON.stringify(header) } }
+  let size = 0
+  for (const [name, { dtype, shape, bytes }] of ordered) {
+    described[name] = { dtype, shape, data_offsets: [size, size + bytes.length] }
+    size += bytes.length
+  }
+  const json = new TextEncoder().encode(JSON.stringify(described))
+  const length = Math.ceil(json.length / 8) * 8
+  const out = new Uint8Array(8 + length + size).fill(0x20, 8, 8 + length) // spaces make the header's length even
+  new DataView(out.buffer).setBigUint64(0, BigInt(length), true)
+  out.set(json, 8)
+  let at = 8 + length
+  for (const [, { bytes }] of ordered) {
+    out.set(bytes, at)
+    at += bytes.length
+  }
+  return out.buffer
 }
 
 /** Every stored type as float32. Each bfloat16 and float16 is a float32 exactly; ids are small enough to be exact too. */

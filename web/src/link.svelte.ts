@@ -1,13 +1,15 @@
 // The line to the server, shared by every drawing on the desk: whether it is there, what it can run, how it starts.
 
 import * as server from './server'
+import { enclosure } from './takeaway/pack'
 
-export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked'
+/** 'enclosed': the page stands alone, with one run inside it, and looks for nobody. */
+export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked' | 'enclosed'
 
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 
 class Link {
-  connection = $state<Connection>('connecting')
+  connection = $state<Connection>(enclosure() ? 'enclosed' : 'connecting')
   stage = $state('')
   /** Why the model stopped, when it did. */
   failure = $state<string | null>(null)
@@ -24,6 +26,7 @@ class Link {
   private workerIsReady = false
 
   async connect(): Promise<void> {
+    if (this.connection === 'enclosed') return
     this.stopListening?.()
     this.workerIsReady = false
     this.models = []

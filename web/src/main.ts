@@ -1,4 +1,5 @@
 import { mount } from 'svelte'
+import { follow } from './address.svelte'
 import App from './App.svelte'
 import './app.css'
 import { desk } from './desk.svelte'
@@ -9,5 +10,6 @@ import { link } from './link.svelte'
 const patience = 120
 await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
 mount(App, { target: document.getElementById('page')! })
+follow(desk.first.session, desk.first.view)
 // The server is looked for when the picture stands: finding it takes the time of a frame or two.
 requestAnimationFrame(() => setTimeout(() => void link.connect()))

@@ -2,7 +2,7 @@
 
 import { SvelteMap } from 'svelte/reactivity'
 import type { At, Explanation } from './server'
-import { parse, type BlockSpec, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
+import { parse, type BlockSpec, type Entry, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
 
 /** Where a run's numbers are had that did not come along with it. */
 export interface Source {
@@ -21,7 +21,7 @@ export class Run {
   readonly notes: string[]
   readonly blocks: BlockSpec[]
   readonly length: number
-  private readonly file: ReturnType<typeof parse>
+  readonly file: ReturnType<typeof parse>
   private readonly asked = new Set<string>()
   /** What has been explained so far; goes along with a file that is taken away. */
   readonly explanations = new SvelteMap<string, Explanation | null>()
@@ -40,6 +40,16 @@ export class Run {
     this.pieces = this.header.pieces?.length
       ? this.header.pieces
       : this.header.tokens.map((id) => ({ id, text: `#${id}` }))
+    for (const [cell, known] of Object.entries(this.header.explanations ?? {})) this.explanations.set(cell, known as Explanation)
+  }
+
+  /** What was asked for since and arrived, to go along with a file that is taken away. */
+  gathered(): [string, Entry][] {
+    return [...this.arrived].flatMap(([name, tensor]) => {
+      if (!tensor) return []
+      const { buffer, byteOffset, byteLength } = tensor.data
+      return [[name, { dtype: 'F32', shape: tensor.shape, bytes: new Uint8Array(buffer, byteOffset, byteLength) }]]
+    })
   }
 
   /**

@@ -1,6 +1,7 @@
 // The page's side of the server's API (src/cutaway/serve). Same origin; the cookie is the key.
 
-import type { Tensor } from './cutawayfile'
+import { parse, type Tensor } from './cutawayfile'
+import { enclosure, unpacked } from './takeaway/pack'
 
 export interface ModelEntry {
   id: string
@@ -143,8 +144,24 @@ export function listen(heard: (event: ServerEvent) => void, silence: () => void)
   return () => stream.close()
 }
 
-/** The bytes of a run shipped with the page. */
+/** The whole file of a record, with the derived tensors that match; "shown": those that the opened stops read. */
+export async function file(record: string, include: string[]): Promise<ArrayBuffer> {
+  const query = new URLSearchParams(include.map((glob) => ['include', glob]))
+  return (await ask(`api/records/${encodeURIComponent(record)}/file?${query}`)).arrayBuffer()
+}
+
+/** A file that was built with the page, as text. */
+export async function part(name: string): Promise<string> {
+  return (await ask(name)).text()
+}
+
+/** The run inside this page, where it stands alone; else one shipped with it. */
 export async function stored(name: string): Promise<{ bytes: ArrayBuffer; vocabulary: string[] }> {
+  const inside = enclosure()
+  if (inside) {
+    const bytes = await unpacked(inside.textContent)
+    return { bytes, vocabulary: parse(bytes).header.vocabulary ?? [] }
+  }
   const [bytes, vocabulary] = await Promise.all([
     ask(`stored/${name}.cutaway`).then((r) => r.arrayBuffer()),
     ask(`stored/${name}.vocabulary.json`).then((r) => r.json() as Promise<string[]>),

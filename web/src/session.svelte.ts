@@ -7,6 +7,7 @@ import { link } from './link.svelte'
 import { listedRows, type Row } from './distribution'
 import { draw, softmax, trace, type Settings } from './sampler'
 import * as server from './server'
+import { addressed, setSession } from './address.svelte'
 
 export interface Trouble {
   message: string
@@ -23,7 +24,7 @@ export const paces = { slow: 1500, steady: 250, fast: 0 } as const
 /** Nothing is divided, nothing cut: the distribution as the model gives it. */
 export const plain: Settings = { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }
 
-const firstText = 'Once upon a time there was a'
+const usualText = 'Once upon a time there was a'
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 
 // Everything the overview draws comes along while it is small. Of a long text only the last token's hidden activations
@@ -37,9 +38,12 @@ export class Session {
   model = $state<string | null>(null)
   trouble = $state.raw<Trouble | null>(null)
 
-  text = $state(firstText)
+  /** The text and the model that are there when nobody asks for others. */
+  firstText = usualText
+  firstModel: string | null = null
+  text = $state(usualText)
   /** The text as it was typed, before anything was drawn. */
-  typed = $state(firstText)
+  typed = $state(usualText)
   settings = $state<Settings>({ ...plain, temperature: 0.8 })
   seed = $state(7)
   /** Every text tokens were appended to, and where in their trees the run on screen stands. */
@@ -85,6 +89,13 @@ export class Session {
   })
   canStep = $derived(this.hindrance === null)
 
+  /** The run on screen came in a file the reader opened: no live one takes its place until another text is typed. */
+  laid = $state(false)
+  /** A live run of the text will come in the place of what is on screen. */
+  get awaits(): boolean {
+    return !this.laid && !['absent', 'enclosed', 'locked'].includes(link.connection)
+  }
+
   /** Called when a run of newly typed text is on screen. */
   onnewtext: () => void = () => undefined
 
@@ -98,22 +109,37 @@ export class Session {
 
   /** Waits for a live model, which will take over; resolves when the stored run is there to be painted. */
   async open(): Promise<void> {
-    const address = new URLSearchParams(location.search)
+    const address = addressed()
     const asked = address.get('text')
     this.model = address.get('model')
     if (asked) this.text = this.typed = asked
+    setSession(this, address)
     link.listeners.add(this)
     try {
       const { bytes, vocabulary } = await server.stored('first')
       if (this.run) return
       this.vocabulary = vocabulary
       this.run = new Run(bytes, 'stored', null)
-      if (!asked && this.text === firstText) this.text = this.typed = this.run.header.text ?? firstText
+      this.firstText = this.run.header.text ?? usualText
+      if (!asked && this.text === usualText) this.text = this.typed = this.firstText
       this.branches.begin(this.run.header.text ?? '', this.run.header.tokens, null)
       this.onnewtext()
     } catch {
       // without a stored run the page waits for the live one
     }
+  }
+
+  /** Shows a run that came in a file. `vocabulary`: the text of every token of its model, as far as anybody knows. */
+  lay(run: Run, vocabulary: string[]): void {
+    this.stop()
+    this.request?.abort()
+    this.laid = true
+    this.trouble = null
+    this.vocabulary = vocabulary
+    this.run = run
+    this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
+    this.branches.begin(this.text, run.header.tokens, null)
+    this.onnewtext()
   }
 
   /** Shows what another drawing shows, from where this one goes its own way. */
@@ -140,7 +166,8 @@ export class Session {
 
   /** A live model can be asked: what is on screen is run on it. */
   ready(): void {
-    if (!link.models.some((entry) => entry.id === this.model)) this.model = link.models[0]?.id ?? null
+    this.firstModel = link.models[0]?.id ?? null
+    if (!link.models.some((entry) => entry.id === this.model)) this.model = this.firstModel
     this.trouble = null
     this.takeOver()
   }
@@ -150,6 +177,7 @@ export class Session {
   }
 
   private takeOver(): void {
+    if (this.laid) return
     const place = this.branches.here
     if (this.run?.origin === 'live' && place instanceof TokenNode) void this.show(place)
     else void this.send({ text: this.text })
@@ -158,6 +186,7 @@ export class Session {
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
   type(text: string): void {
     this.stop()
+    this.laid = false
     this.text = this.typed = text
     void this.send({ text })
   }
@@ -193,6 +222,18 @@ export class Session {
     return this.hindrance === null && this.append(id, null, travel)
   }
 
+  /** Appends what was appended before: each id as it is drawn again, or, where it is not or begins with ~, as chosen. */
+  async regrow(ids: string[]): Promise<void> {
+    for (const id of ids) {
+      await this.underWay
+      if (this.hindrance) return
+      const token = Number(id.replace('~', ''))
+      if (token >= this.vocabulary.length) return
+      if (id === String(this.next!.id)) await this.step()
+      else await this.append(token, null)
+    }
+  }
+
   private append(id: number, how: Draw | null, travel?: Travel): Promise<boolean> {
     const { branches, trace, run } = this
     const place = branches.here!
@@ -205,6 +246,7 @@ export class Session {
   /** Back to a text that stood here before: its very tokens are run again, on the model that read them. */
   async show(place: Place): Promise<void> {
     this.stop()
+    this.laid = false
     const { text, model } = typedOf(place)
     if (model !== null && link.models.some((entry) => entry.id === model)) this.model = model
     this.typed = text
@@ -233,7 +275,6 @@ export class Session {
     const hidden = blocks.reduce((sum, block) => sum + block.mlp.hidden * length, 0)
     const pattern = blocks.reduce((sum, block) => sum + block.attn.heads * length * length, 0)
     const wants: server.Want[] = [
-      { name: 'embed', at: null },
       { name: 'river', at: null },
       { name: 'logits.last', at: null },
       { name: 'blocks.*.mlp.hidden', at: hidden > mostHidden ? -1 : null },
@@ -262,7 +303,7 @@ export class Session {
     const request = (this.request = new AbortController())
     const model = this.model
     try {
-      const length = 'tokens' in input ? input.tokens.length : input.text.length / 2
+      const length = 'tokens' in input ? input.tokens.length : input.text.length
       const asked = server.run(model, input, this.wants(length), request.signal)
       const [{ bytes, record }, words] = await Promise.all([asked, link.words(model), hold])
       if (request.signal.aborted) return false

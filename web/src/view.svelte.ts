@@ -51,6 +51,11 @@ export class View {
     else if (next || this.predicted) this.soon = setTimeout(() => (this.predicted = next), next ? 150 : 60)
   }
 
+  /** The heads the reader chose, by block. */
+  get pickedHeads(): Readonly<{ [layer: number]: number }> {
+    return this.picked
+  }
+
   follow(token: number): void {
     this.pickedToken = token === (this.session.run?.length ?? 0) - 1 ? null : token
   }

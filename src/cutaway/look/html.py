@@ -25,8 +25,7 @@ PLACE = "<!--the run-->"
 SHOWN = (
     "river", "blocks.*.attn.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds", "blocks.*.attn.even",
     "blocks.*.attn.mean", "blocks.*.attn.max", "lens.*", "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*",
-    "blocks.*.mlp.strength", "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.scores", "blocks.*.attn.z",
-    "blocks.*.attn.in", "blocks.*.mlp.in",
+    "blocks.*.mlp.strength", "blocks.*.attn.scores", "logits", "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z",
 )  # fmt: skip
 
 #: No tensor is taken along that takes more numbers to compute, nor all of them together beyond as many numbers.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import time
@@ -219,15 +220,19 @@ class Models:
         return {}, json.dumps(found.to_json(), allow_nan=False, separators=(",", ":")).encode("ascii")
 
     def file(self, check: Check, *, record: str, include: list[str], weights: list[str]) -> Answer:
-        """The whole .cutaway file of a kept record, with the derived tensors and the weights asked for."""
-        from ..look import file, names
+        """The whole .cutaway file of a kept record, with the derived tensors and the weights asked for; of "shown",
+        those that the opened stops of the page read."""
+        from ..look import file, html, names
 
         kept = self._kept_record(record)
-        asked = kept.matching(include)
+        shown = html.shown(kept) if include == ["shown"] else []  # chosen by what they cost, so only their size counts
+        asked = shown or kept.matching(include)
         taken, _ = names.matching(kept.weights, weights)
-        stored = kept.nbytes + sum(kept.weights[name].nbytes for name in taken)
-        self._refuse_too_large(kept, [(name, None) for name in {*asked, "logits"} - kept.tensors.keys()], stored)
-        return {}, file.to_bytes(kept, include, weights)
+        size = kept.nbytes + sum(kept.weights[name].nbytes for name in taken)
+        size += sum(4 * math.prod(kept.shape(name)) for name in shown)
+        made = {*asked, "logits"} - kept.tensors.keys() - set(shown)
+        self._refuse_too_large(kept, [(name, None) for name in made], size)
+        return {}, file.to_bytes(kept, asked, weights)
 
     def _kept_record(self, id: str) -> Record:
         """The record of that id, now the last used."""

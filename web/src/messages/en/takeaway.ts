@@ -14,4 +14,6 @@ export const takeaway = {
   'picture.take': 'Take away: {name}',
   'picture.says': '{name}. {model} on {text}. Made with Cutaway.',
   'picture.too.large': 'This picture is too large for a PNG here. Take the SVG.',
+  'state.enclosed': 'One run in one file. Its sliders and blocks work as they are; your own text needs Cutaway itself: start “cutaway look”.',
+  'state.enclosed.nothing': 'The run inside this file cannot be read. Take it away again.',
 } as const

@@ -108,10 +108,13 @@ export const attention = {
   'flow.z.of': 'z: the values, each times its weight, added up',
   'flow.out.of': 'out: the mixes of all heads through the output matrix, which is added to the stream of {text}',
   'flow.number': 'number {index} of the {what} of {text}: {value}',
+  'flow.explain.score': 'How this score is made',
+  'flow.explain.weight': 'How this weight is made',
   'flow.explain': 'How {cell} is made',
 
   'turn': 'How the position turns query and key',
   'turn.plain': 'Numbers are turned in pairs, pair i with i + {half}, by an angle that grows with the position: fast for the first pairs, slowly for the last. Thin: before; full: after. The score compares the turned ones, so it depends on how far apart the tokens stand.',
+  'turn.at': '{what} of {text} at position {position}',
   'turn.pair': 'pair {pair}: {before} becomes {after}',
   'turn.dials': '{what}, turned: one dial for each pair. Arrow keys read them.',
 

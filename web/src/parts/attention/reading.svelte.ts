@@ -1,9 +1,12 @@
 // What the reader looks at in one opened attention: a head, the token that reads, the token it reads from.
 
+import type { Tensor } from '../../cutawayfile'
 import { mostBins, spanAround, strongest, type Span } from '../../heads'
 import { isMasked, type Cell, type Sheet } from '../../paint/matrix'
+import { row } from '../../run'
 import type { Stage } from '../../stage'
 
+export type Vector = 'q' | 'q_rot' | 'k' | 'k_rot' | 'v' | 'z'
 export type Shown = 'scores' | 'masked' | 'pattern'
 
 export class Reading {
@@ -37,9 +40,9 @@ export class Reading {
   readonly chosen = $derived.by(() => this.stage.view.chosen)
 
   /** (T): what the chosen token reads. */
-  readonly row = $derived.by(() => this.rowOf(this.chosen))
+  readonly reads = $derived.by(() => this.rowOf(this.chosen))
   /** The token it reads from: the one that was pointed out, otherwise the one it reads most. */
-  readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.row ? strongest(this.row) : 0)
+  readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.reads ? strongest(this.reads) : 0)
 
   text = (token: number) => this.run.pieces[token].text
   masked = (to: number, from: number) => isMasked(to, from, this.attn.causal, this.attn.window)
@@ -79,6 +82,19 @@ export class Reading {
     return part && ((to, from) => part[(to - readers.first) * across + from - reads.first])
   }
 
+  /** (T, E): a vector for every token, of this head or of the key and value it shares. */
+  vectors(what: Vector): Tensor | null | undefined {
+    return this.run.get(`${this.place}.${what}`, `:,${this.headOf(what)}`)
+  }
+
+  vector(what: Vector, token: number): Float32Array | null | undefined {
+    const all = this.vectors(what)
+    return all && row(all, token).data
+  }
+
+  headOf = (what: Vector) => (/^[kv]/.test(what) ? this.kv : this.head)
+  numberName = (what: Vector, token: number) => (index: number) => `${this.place}.${what}[${token},${this.headOf(what)},${index}]`
+
   /** The part of the square that is shown large, `size` tokens either way. */
   sheet(size: number): Sheet {
     const { turned, length, corner } = this
@@ -116,12 +132,16 @@ export class Reading {
     this.stage.view.follow(token)
   }
 
-  /** Takes one reader and one that is read, leaving the square where it is, and explains the number between them. */
-  take({ to, from }: Cell, sheet?: Sheet): void {
+  /** Takes one reader and one that is read, and explains the number between them. */
+  take({ to, from }: Cell, what: 'scores' | 'pattern' = this.shown === 'scores' ? 'scores' : 'pattern'): void {
     this.stage.view.follow(to)
     this.pinned = from
-    if (sheet) this.corner = { to: sheet.readers.first, from: sheet.reads.first, chosen: this.chosen }
-    if (this.over === null) this.explain(this.cellName(this.shown === 'scores' ? 'scores' : 'pattern', { to, from }))
+    if (this.over === null) this.explain(this.cellName(what, { to, from }))
+  }
+
+  /** Keeps the part of the square in place while another token is followed. */
+  hold({ readers, reads }: Sheet): void {
+    this.corner = { to: readers.first, from: reads.first, chosen: this.chosen }
   }
 
   explain(cell: string): void {

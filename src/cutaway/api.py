@@ -129,7 +129,7 @@ class Model:
         """Each token with its id and its text made readable (␣ ↵ ⇥; bytes of a cut character as ⟨E2 80⟩)."""
         return self._texts().pieces(self._ids(text, tokens))
 
-    def fit(self, ids: Sequence[int], new_tokens: int = 1, most: int | None = None) -> tuple[list[int], list[str]]:
+    def fit(self, ids: Sequence[int], new_tokens: int = 0, most: int | None = None) -> tuple[list[int], list[str]]:
         """The ids that fit the context (and ``most``), and a sentence when they are not all of them: too long a text
         keeps its end, with room for ``new_tokens``."""
         context = self.context if most is None else min(self.context, most)

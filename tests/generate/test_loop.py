@@ -218,7 +218,9 @@ def test_a_long_text_keeps_its_end_and_says_so(machines: dict[str, Transformer])
 def test_fit() -> None:
     ids = list(range(1, 21))
     assert fit(ids, 20) == (ids, [])
-    assert fit(ids, 8)[0] == ids[-8:]
+    kept, notes = fit(ids, 8)
+    assert kept == ids[-8:]
+    assert notes == ["The text has 20 tokens and the model reads at most 8: kept the last 8."]
     assert fit(ids, 8, new_tokens=3)[0] == ids[-6:]
     assert fit(ids, 8, new_tokens=1000)[0] == ids[-5:]
     kept, notes = fit(ids, 8, new_tokens=3, bos=1)

@@ -35,6 +35,16 @@ describe.each(cases.map((c) => [c.name, c] as const))('%s', (_, c) => {
     found.steps.forEach((s, i) => expect(close(s.mass, c.steps[i].mass), `${s.name} leaves ${s.mass}`).toBe(true))
   })
 
+  it('keeps what is still in after each step, in id order', () => {
+    for (const step of found.steps) {
+      expect(step.ids.length).toBe(step.tokensIn - step.cut)
+      expect([...step.ids]).toEqual([...step.ids].sort((a, b) => a - b))
+      expect(step.logits.length).toBe(step.ids.length)
+    }
+    // weights too small for a double leave the last step without having been cut
+    expect([...found.steps.at(-1)!.ids].filter((id) => found.probabilities[id] > 0)).toEqual(c.kept)
+  })
+
   it('leaves the same distribution', () => {
     expect([...found.probabilities.keys()].filter((i) => found.probabilities[i] > 0)).toEqual(c.kept)
     c.probabilities.forEach((p, i) => expect(close(found.probabilities[i], p), `token ${i}`).toBe(true))

@@ -151,11 +151,11 @@ def generate(
     return Generation(read, prompt, count, sampler or Sampler(), used, text, eos, notes)
 
 
-def fit(ids: Sequence[int], context: int, new_tokens: int = 1, bos: int | None = None) -> tuple[list[int], list[str]]:
+def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None = None) -> tuple[list[int], list[str]]:
     """The ids the model will read, and a sentence when they are not all of them.
 
-    Too long a text keeps its end, and its beginning-of-text token where it has one; ``new_tokens`` get their room,
-    up to half the context.
+    Too long a text keeps its end, and its beginning-of-text token where it has one; ``new_tokens`` that are to follow
+    get their room, up to half the context.
     """
     if len(ids) <= context:
         return list(ids), []
@@ -164,9 +164,10 @@ def fit(ids: Sequence[int], context: int, new_tokens: int = 1, bos: int | None =
     begins = bos is not None and ids[0] == bos and keep > 1
     kept = [*ids[:1], *ids[-(keep - 1) :]] if begins else list(ids[-keep:])
     first = "its beginning-of-text token and " if begins else ""
+    leaves = f", which leaves room for {room} more" if new_tokens else ""
     return kept, [
         f"The text has {len(ids)} tokens and the model reads at most {context}: kept {first}the last "
-        f"{keep - begins}, which leaves room for {room} more."
+        f"{keep - begins}{leaves}."
     ]
 
 

@@ -192,8 +192,8 @@ def test_a_block_opens_in_place_and_every_number_has_a_name(page: Page) -> None:
     shown = page.locator(".readout code").inner_text().rpartition("= ")[2]
     if "10" not in shown:
         assert float(shown) == pytest.approx(value, rel=1e-2, abs=1e-4)
-    strongest = record["blocks.1.mlp.hidden"][-1].abs().argmax().item()
-    expect(opened.locator("tbody tr").first).to_contain_text(str(strongest))
+    strongest = record["blocks.1.mlp.strength"][-1].argmax().item()
+    expect(opened.locator(".ranked tbody tr").first).to_contain_text(str(strongest))
     page.keyboard.press("Escape")
     expect(opened).to_have_count(0)
 

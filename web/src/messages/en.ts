@@ -3,12 +3,14 @@
 import { compare } from './en/compare'
 import { drawing } from './en/drawing'
 import { lessons } from './en/lessons'
+import { lens } from './en/lens'
+import { mlp } from './en/mlp'
 import { next } from './en/next'
 import { numbers } from './en/numbers'
 import { opened } from './en/opened'
 import { shell } from './en/shell'
 import { takeaway } from './en/takeaway'
 
-export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...next, ...numbers, ...takeaway } as const
+export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...mlp, ...lens, ...next, ...numbers, ...takeaway } as const
 
 export type Key = keyof typeof en

@@ -1,0 +1,5 @@
+// The logit lens.
+
+export const lens = {
+  'lens': 'Logit lens',
+} as const

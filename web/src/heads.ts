@@ -80,21 +80,21 @@ export interface Stretch extends Span {
 }
 
 /**
- * The words worth showing of a long text: around the reader and around what it reads most, the rest left out. Nothing
- * is left out of a text of `room` words.
+ * The words worth showing of a long text: around the reader and around what it reads, `least` of its weight or more; the
+ * rest is left out. Nothing is left out of a text of `room` words.
  */
-export function stretches(row: ArrayLike<number>, reader: number, room: number): Stretch[] {
+export function stretches(row: ArrayLike<number>, reader: number, room: number, least: number): Stretch[] {
   const length = row.length
   const shown = new Uint8Array(length)
   if (length <= room) shown.fill(1)
   else {
     const around = (token: number, before: number, after: number) =>
       shown.fill(1, Math.max(0, token - before), Math.min(length, token + after + 1))
-    around(reader, 6, 2)
+    around(reader, 10, 3)
     const order = Array.from({ length }, (_, i) => i).sort((a, b) => row[b] - row[a])
     for (const token of order) {
-      if (row[token] <= 0 || shown.reduce((sum, one) => sum + one, 0) > room - 4) break
-      around(token, 1, 1)
+      if (row[token] < least || shown.reduce((sum, one) => sum + one, 0) > room - 5) break
+      around(token, 2, 2)
     }
   }
   const found: Stretch[] = []

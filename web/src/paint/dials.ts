@@ -11,7 +11,10 @@ const radius = 16
 export const dialsAcross = (width: number) => Math.max(1, Math.floor(width / dial))
 export const dialsHeight = (pairs: number, width: number) => Math.ceil(pairs / dialsAcross(width)) * dial
 
-/** Numbers `i` and `i + pairs` turn together. `before` thin, `after` full; `at`: the dial that is read. */
+/**
+ * Numbers `i` and `i + pairs` turn together. A hand shows their angle, `before` thin, `after` full; the paler, the smaller
+ * the pair. `at`: the dial that is read.
+ */
 export function paintDials(
   pen: Pen,
   width: number,
@@ -34,15 +37,18 @@ export function paintDials(
     pen.arc(x, y, radius, 0, 2 * Math.PI)
     pen.stroke()
     const hand = (values: ArrayLike<number>, thick: number) => {
-      const reach = longest > 0 ? (radius - 1) / longest : 0
+      const size = Math.hypot(values[i], values[i + pairs])
+      if (size === 0) return
+      pen.globalAlpha = 0.3 + 0.7 * (size / longest)
       pen.lineWidth = thick
       pen.beginPath()
       pen.moveTo(x, y)
-      pen.lineTo(x + values[i] * reach, y - values[i + pairs] * reach)
+      pen.lineTo(x + (values[i] / size) * (radius - 1), y - (values[i + pairs] / size) * (radius - 1))
       pen.stroke()
+      pen.globalAlpha = 1
     }
     pen.strokeStyle = color
-    hand(before, 0.8)
-    hand(after, 2.2)
+    hand(before, 0.9)
+    hand(after, 2.4)
   }
 }

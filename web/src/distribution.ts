@@ -17,10 +17,11 @@ export interface Row {
   plain: number
 }
 
-/** Rankings and plain probabilities, kept as long as their logits are: a slider moves neither. */
+// Rankings and plain probabilities, kept as long as their logits are: a slider moves neither.
 const ranked = new WeakMap<Float32Array, { order: Uint32Array; plain: Float64Array }>()
 
-function rank(logits: Float32Array) {
+/** The ids from the likeliest on, and the probability of each as the model gave it. */
+export function rank(logits: Float32Array): { order: Uint32Array; plain: Float64Array } {
   let known = ranked.get(logits)
   if (!known) ranked.set(logits, (known = { order: ranking(logits), plain: softmax(logits) }))
   return known

@@ -92,6 +92,12 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
   }
 }
 
+/** How a block's two branches join the stream. */
+export function blockFormula({ parallel, slots }: BlockSpec): Shown {
+  const values = Object.fromEntries(slots.map((slot) => [slot, true]))
+  return { name: parallel ? 'block.parallel' : 'block.chain', values }
+}
+
 export const normed = (norm: NormSpec | null): Shown =>
   norm ? { name: `norm.${norm.kind}`, values: { eps: norm.eps } } : { name: 'norm.none', values: {} }
 

@@ -30,6 +30,12 @@ const added = (made: string, stream: string, branch: string) => [
 const capped = (inside: string) =>
   tex`\when{softcap}{\fill{softcap}\,\tanh\!\big(\tfrac{1}{\fill{softcap}}\,}${inside}\when{softcap}{\big)}`
 
+/** What a sublayer makes of the stream, with the norms that stand before and after it. */
+const through = (stream: string, sublayer: string) =>
+  tex`\when{post}{\n{norm}\big(}\o{\n{${sublayer}}}\big(\when{pre}{\n{norm}\,}\n{${stream}}\big)\when{post}{\big)}`
+const branch = (made: string, stream: string, sublayer: string) =>
+  tex`\n{${made}} = \when{stream}{\n{norm}\big(}\n{${stream}} + ${through(stream, sublayer)}\when{stream}{\big)}`
+
 export const sources = {
   // into the stream
   'embed': [tex`\n{embed}_{t} = \w{E}_{\n{token}_{t}} \when{scale}{{}\times \fill{scale}}`],
@@ -74,11 +80,9 @@ export const sources = {
   // the stream between and after
   'resid_mid': added(tex`\n{mid}_{t,d}`, tex`\n{pre}_{t,d}`, tex`\n{attn out}_{t,d}`),
   'resid_post': added(tex`\n{post}_{t,d}`, tex`\n{mid}_{t,d}`, tex`\n{mlp out}_{t,d}`),
-  'block.chain': [
-    tex`\n{mid} = \n{pre} + \o{\n{attn}(}\n{norm}\,\n{pre}\o{)},\quad \n{post} = \n{mid} + \o{\n{mlp}(}\n{norm}\,\n{mid}\o{)}`,
-  ],
+  'block.chain': [branch('mid', 'pre', 'attn'), branch('post', 'mid', 'mlp')],
   'block.parallel': [
-    tex`\n{post} = \n{pre} + \o{\n{attn}(}\n{norm}\,\n{pre}\o{)} + \o{\n{mlp}(}\n{norm}\,\n{pre}\o{)}`,
+    tex`\n{post} = \n{pre} + ${through('pre', 'attn')} + ${through('pre', 'mlp')}`,
   ],
   'river': [tex`\n{length} = \sqrt{\sum_{d} x_{t,d}^{2}}`],
 

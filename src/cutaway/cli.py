@@ -188,6 +188,7 @@ def run(
     /,
     *,
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
+    html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
     model: ModelName = "stories",
     dtype: Dtype = None,
@@ -196,20 +197,22 @@ def run(
 ) -> None:
     """Run once and record every intermediate by name."""
     text = _read(text)
-    if save is not None:
-        _check_writable(save)
+    for path in (save, html):
+        if path is not None:
+            _check_writable(path)
     loaded = _load(model, dtype, device)
     record = loaded.run(text, keep=keep)
-    if save is not None:
-        record.save(save)
-        _say(f"Saved {save} ({save.stat().st_size:,} bytes).")
+    for path, write in ((save, record.save), (html, record.to_html)):
+        if path is not None:
+            write(path)
+            _say(f"Saved {path} ({path.stat().st_size:,} bytes).")
     notes = record.settings.get("notes", [])
     _say(*notes)
     shapes = {name: list(tensor.shape) for name, tensor in record.tensors.items()}
     if json:
         _print_json(
             model=loaded.card.name, tokens=record.tokens, pieces=record.pieces, notes=notes, stored=shapes,
-            names=record.names(), saved=None if save is None else str(save),
+            names=record.names(), saved=None if save is None else str(save), html=None if html is None else str(html),
         )  # fmt: skip
         return
     print(f"{loaded.card.name}: {len(record.tokens)} tokens, {len(record.names())} tensors by name")

@@ -103,6 +103,20 @@ def test_run_saves_a_record(cutaway: Any, tiny: Path, tmp_path: Path) -> None:
     assert document["saved"] is None
 
 
+def test_run_writes_a_page(cutaway: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cutaway.look import html
+
+    page = tmp_path / "run.html"
+    monkeypatch.setattr(html, "TEMPLATE", tmp_path / "standalone.html")
+    refused(cutaway("run", "once", "-m", tiny, "--html", page), 1, "The page has not been built")
+    (tmp_path / "standalone.html").write_text(f"<!doctype html>{html.PLACE}")
+    code, _, err = cutaway("run", "once", "-m", tiny, "--html", page)
+    assert code == 0
+    assert "Saved" in err
+    assert '<script type="application/octet-stream" id="run">' in page.read_text("utf-8")
+    assert json.loads(cutaway("run", "once", "-m", tiny, "--html", page, "--json").out)["html"] == str(page)
+
+
 def test_names(cutaway: Any, tiny: Path) -> None:
     code, out, err = cutaway("names", tiny)
     assert code == 0

@@ -17,16 +17,21 @@ export interface Picture {
 /** What is a picture: an element that says so, with its name, and every canvas that has a name for who does not see it. */
 export const isPicture = '[data-picture], canvas[role="img"]'
 
-/** The pictures on show; smaller ones inside larger ones too. */
+/** The pictures on show, smaller ones inside larger ones too; a canvas that is all of a picture is not told twice. */
 export function pictures(within: HTMLElement): Picture[] {
-  return [...within.querySelectorAll<HTMLElement>(isPicture)]
-    .filter((root) => root.getClientRects().length > 0)
-    .map((root) => ({ name: nameOf(root), root }))
+  const shown = [...within.querySelectorAll<HTMLElement>(isPicture)].filter((root) => root.getClientRects().length > 0)
+  const named = shown.map((root) => ({ root, name: nameOf(root) }))
+  const around = ({ root }: Picture) => root.parentElement?.closest<HTMLElement>('[data-picture]')?.dataset.picture
+  const once = named.filter((picture) => picture.name && around(picture) !== picture.name)
+  // Where two share their first words, the rest of what they are called tells them apart.
+  return once.map((picture) =>
+    once.some((other) => other !== picture && other.name === picture.name) ? { ...picture, name: nameOf(picture.root, /[.;](\s|$)/) } : picture,
+  )
 }
 
-/** The first words of what a canvas is called: what follows says how to read it. */
-export const nameOf = (root: HTMLElement): string =>
-  root.dataset.picture ?? (root.getAttribute('aria-label') ?? '').split(/[.:,;](\s|$)/)[0]
+/** The first words of what a picture is called: what follows says how to read it. */
+export const nameOf = (root: HTMLElement, end = /[.:,;](\s|$)/): string =>
+  root.dataset.picture ?? (root.getAttribute('aria-label') ?? '').split(end)[0]
 
 const margin = 16
 
@@ -264,15 +269,14 @@ function paintText(pen: Pen, node: Text, style: CSSStyleDeclaration, alpha: numb
 /** The lines a text node is broken into, each with where it stands. */
 function linesOf(node: Text): { text: string; box: DOMRect }[] {
   const range = document.createRange()
-  range.selectNodeContents(node)
+  // Spaces at the ends are left out: where they take room, the text beside them stands further on.
+  range.setStart(node, node.data.length - node.data.trimStart().length)
+  range.setEnd(node, node.data.trimEnd().length)
   const rects = range.getClientRects()
   const spaced = getComputedStyle(node.parentElement!).whiteSpace.startsWith('pre')
   const clean = (text: string) => (spaced ? text.replace(/[\n\r]/g, '') : text.replace(/\s+/g, ' '))
   if (rects.length === 0) return []
-  if (rects.length === 1) {
-    const text = clean(node.data)
-    return [{ text: spaced ? text : text.trim(), box: rects[0] }]
-  }
+  if (rects.length === 1) return [{ text: clean(node.data.trim()), box: rects[0] }]
   const lines: { text: string; box: DOMRect }[] = []
   let at = 0
   for (const character of node.data) {

@@ -1,0 +1,80 @@
+// A .cutaway file the reader brings: checked as a whole before anything of it is shown.
+
+import { parse, NotACutawayFile, type RecordFile } from '../cutawayfile'
+import { link } from '../link.svelte'
+import { say } from '../messages'
+import { Run } from '../run'
+import type { Session } from '../session.svelte'
+import { bytes } from './size'
+
+/** Parsed as a whole, in memory. */
+const most = 400 * 2 ** 20
+
+/** Shows the run of a file; resolves to a sentence about it. */
+export async function openFile(session: Session, file: File): Promise<string> {
+  const { name } = file
+  if (file.size > most) return say('run.bad.large', { name, size: bytes(file.size), most: bytes(most) })
+  try {
+    const content = await file.arrayBuffer()
+    check(parse(content))
+    const run = new Run(content, 'stored', null)
+    const words = await wordsOf(run)
+    session.lay(run, words)
+    return [say('run.opened', { name }), words.length ? '' : say('run.wordless')].join(' ').trim()
+  } catch (error) {
+    const kind = error instanceof NotACutawayFile ? error.kind : 'impossible'
+    return say(`run.bad.${kind}`, { name, message: String((error as Error).message) })
+  }
+}
+
+/** What the drawing leans on must hold together, or half a page would be drawn. */
+function check({ header, names, entry }: RecordFile): void {
+  const { stack, head, context } = header.spec ?? {}
+  const counts = [stack?.width, head?.size, context, ...(stack?.blocks ?? []).flatMap(({ attn, mlp }) => [attn?.heads, attn?.kv_heads, attn?.width, mlp?.hidden])]
+  if (!Array.isArray(stack?.blocks) || !stack.blocks.length || !counts.every((n) => Number.isSafeInteger(n) && n > 0))
+    throw new NotACutawayFile('its spec is that of no Transformer of the page')
+  if (!Array.isArray(header.tokens) || !header.tokens.length || !header.tokens.every((id) => Number.isSafeInteger(id) && id >= 0))
+    throw new NotACutawayFile('it has no tokens')
+  if (header.pieces?.length && (header.pieces.length !== header.tokens.length || header.pieces.some(({ text }) => typeof text !== 'string')))
+    throw new NotACutawayFile('its pieces are not those of its tokens')
+  if (typeof header.model?.name !== 'string') throw new NotACutawayFile('it does not name its model')
+  for (const name of names) {
+    const sizes = extents(header, name)
+    const axes = axesOf(name)
+    const { shape } = entry(name)
+    if (axes && (shape.length !== axes.length || axes.some((axis, i) => sizes[axis] !== shape[i]))) throw new NotACutawayFile(`the shape of ${name}`)
+  }
+}
+
+const ends: [RegExp, string][] = [
+  [/^(embed|pos|final)$|\.(resid_pre|resid_mid|resid_post)$|\.(attn|mlp)\.(in|out)$/, 'T D'],
+  [/\.attn\.(q|q_rot|z)$/, 'T H E'],
+  [/\.attn\.(k|k_rot|v)$/, 'T K E'],
+  [/\.attn\.(scores|pattern)$/, 'H T T'],
+  [/\.attn\.(mean|max)$/, 'T T'],
+  [/\.mlp\.(up|gate|hidden|strength)$/, 'T F'],
+  [/^logits\.last$/, 'V'],
+  [/^logits$/, 'T V'],
+  [/^river$/, 'stop T'],
+] // prettier-ignore
+
+function axesOf(name: string): string[] | undefined {
+  return ends.find(([end]) => end.test(name))?.[1].split(' ')
+}
+
+function extents({ spec, tokens }: RecordFile['header'], name: string): { [axis: string]: number } {
+  const block = spec.stack.blocks[Number(/^blocks\.(\d+)\./.exec(name)?.[1] ?? 0)]
+  if (!block) throw new NotACutawayFile(`${name} is of no block`)
+  return {
+    T: tokens.length, D: spec.stack.width, V: spec.head.size, stop: 2 * spec.stack.blocks.length + 1,
+    H: block.attn.heads, K: block.attn.kv_heads, E: block.attn.width, F: block.mlp.hidden,
+  } // prettier-ignore
+}
+
+/** The words of the model that made a run: out of the file, or from a server that has a model of that name and size. */
+async function wordsOf(run: Run): Promise<string[]> {
+  const { vocabulary, model, spec } = run.header
+  if (Array.isArray(vocabulary) && vocabulary.every((word) => typeof word === 'string')) if (vocabulary.length) return vocabulary
+  const known = link.models.find((entry) => entry.name === model.name && entry.vocabulary === spec.head.size)
+  return known ? link.words(known.id).catch(() => []) : []
+}

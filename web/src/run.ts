@@ -3,16 +3,22 @@
 import { SvelteMap } from 'svelte/reactivity'
 import type { At, Explanation } from './server'
 import { parse, type BlockSpec, type Entry, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
+import { Slices, type Stretch } from './slices'
 
 /** Where a run's numbers are had that did not come along with it. */
 export interface Source {
   /** One tensor, or with `at` a part of it; null: there is none of that name. */
-  tensor(name: string, at: At): Promise<Tensor | null>
+  tensor(name: string, at: At, signal?: AbortSignal): Promise<Tensor | null>
   /** How one number was made. */
   explain(cell: string): Promise<Explanation>
   /** The server's name for the record. */
   record: string
 }
+
+/** Of a long text rows come this many at a time. */
+export const chunk = 32
+/** How many of its last rows come along with the run itself, as the answer's size allows. */
+export const tails = [64, 1]
 
 export class Run {
   readonly header: RecordHeader
@@ -23,9 +29,9 @@ export class Run {
   readonly length: number
   readonly file: ReturnType<typeof parse>
   private readonly asked = new Set<string>()
+  private readonly slices: Slices | null
   /** What has been explained so far; goes along with a file that is taken away. */
   readonly explanations = new SvelteMap<string, Explanation | null>()
-  private readonly arrived = new SvelteMap<string, Tensor | null>()
 
   constructor(
     bytes: ArrayBuffer,
@@ -33,6 +39,7 @@ export class Run {
     readonly source: Source | null,
   ) {
     this.file = parse(bytes)
+    this.slices = source && new Slices((name, at, signal) => source.tensor(name, at, signal))
     this.header = this.file.header
     this.length = this.header.tokens.length
     this.blocks = this.header.spec.stack.blocks
@@ -45,7 +52,7 @@ export class Run {
 
   /** What was asked for since and arrived, to go along with a file that is taken away. */
   gathered(): [string, Entry][] {
-    return [...this.arrived].flatMap(([name, tensor]) => {
+    return [...(this.slices?.arrived ?? [])].flatMap(([name, tensor]) => {
       if (!tensor) return []
       const { buffer, byteOffset, byteLength } = tensor.data
       return [[name, { dtype: 'F32', shape: tensor.shape, bytes: new Uint8Array(buffer, byteOffset, byteLength) }]]
@@ -57,18 +64,54 @@ export class Run {
    * arrives this is undefined, and whoever read it is painted again then. Null: nobody has it.
    */
   get(name: string, at: At = null): Tensor | null | undefined {
-    const held = this.held(name, at)
-    if (held) return held
-    const key = at === null ? name : `${name}[${at}]`
-    if (!this.source) return null
-    if (!this.asked.has(key)) {
-      this.asked.add(key)
-      this.source.tensor(name, at).then(
-        (tensor) => this.arrived.set(key, tensor),
-        () => this.asked.delete(key),
-      )
+    return this.held(name, at) ?? (this.slices ? this.slices.get(name, at) : null)
+  }
+
+  /**
+   * Row `t` of a tensor over the text, which may be far too large to have whole: it is asked for with the rows around
+   * it. `first`: the index that stands before the row's, such as a head's. Undefined and null as in `get`.
+   */
+  line(name: string, t: number, first: number | null = null): Float32Array | null | undefined {
+    const whole = this.file.tensor(name)
+    if (whole) return first === null ? this.rows(whole)[t] : this.rows(whole)[first * whole.shape[1] + t]
+    const before = first === null ? '' : `${first},`
+    const tail = first === null ? this.tail(name) : null
+    if (tail && t >= this.length - tail.shape[0]) return this.rows(tail)[t - this.length + tail.shape[0]]
+    const rows = { first: t - (t % chunk), end: Math.min(this.length, t - (t % chunk) + chunk) }
+    const part = this.slices ? this.slices.get(name, `${before}${rows.first}:${rows.end}`, rows) : null
+    return part && this.rows(part)[t - rows.first]
+  }
+
+  /** As much of a tensor as came along with the run: all of it, or its last rows. */
+  along(name: string): Tensor | null {
+    return this.file.tensor(name) ?? this.tail(name)
+  }
+
+  /** The last rows of a tensor, where those alone came along. */
+  private tail(name: string): Tensor | null {
+    for (const count of tails) {
+      const tensor = this.file.tensor(`${name}[-${count}:]`)
+      if (tensor) return tensor
     }
-    return this.arrived.get(key)
+    return null
+  }
+
+  /** Rows in sight of the drawing: others are not waited for. */
+  look(sight: Stretch): void {
+    this.slices?.look(sight)
+  }
+
+  private readonly cut = new WeakMap<Tensor, Float32Array[]>()
+
+  /** Every row of a tensor, the same objects each time. */
+  private rows(tensor: Tensor): Float32Array[] {
+    let rows = this.cut.get(tensor)
+    if (!rows) {
+      const width = tensor.shape.at(-1)!
+      rows = Array.from({ length: tensor.data.length / width }, (_, i) => tensor.data.subarray(i * width, (i + 1) * width))
+      this.cut.set(tensor, rows)
+    }
+    return rows
   }
 
   /** How one number was made; undefined until it is known, null when nobody here can say. */
@@ -91,16 +134,14 @@ export class Run {
     return this.file.tensor(`${name}[${at}]`)
   }
 
-  /** (T, T) of one head: row = the token that reads, column = the token it reads from. */
-  pattern(layer: number, head: number): Float32Array | null {
-    return this.get(`blocks.${layer}.attn.pattern`, head)?.data ?? null
+  /** (T) of one head: what token `to` reads from each. */
+  reads(layer: number, head: number, to: number): Float32Array | null | undefined {
+    return this.line(`blocks.${layer}.attn.pattern`, to, head)
   }
 
   /** (F): what enters the down projection at one token. */
-  hidden(layer: number, token: number): Float32Array | null {
-    const name = `blocks.${layer}.mlp.hidden`
-    const last = token === this.length - 1 ? this.held(name, -1) : null
-    return (last ?? this.held(name, token))?.data ?? null
+  hidden(layer: number, token: number): Float32Array | null | undefined {
+    return this.line(`blocks.${layer}.mlp.hidden`, token)
   }
 
   /** Norm of token `t`'s residual stream before block 0, after its attention, after its MLP, ... : place 0 to 2L. */

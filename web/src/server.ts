@@ -100,11 +100,11 @@ export async function run(
   return { bytes: await response.arrayBuffer(), record: response.headers.get('x-record') ?? '' }
 }
 
-export async function tensor(record: string, name: string, at: At): Promise<Tensor | null> {
+export async function tensor(record: string, name: string, at: At, signal?: AbortSignal): Promise<Tensor | null> {
   const query = new URLSearchParams({ name })
   if (at !== null) query.set('at', String(at))
   try {
-    const response = await ask(`api/records/${encodeURIComponent(record)}/tensor?${query}`)
+    const response = await ask(`api/records/${encodeURIComponent(record)}/tensor?${query}`, { signal })
     const shape = (response.headers.get('x-shape') ?? '').split(',').filter(Boolean).map(Number)
     return { shape, data: new Float32Array(await response.arrayBuffer()) }
   } catch (error) {

@@ -1,7 +1,7 @@
 // What the page knows and does: the run on screen, the settings of the draw, and the conversation with the server.
 
 import { say } from './messages'
-import { Run } from './run'
+import { Run, tails } from './run'
 import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
 import { listedRows, type Row } from './distribution'
@@ -27,10 +27,9 @@ export const plain: Settings = { temperature: 1, topK: null, topP: null, minP: n
 const usualText = 'Once upon a time there was a'
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 
-// Everything the overview draws comes along while it is small. Of a long text only the last token's hidden activations
-// do, and a head's pattern is asked for when it is looked at.
-const mostHidden = 1_000_000
-const mostPattern = 1_000_000
+// Everything the drawing shows comes along while it is small. Of a long text only the last rows do; the others, and a
+// head's pattern, are asked for when they are looked at (run.ts).
+const mostNumbers = 1_000_000
 
 export class Session {
   run = $state.raw<Run | null>(null)
@@ -271,15 +270,16 @@ export class Session {
   }
 
   private wants(length: number): server.Want[] {
-    const blocks = this.run?.blocks ?? []
-    const hidden = blocks.reduce((sum, block) => sum + block.mlp.hidden * length, 0)
-    const pattern = blocks.reduce((sum, block) => sum + block.attn.heads * length * length, 0)
+    const { layers, width, heads } = link.models.find((entry) => entry.id === this.model)!
+    const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
+    const last = tails.find((count) => rows(count) <= mostNumbers) ?? 1
     const wants: server.Want[] = [
       { name: 'river', at: null },
       { name: 'logits.last', at: null },
-      { name: 'blocks.*.mlp.hidden', at: hidden > mostHidden ? -1 : null },
+      { name: 'embed', at: width * length > mostNumbers ? `-${tails[0]}:` : null },
+      { name: 'blocks.*.mlp.hidden', at: rows(length) > mostNumbers ? `-${last}:` : null },
     ]
-    if (pattern <= mostPattern) wants.push({ name: 'blocks.*.attn.pattern', at: null })
+    if (layers * heads * length * length <= mostNumbers) wants.push({ name: 'blocks.*.attn.pattern', at: null })
     return wants
   }
 
@@ -310,7 +310,7 @@ export class Session {
       this.vocabulary = words
       this.run = new Run(bytes, 'live', {
         record,
-        tensor: (name, at) => server.tensor(record, name, at),
+        tensor: (name, at, signal) => server.tensor(record, name, at, signal),
         explain: (cell) => server.explain(record, cell),
       })
       this.trouble = null

@@ -1,6 +1,9 @@
 import { describe, expect, it } from 'vitest'
-import { parse } from '../src/cutawayfile'
-import { blockShape, largest, middle, ribbons, ribbonY, strokeAt, strokeX, type BlockView } from '../src/paint/weave'
+import { parse, type Tensor } from '../src/cutawayfile'
+import { beyond, blockShape, faintest, inSight, largest, middle, normTicks, ribbons, rowAt, rowOf, ribbonY, strokeAt, strokeX, type BlockView } from '../src/paint/weave'
+import { binEdges, heights, rowsOf } from '../src/parts/drawing/sight.svelte'
+import { blockAt, onMap } from '../src/paint/maps'
+import { Slices } from '../src/slices'
 import { isMasked } from '../src/paint/matrix'
 import { Run, part, row } from '../src/run'
 import { bytesOf } from './file'
@@ -14,13 +17,13 @@ const pattern = [
 const file = bytesOf(header, {
   river: { shape: [3, 3], values: [1, 2, 3, 4, 5, 6, 7, 8, 9] },
   'blocks.0.attn.pattern': { shape: [2, 3, 3], values: pattern },
-  'blocks.0.mlp.hidden[-1]': { shape: [3], values: [1, -2, 3] },
+  'blocks.0.mlp.hidden[-1:]': { shape: [1, 3], values: [1, -2, 3] },
 })
 
 describe('a run', () => {
   it('gives what the file holds, whole and by index', () => {
     const run = new Run(file, 'stored', null)
-    expect([...run.pattern(0, 1)!.subarray(3, 6)].map((x) => Number(x.toFixed(2)))).toEqual([0.1, 0.9, 0])
+    expect([...run.reads(0, 1, 1)!].map((x) => Number(x.toFixed(2)))).toEqual([0.1, 0.9, 0])
     expect([...run.hidden(0, 2)!]).toEqual([1, -2, 3])
     expect(run.hidden(0, 1)).toBeNull() // only the last token's was kept
     expect(run.norm(2, 1)).toBe(8)
@@ -103,7 +106,7 @@ describe('strokes', () => {
 })
 
 describe('the weave', () => {
-  const rows = { first: 1, count: 2, height: 20 }
+  const rows = { first: 1, count: 2, height: 20, total: 3, edges: null }
   const view: BlockView = {
     run: new Run(file, 'stored', null),
     layer: 0,
@@ -125,15 +128,45 @@ describe('the weave', () => {
   })
 
   it('leads a ribbon from the thread it reads to the thread that reads', () => {
-    const ribbon = { to: 2, from: 0, weight: 1 }
-    expect(ribbonY(ribbon, rows, 0)).toBe(middle(rows, 0))
+    const ribbon = { to: 2, from: 1, weight: 1 }
+    expect(ribbonY(ribbon, rows, 0)).toBe(middle(rows, 1))
     expect(ribbonY(ribbon, rows, 1)).toBe(middle(rows, 2))
+  })
+
+  it('lets a ribbon from a row out of sight begin at the edge behind which that lies', () => {
+    expect([beyond(rows, 0), beyond(rows, 1), beyond(rows, 2), beyond(rows, 3)]).toEqual([-1, 0, 0, 1])
+    expect(ribbonY({ to: 2, from: 0, weight: 1 }, rows, 0)).toBe(0)
+    expect(ribbonY({ to: 2, from: 3, weight: 1 }, rows, 0)).toBe(40)
+  })
+
+  it('raises the least weight that gets a ribbon as rows grow thin', () => {
+    const thin = { ...rows, height: 3 }
+    expect(ribbons({ ...view, rows: thin, chosen: 0 }).every(({ weight }) => weight >= 0.1)).toBe(true)
+    expect(faintest(thin)).toBeGreaterThan(faintest(rows))
   })
 
   it.each([110, 180, 320])('keeps the parts of a block apart at %i pixels', (width) => {
     const { attention, firstSum, mlp, secondSum } = blockShape(width)
-    const places = [0, ...attention, firstSum, ...mlp, secondSum, width]
+    const places = [0, ...attention, firstSum!, ...mlp, secondSum, width]
     expect(places).toEqual([...places].sort((a, b) => a - b))
+  })
+
+  it.each([110, 320])('gives a parallel block one sum, and two plates that read the same at %i pixels', (width) => {
+    const { attention, firstSum, mlp, secondSum } = blockShape(width, true)
+    expect(firstSum).toBeNull()
+    expect(mlp[0]).toBe(attention[1])
+    expect(secondSum).toBeGreaterThan(mlp[1])
+    expect(secondSum).toBeLessThan(width)
+  })
+
+  it('marks a norm where the block has one', () => {
+    const shape = blockShape(200)
+    const near = (x: number) => expect.closeTo(x, -1)
+    expect(normTicks(shape, ['pre'])).toEqual([near(shape.attention[0]), near(shape.mlp[0])])
+    expect(normTicks(shape, ['post'])).toEqual([near(shape.attention[1]), near(shape.mlp[1])])
+    expect(normTicks(shape, ['stream'])[0]).toBeGreaterThan(shape.firstSum!) // after each sum, on the stream itself
+    expect(normTicks(shape, ['stream'])[1]).toBeGreaterThan(shape.secondSum)
+    expect(normTicks(blockShape(200, true), ['pre'])).toHaveLength(1) // both halves read one stream, normed once or twice
   })
 
   it('knows which cells the mask hides', () => {
@@ -141,5 +174,117 @@ describe('the weave', () => {
     expect(isMasked(2, 1, true, null)).toBe(false)
     expect(isMasked(2, 1, true, 1)).toBe(true) // a window of one sees itself alone
     expect(isMasked(0, 2, false, null)).toBe(false)
+  })
+})
+
+describe('a long text', () => {
+  const room = { count: 20, height: 25 }
+
+  it('grows thinner step by step until all of it is in sight, in bins where a token would be no pixel high', () => {
+    expect(heights(20, room)).toEqual([25])
+    const some = heights(100, room) as number[]
+    expect(some.at(-1)).toBe(5)
+    expect([...some].sort((a, b) => b - a)).toEqual(some)
+    expect(heights(2000, room).at(-1)).toBeNull()
+  })
+
+  it('cuts bins as the record does, every token in one', () => {
+    const edges = binEdges(2000)
+    expect([edges.length, edges[0], edges[1], edges.at(-1)]).toEqual([65, 0, 31, 2000])
+    const rows = rowsOf(2000, room, null, 0)
+    expect([0, 30, 31, 1999].map((token) => rowOf(rows, token))).toEqual([0, 0, 1, 63])
+    expect(rows.total * rows.height).toBeCloseTo(500)
+  })
+
+  it.each([0, 0.5, 33.3, 1980, 5000])('shows rows that fill the room, %d back from the end', (back) => {
+    const rows = rowsOf(2000, room, 25, back)
+    expect(rows.first).toBeGreaterThanOrEqual(0)
+    expect(rows.first + rows.count).toBeLessThanOrEqual(2000)
+    const seen = inSight(rows)
+    expect(seen[0]).toBeLessThanOrEqual(rows.first)
+    expect(seen.at(-1)! + 1).toBeGreaterThanOrEqual(rows.first + rows.count)
+    for (const row of seen) expect(rowAt(rows, Math.min(499, Math.max(0, middle(rows, row))))).toBe(row)
+  })
+
+  const long = bytesOf(
+    { ...header, tokens: Array.from({ length: 100 }, (_, i) => i) },
+    { 'embed[-64:]': { shape: [64, 1], values: Array.from({ length: 64 }, (_, i) => 36 + i) } },
+  )
+  const source = (asked: string[], answer: (name: string, at: string, signal?: AbortSignal) => Promise<Tensor | null>) => ({
+    record: 'r',
+    tensor: (name: string, at: unknown, signal?: AbortSignal) => {
+      asked.push(`${name}[${at}]`)
+      return answer(name, String(at), signal)
+    },
+    explain: () => Promise.reject(new Error('not asked for here')),
+  })
+  const rest = () => new Promise((done) => setTimeout(done, 80))
+
+  it('reads rows that came along, and asks for others with those around them', async () => {
+    const asked: string[] = []
+    const values = (at: string) => {
+      const [a, b] = at.split(':').map(Number)
+      return { shape: [b - a, 1], data: Float32Array.from({ length: b - a }, (_, i) => a + i) }
+    }
+    const run = new Run(long, 'live', source(asked, async (_, at) => values(at)))
+    expect([...run.line('embed', 99)!]).toEqual([99])
+    expect([...run.line('embed', 36)!]).toEqual([36])
+    expect(run.line('embed', 35)).toBeUndefined()
+    expect(run.line('embed', 5)).toBeUndefined()
+    await rest()
+    expect([...run.line('embed', 35)!]).toEqual([35])
+    expect([...run.line('embed', 5)!]).toEqual([5])
+    expect(run.line('embed', 5)).toBe(run.line('embed', 5)) // the same row each time
+    expect(asked.sort()).toEqual(['embed[0:32]', 'embed[32:64]'])
+  })
+
+  it('does not wait for rows that are out of sight again', async () => {
+    const asked: string[] = []
+    const stopped: string[] = []
+    const answer = (_: string, at: string, signal?: AbortSignal) =>
+      new Promise<Tensor | null>((_done, fail) =>
+        signal!.addEventListener('abort', () => {
+          stopped.push(at)
+          fail(new Error('stopped'))
+        }),
+      )
+    const run = new Run(long, 'live', source(asked, answer))
+    run.line('pattern', 3, 1)
+    run.look({ first: 80, end: 90 }) // before anything was asked
+    run.line('pattern', 85, 1)
+    await rest()
+    expect(asked).toEqual(['pattern[1,64:96]'])
+    run.look({ first: 0, end: 10 })
+    expect(stopped).toEqual(['1,64:96'])
+    await rest()
+    run.look({ first: 80, end: 90 })
+    run.line('pattern', 85, 1)
+    await rest()
+    expect(asked).toHaveLength(2) // asked for again when it is looked at again
+  })
+
+  it('keeps no more than there is room for, what was read last longest', async () => {
+    const asked: string[] = []
+    const of = (name: string) => ({ shape: [4], data: Float32Array.from([name.charCodeAt(0), 0, 0, 0]) })
+    const slices = new Slices(async (name) => (asked.push(name), of(name)), 40)
+    for (const name of ['a', 'b']) slices.get(name, null)
+    await rest()
+    slices.get('a', null)
+    slices.get('c', null)
+    await rest()
+    expect(slices.get('a', null)!.data[0]).toBe(97)
+    expect(slices.get('b', null)).toBeUndefined()
+    expect(asked).toEqual(['a', 'b', 'c'])
+  })
+})
+
+describe('the map of the blocks', () => {
+  it.each([12, 80])('has a place for each of %i', (layers) => {
+    for (let layer = 0; layer < layers; layer++) {
+      const [from, to] = onMap(layer, layers, 600)
+      expect(to).toBeGreaterThan(from)
+      expect(blockAt((from + to) / 2, layers, 600)).toBe(layer)
+    }
+    expect([blockAt(-5, layers, 600), blockAt(700, layers, 600)]).toEqual([0, layers - 1])
   })
 })

@@ -11,8 +11,11 @@ const paints = new WeakMap<HTMLCanvasElement, Paint>()
 
 export const paintOf = (canvas: HTMLCanvasElement): Paint | undefined => paints.get(canvas)
 
-/** `{@attach painted(paint)}`: `paint` gets a cleared pen in CSS pixels; whatever state it reads, it answers to. */
-export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
+/**
+ * `{@attach painted(paint)}`: `paint` gets a cleared pen in CSS pixels; whatever state it reads, it answers to. What is
+ * not `seen` is not painted yet.
+ */
+export function painted(paint: Paint, seen = () => true): Attachment<HTMLCanvasElement> {
   return (canvas) => {
     paints.set(canvas, paint)
     let box = $state.raw({ width: 0, height: 0 })
@@ -24,7 +27,7 @@ export function painted(paint: Paint): Attachment<HTMLCanvasElement> {
 
     $effect(() => {
       const { width, height } = box
-      if (width === 0 || height === 0) return
+      if (width === 0 || height === 0 || !seen()) return
       const scale = window.devicePixelRatio || 1
       const [across, down] = [Math.round(width * scale), Math.round(height * scale)]
       if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down]

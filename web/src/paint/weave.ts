@@ -5,26 +5,65 @@ import type { Ink } from './ink'
 
 type Pen = CanvasRenderingContext2D
 
-/** The rows on screen: tokens `first` to `first + count - 1`, each `height` pixels high. */
+/**
+ * The rows on screen: `count` of them from `first` on, each `height` pixels high; both may be fractions while a text
+ * glides by. A row is a token; or, with `edges`, the tokens from edges[row] up to, not including, edges[row + 1].
+ */
 export interface Rows {
   first: number
   count: number
   height: number
+  /** Rows of the whole text. */
+  total: number
+  edges: number[] | null
 }
 
-export const middle = (rows: Rows, token: number) => (token - rows.first + 0.5) * rows.height
+export const middle = (rows: Rows, row: number) => (row - rows.first + 0.5) * rows.height
+
+/** The rows that are in sight, if only in part. */
+export function inSight(rows: Rows): number[] {
+  const first = Math.max(0, Math.floor(rows.first + 1e-6))
+  const end = Math.min(rows.total, Math.ceil(rows.first + rows.count - 1e-6))
+  return Array.from({ length: Math.max(0, end - first) }, (_, i) => first + i)
+}
+
+/** The row at a height of the drawing. */
+export function rowAt(rows: Rows, y: number): number {
+  const seen = inSight(rows)
+  return Math.max(seen[0], Math.min(seen[seen.length - 1], Math.floor(rows.first + y / rows.height)))
+}
+
+/** The row a token is in. */
+export function rowOf(rows: Rows, token: number): number {
+  if (!rows.edges) return token
+  let row = 0
+  while (row + 2 < rows.edges.length && rows.edges[row + 1] <= token) row++
+  return row
+}
+
+/** The tokens of a row: from `first` up to, not including, `end`. */
+export const tokensOf = (rows: Rows, row: number) =>
+  rows.edges ? { first: rows.edges[row], end: rows.edges[row + 1] } : { first: row, end: row + 1 }
+
+/** Norm of a row's residual stream at a place of the run; of several tokens the mean. */
+export function normOf(run: Run, rows: Rows, place: number, row: number): number {
+  const { first, end } = tokensOf(rows, row)
+  let sum = 0
+  for (let t = first; t < end; t++) sum += run.norm(place, t)
+  return sum / (end - first)
+}
 
 /** Thread thickness in pixels per unit of norm: the longest vector apart from the first token's fills 0.4 of a row. */
-export function threadScale(run: Run, rows: Rows): number {
+export function threadScale(run: Run, height: number): number {
   let longest = 0
   for (let place = 0; place <= 2 * run.blocks.length; place++)
     for (let t = Math.min(1, run.length - 1); t < run.length; t++) longest = Math.max(longest, run.norm(place, t))
-  return longest > 0 ? Math.min(0.4 * rows.height, 13) / longest : 0
+  return longest > 0 ? Math.min(0.4 * height, 13) / longest : 0
 }
 
-export function thickness(run: Run, rows: Rows, scale: number, place: number, token: number): number {
-  const width = run.norm(place, token) * scale
-  return Number.isNaN(width) ? 1 : Math.min(0.55 * rows.height, Math.max(0.6, width))
+export function thickness(run: Run, rows: Rows, scale: number, place: number, row: number): number {
+  const width = normOf(run, rows, place, row) * scale
+  return Number.isNaN(width) ? 1 : Math.min(0.55 * rows.height, Math.max(Math.min(0.6, 0.4 * rows.height), width))
 }
 
 /** A thread from x0 to x1 at the thickness it has at `place`, easing there from the thickness before. */
@@ -45,15 +84,21 @@ export function thread(pen: Pen, y: number, x0: number, x1: number, before: numb
 /** Where the parts of a block stand, in a box of this width. */
 export interface BlockShape {
   attention: [number, number]
-  firstSum: number
+  /** Where attention is added to the stream; null where the MLP does not wait for that. */
+  firstSum: number | null
   mlp: [number, number]
   secondSum: number
 }
 
-export function blockShape(width: number): BlockShape {
+export function blockShape(width: number, parallel = false): BlockShape {
   const gap = Math.max(7, width * 0.045)
   const plates = width - 4.6 * gap
   const attention: [number, number] = [gap, gap + 0.56 * plates]
+  if (parallel) {
+    // Both read what comes in, and one sum takes what both have made: one plate of two halves.
+    const mlp: [number, number] = [attention[1], width - 1.8 * gap]
+    return { attention, firstSum: null, mlp, secondSum: mlp[1] + 0.8 * gap }
+  }
   const firstSum = attention[1] + 0.8 * gap
   const mlp: [number, number] = [firstSum + 1.1 * gap, firstSum + 1.1 * gap + 0.44 * plates]
   return { attention, firstSum, mlp, secondSum: mlp[1] + 0.8 * gap }
@@ -64,6 +109,7 @@ export interface BlockView {
   layer: number
   head: number
   rows: Rows
+  /** The row of the chosen token. */
   chosen: number
   /** A row, or one ribbon of it, that the pointer or the keyboard is on. */
   lit: { to: number; from: number | null } | null
@@ -71,49 +117,75 @@ export interface BlockView {
 }
 
 /** The chosen token's thread is dark, and so is the last one's, which leads to the next token. */
-const threadColor = (ink: Ink, run: Run, token: number, chosen: number) =>
-  token === chosen || token === run.length - 1 ? ink.chosen : ink.thread
+const threadColor = (ink: Ink, rows: Rows, row: number, chosen: number) =>
+  row === chosen || row === rows.total - 1 ? ink.chosen : ink.thread
 
 export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, view: BlockView): void {
   const { run, layer, rows, chosen, scale } = view
-  const shape = blockShape(width)
-  const last = rows.first + rows.count
-  const tokens = [...Array(rows.count).keys()].map((i) => rows.first + i).filter((t) => t !== chosen)
-  if (chosen >= rows.first && chosen < last) tokens.push(chosen) // the chosen thread lies on top
+  const { parallel, slots } = run.blocks[layer]
+  const shape = blockShape(width, parallel)
+  const { attention, firstSum, mlp, secondSum } = shape
+  const seen = inSight(rows)
+  const order = seen.filter((row) => row !== chosen)
+  if (order.length < seen.length) order.push(chosen) // the chosen thread lies on top
 
-  plate(pen, shape.attention, height, ink)
-  plate(pen, shape.mlp, height, ink)
+  plate(pen, attention, height, ink)
+  plate(pen, mlp, height, ink)
 
-  for (const t of tokens) {
-    const y = middle(rows, t)
-    const color = threadColor(ink, run, t, chosen)
-    const thick = (place: number) => thickness(run, rows, scale, place, t)
-    const [before, between, after] = [thick(2 * layer), thick(2 * layer + 1), thick(2 * layer + 2)]
-    thread(pen, y, 0, shape.attention[0], before, before, color)
-    behind(pen, y, shape.attention, before, color)
-    thread(pen, y, shape.attention[1], shape.firstSum, before, before, color)
-    thread(pen, y, shape.firstSum, shape.mlp[0], before, between, color)
-    behind(pen, y, shape.mlp, between, color)
-    thread(pen, y, shape.mlp[1], shape.secondSum, between, between, color)
-    thread(pen, y, shape.secondSum, width, between, after, color)
+  for (const row of order) {
+    const y = middle(rows, row)
+    const color = threadColor(ink, rows, row, chosen)
+    const thick = (place: number) => thickness(run, rows, scale, place, row)
+    const [before, after] = [thick(2 * layer), thick(2 * layer + 2)]
+    const between = parallel ? before : thick(2 * layer + 1)
+    pen.fillStyle = color
+    straight(pen, y, 0, attention[0], before)
+    if (firstSum !== null) {
+      straight(pen, y, attention[1], firstSum, before)
+      thread(pen, y, firstSum, mlp[0], before, between, color)
+    }
+    straight(pen, y, mlp[1], secondSum, between)
+    thread(pen, y, secondSum, width, between, after, color)
+    pen.globalAlpha = 0.2
+    straight(pen, y, ...attention, before)
+    straight(pen, y, ...mlp, between)
+    pen.globalAlpha = 1
   }
 
-  for (const ribbon of ribbons(view)) paintRibbon(pen, ribbon, shape.attention, rows, ink, view)
-  const most = largestHidden(run, layer)
-  for (const t of tokens) {
-    const values = run.hidden(layer, t)
-    const color = threadColor(ink, run, t, chosen)
-    if (values) paintStrokes(pen, values, most, shape.mlp, middle(rows, t), rows.height, color)
-    sum(pen, shape.firstSum, middle(rows, t), rows, color, ink)
-    sum(pen, shape.secondSum, middle(rows, t), rows, color, ink)
+  for (const ribbon of ribbons(view)) paintRibbon(pen, ribbon, attention, height, ink, view)
+  if (!rows.edges) {
+    const most = largestHidden(run, layer)
+    for (const row of order) {
+      const values = run.hidden(layer, row)
+      if (values) paintStrokes(pen, values, most, mlp, middle(rows, row), rows.height, threadColor(ink, rows, row, chosen))
+    }
   }
+  for (const at of firstSum === null ? [secondSum] : [firstSum, secondSum]) sums(pen, at, order, rows, chosen, ink)
+  if (parallel) forks(pen, attention[0], order, rows, chosen, ink)
+  for (const at of normTicks(shape, slots)) tick(pen, at, height, ink)
 }
 
-/** The stream goes on behind a plate: the plate's work branches off it and is added back. */
-function behind(pen: Pen, y: number, [x0, x1]: [number, number], thick: number, color: string): void {
-  pen.globalAlpha = 0.2
-  thread(pen, y, x0, x1, thick, thick, color)
-  pen.globalAlpha = 1
+/** Where norms stand: before a branch reads, after it has worked, on the stream after each sum. */
+export function normTicks(shape: BlockShape, slots: readonly string[]): number[] {
+  const { attention, firstSum, mlp, secondSum } = shape
+  const near = 2.5
+  return [
+    ...(slots.includes('pre') ? (firstSum === null ? [attention[0] + near] : [attention[0] + near, mlp[0] + near]) : []),
+    ...(slots.includes('post') ? (firstSum === null ? [mlp[1] - near] : [attention[1] - near, mlp[1] - near]) : []),
+    ...(slots.includes('stream') ? [...(firstSum === null ? [] : [firstSum + 7]), secondSum + 7] : []),
+  ]
+}
+
+/** A norm: a short stroke at the head and the foot of where it stands. */
+function tick(pen: Pen, x: number, height: number, ink: Ink): void {
+  pen.fillStyle = ink.soft
+  pen.fillRect(x - 0.5, 0, 1, 6)
+  pen.fillRect(x - 0.5, height - 6, 1, 6)
+}
+
+/** A stretch of thread on which nothing happens. */
+function straight(pen: Pen, y: number, x0: number, x1: number, thick: number): void {
+  pen.fillRect(x0, y - thick / 2, x1 - x0, thick)
 }
 
 function plate(pen: Pen, [x0, x1]: [number, number], height: number, ink: Ink): void {
@@ -124,49 +196,83 @@ function plate(pen: Pen, [x0, x1]: [number, number], height: number, ink: Ink): 
   pen.strokeRect(Math.round(x0) + 0.5, 0.5, Math.round(x1 - x0), height - 1)
 }
 
-/** What one token reads from another, as drawn: `weight` is the entry of the pattern. */
+/** What one row reads from another, as drawn: `weight` is the entry of the pattern; of several tokens, of the coarse one. */
 export interface Ribbon {
   to: number
   from: number
   weight: number
 }
 
-const faintest = 0.02
+/** Below this weight no ribbon is drawn: rows that are thin leave no room for faint ones. */
+export const faintest = (rows: Rows) => (rows.edges || rows.height >= 14 ? 0.02 : rows.height >= 7 ? 0.05 : 0.1)
+
+/** What a row reads, from every row of the text; undefined on its way, null where the run has it not. */
+export function reads(view: BlockView, row: number): Float32Array | null | undefined {
+  const { run, layer, head, rows } = view
+  if (!rows.edges) return run.reads(layer, head, row)
+  const coarse = run.get(`blocks.${layer}.attn.coarse`, head)
+  return coarse && coarse.data.subarray(row * rows.total, (row + 1) * rows.total)
+}
+
+/** The entries of a row worth a ribbon, found once. */
+const worth = new WeakMap<Float32Array, Ribbon[]>()
+
+function worthwhile(weights: Float32Array, to: number): Ribbon[] {
+  let found = worth.get(weights)
+  if (!found) {
+    found = []
+    for (let from = 0; from < weights.length; from++)
+      if (weights[from] >= 0.02) found.push({ to, from, weight: weights[from] })
+    worth.set(weights, found)
+  }
+  return found
+}
 
 /** The visible ribbons of a head, the chosen and lit rows last so that they lie on top. */
 export function ribbons(view: BlockView): Ribbon[] {
-  const { run, layer, head, rows, chosen, lit } = view
-  const pattern = run.pattern(layer, head)
-  if (!pattern) return []
-  const length = run.length
+  const { rows, chosen, lit } = view
+  const least = faintest(rows)
   const found: Ribbon[] = []
-  for (let to = rows.first; to < rows.first + rows.count; to++)
-    for (let from = 0; from < length; from++) {
-      const weight = pattern[to * length + from]
-      if (weight >= faintest) found.push({ to, from, weight })
-    }
+  for (const to of inSight(rows)) {
+    const weights = reads(view, to)
+    if (!weights) continue
+    const all = worthwhile(weights, to)
+    found.push(...(to === chosen || to === lit?.to ? all : all.filter((ribbon) => ribbon.weight >= least)))
+  }
   const rank = (r: Ribbon) => (lit && r.to === lit.to ? 2 : r.to === chosen ? 1 : 0)
   return found.sort((a, b) => rank(a) - rank(b))
 }
 
+/** Which way a row lies that is out of sight: -1 above, 1 below, 0 in sight. */
+export function beyond(rows: Rows, row: number): -1 | 0 | 1 {
+  if (row + 1 <= rows.first) return -1
+  return row >= rows.first + rows.count ? 1 : 0
+}
+
+/** Where a ribbon begins: at the thread it reads from, or at the edge behind which that lies. */
+const start = (rows: Rows, from: number) => {
+  const side = beyond(rows, from)
+  return side === 0 ? middle(rows, from) : side < 0 ? 0 : rows.count * rows.height
+}
+
 /** The middle line of a ribbon: leaves the thread it reads from, arrives at the thread that reads. */
 export function ribbonY(ribbon: Ribbon, rows: Rows, t: number): number {
-  const [y0, y1] = [middle(rows, ribbon.from), middle(rows, ribbon.to)]
+  const [y0, y1] = [start(rows, ribbon.from), middle(rows, ribbon.to)]
   if (ribbon.from === ribbon.to) return y0 + 0.34 * rows.height * 4 * t * (1 - t) * 0.75 // a token reading itself: a sag
   return y0 + (y1 - y0) * (t * t * (3 - 2 * t))
 }
 
-function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], rows: Rows, ink: Ink, view: BlockView): void {
-  const { lit, chosen } = view
+function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], height: number, ink: Ink, view: BlockView): void {
+  const { lit, chosen, rows } = view
   const strong = lit ? lit.to === ribbon.to && (lit.from === null || lit.from === ribbon.from) : ribbon.to === chosen
-  const [y0, y1] = [middle(rows, ribbon.from), middle(rows, ribbon.to)]
+  const [y0, y1] = [start(rows, ribbon.from), middle(rows, ribbon.to)]
   pen.strokeStyle = ink.value
   pen.globalAlpha = strong ? 0.85 : lit && ribbon.to === lit.to ? 0.3 : 0.14
-  pen.lineWidth = Math.max(0.5, ribbon.weight * Math.min(10, 0.34 * rows.height))
+  pen.lineWidth = Math.max(0.5, ribbon.weight * Math.min(10, (rows.edges ? 0.8 : 0.34) * rows.height))
   pen.beginPath()
   pen.moveTo(x0, y0)
-  const [a, b] = [x0 + (x1 - x0) / 3, x0 + (2 * (x1 - x0)) / 3]
   if (ribbon.from === ribbon.to) {
+    const [a, b] = [x0 + (x1 - x0) / 3, x0 + (2 * (x1 - x0)) / 3]
     const sag = 0.34 * rows.height
     pen.bezierCurveTo(a, y0 + sag, b, y0 + sag, x1, y0)
   } else {
@@ -174,7 +280,20 @@ function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], rows:
     pen.bezierCurveTo(half, y0, half, y1, x1, y1)
   }
   pen.stroke()
+  const side = beyond(rows, ribbon.from)
+  if (side !== 0 && strong) wedge(pen, x0 + 4, side < 0 ? 0.5 : height - 0.5, side, ink)
   pen.globalAlpha = 1
+}
+
+/** Where a ribbon comes from rows out of sight: a wedge that points their way. */
+function wedge(pen: Pen, x: number, y: number, side: -1 | 1, ink: Ink): void {
+  pen.fillStyle = ink.value
+  pen.beginPath()
+  pen.moveTo(x - 4, y - side * 6)
+  pen.lineTo(x + 4, y - side * 6)
+  pen.lineTo(x, y)
+  pen.closePath()
+  pen.fill()
 }
 
 /**
@@ -183,15 +302,18 @@ function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], rows:
  */
 export function largest(values: Float32Array | null | undefined, perToken: number): number {
   if (!values) return 0
+  const known = found.get(values)
+  if (known !== undefined) return known
   let most = 0
   for (let i = values.length > perToken ? perToken : 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]))
+  found.set(values, most)
   return most
 }
+const found = new WeakMap<Float32Array, number>()
 
-export function largestHidden(run: Run, layer: number): number {
-  const whole = run.held(`blocks.${layer}.mlp.hidden`)?.data
-  return largest(whole ?? run.hidden(layer, run.length - 1), run.blocks[layer].mlp.hidden)
-}
+/** Of a long text the rows that came along set the scale, so that it stands while the text goes by. */
+export const largestHidden = (run: Run, layer: number): number =>
+  largest(run.along(`blocks.${layer}.mlp.hidden`)?.data, run.blocks[layer].mlp.hidden)
 
 const inset = 4 // pixels between a plate's edge and its first stroke
 
@@ -248,22 +370,41 @@ export function strokeX(values: Float32Array, [x0, x1]: [number, number], index:
   return x0 + inset + ((index + 0.5) / values.length) * (x1 - x0 - 2 * inset)
 }
 
-/** A branch joins the stream again: a circled plus. */
-function sum(pen: Pen, x: number, y: number, rows: Rows, color: string, ink: Ink): void {
+/** A branch joins the stream again: a circled plus on every thread; where rows are thin, a dot. */
+function sums(pen: Pen, x: number, order: number[], rows: Rows, chosen: number, ink: Ink): void {
   const radius = Math.min(4.2, rows.height * 0.16)
-  pen.fillStyle = ink.paper
-  pen.strokeStyle = color
-  pen.lineWidth = 1.1
-  pen.beginPath()
-  pen.arc(x, y, radius, 0, 2 * Math.PI)
-  pen.fill()
-  pen.stroke()
-  pen.beginPath()
-  pen.moveTo(x - radius * 0.55, y)
-  pen.lineTo(x + radius * 0.55, y)
-  pen.moveTo(x, y - radius * 0.55)
-  pen.lineTo(x, y + radius * 0.55)
-  pen.stroke()
+  const dots = radius < 1.6
+  for (const color of [ink.thread, ink.chosen]) {
+    const ys = order.filter((row) => threadColor(ink, rows, row, chosen) === color).map((row) => middle(rows, row))
+    pen.strokeStyle = color
+    pen.fillStyle = dots ? color : ink.paper
+    pen.lineWidth = 1.1
+    pen.beginPath()
+    for (const y of ys) {
+      pen.moveTo(x + radius, y)
+      pen.arc(x, y, radius, 0, 2 * Math.PI)
+    }
+    pen.fill()
+    if (dots) continue
+    for (const y of ys) {
+      pen.moveTo(x - radius * 0.55, y)
+      pen.lineTo(x + radius * 0.55, y)
+      pen.moveTo(x, y - radius * 0.55)
+      pen.lineTo(x, y + radius * 0.55)
+    }
+    pen.stroke()
+  }
+}
+
+/** Two branches leave the stream at one place: a dot on every thread. */
+function forks(pen: Pen, x: number, order: number[], rows: Rows, chosen: number, ink: Ink): void {
+  const radius = Math.min(3, rows.height * 0.12)
+  for (const row of order) {
+    pen.fillStyle = threadColor(ink, rows, row, chosen)
+    pen.beginPath()
+    pen.arc(x, middle(rows, row), radius, 0, 2 * Math.PI)
+    pen.fill()
+  }
 }
 
 /** Where the strokes of the embedding stand, in a box of this width; then the threads begin. */
@@ -271,17 +412,14 @@ export const embeddingStrip = (width: number): [number, number] => [0, width - 1
 
 /** Embedding rows, one strip of strokes a token, and the threads that begin there. */
 export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows: Rows, chosen: number, scale: number): void {
-  const embed = run.held('embed')
   const [start, end] = embeddingStrip(width)
-  const most = largest(embed?.data, embed?.shape[1] ?? 1)
-  for (let t = rows.first; t < rows.first + rows.count; t++) {
-    const y = middle(rows, t)
-    const color = threadColor(ink, run, t, chosen)
-    if (embed) {
-      const size = embed.shape[1]
-      paintStrokes(pen, embed.data.subarray(t * size, (t + 1) * size), most, [start, end], y, rows.height, color)
-    }
-    thread(pen, y, end, width, 0.5, thickness(run, rows, scale, 0, t), color)
+  const most = largest(run.along('embed')?.data, run.header.spec.stack.width)
+  for (const row of inSight(rows)) {
+    const y = middle(rows, row)
+    const color = threadColor(ink, rows, row, chosen)
+    const values = rows.edges ? null : run.line('embed', row)
+    if (values) paintStrokes(pen, values, most, [start, end], y, rows.height, color)
+    thread(pen, y, rows.edges ? start : end, width, 0.5, thickness(run, rows, scale, 0, row), color)
   }
 }
 
@@ -303,12 +441,12 @@ export function paintDelta(
   const normX = Math.round(width * 0.16)
   const source = Math.round(width * 0.34)
   const height = rows.count * rows.height
-  for (let t = rows.first; t < rows.first + rows.count; t++) {
-    const y = middle(rows, t)
-    const thick = thickness(run, rows, scale, place, t)
-    const color = t === chosen ? ink.chosen : ink.thread
+  for (const row of inSight(rows)) {
+    const y = middle(rows, row)
+    const thick = thickness(run, rows, scale, place, row)
+    const color = row === chosen ? ink.chosen : ink.thread
     thread(pen, y, 0, normX, thick, thick, color)
-    if (t !== chosen) {
+    if (row !== chosen) {
       pen.globalAlpha = 0.45
       thread(pen, y, normX, normX + 9, thick, 0.5, color)
       pen.globalAlpha = 1
@@ -319,7 +457,7 @@ export function paintDelta(
   pen.fillRect(normX - 3, 0.5, 6, height - 1)
   pen.strokeRect(normX - 2.5, 0.5, 5, height - 1)
 
-  if (chosen < rows.first || chosen >= rows.first + rows.count) return
+  if (beyond(rows, chosen) !== 0) return
   const y = middle(rows, chosen)
   const full = Math.min(26, rows.height * 0.8)
   const thick = thickness(run, rows, scale, place, chosen)

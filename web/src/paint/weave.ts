@@ -267,8 +267,8 @@ function paintRibbon(pen: Pen, ribbon: Ribbon, [x0, x1]: [number, number], heigh
   const strong = lit ? lit.to === ribbon.to && (lit.from === null || lit.from === ribbon.from) : ribbon.to === chosen
   const [y0, y1] = [start(rows, ribbon.from), middle(rows, ribbon.to)]
   pen.strokeStyle = ink.value
-  pen.globalAlpha = strong ? 0.85 : lit && ribbon.to === lit.to ? 0.3 : 0.14
-  pen.lineWidth = Math.max(0.5, ribbon.weight * Math.min(10, (rows.edges ? 0.8 : 0.34) * rows.height))
+  pen.globalAlpha = strong ? 0.85 : lit && ribbon.to === lit.to ? 0.3 : rows.edges ? 0.06 : 0.14
+  pen.lineWidth = Math.max(0.5, ribbon.weight * Math.min(10, 0.34 * rows.height))
   pen.beginPath()
   pen.moveTo(x0, y0)
   if (ribbon.from === ribbon.to) {
@@ -457,18 +457,21 @@ export function paintDelta(
   pen.fillRect(normX - 3, 0.5, 6, height - 1)
   pen.strokeRect(normX - 2.5, 0.5, 5, height - 1)
 
-  if (beyond(rows, chosen) !== 0) return
-  const y = middle(rows, chosen)
-  const full = Math.min(26, rows.height * 0.8)
-  const thick = thickness(run, rows, scale, place, chosen)
-  pen.fillStyle = ink.chosen
-  pen.beginPath()
-  pen.moveTo(normX + 3, y - thick / 2)
-  pen.bezierCurveTo(source - 8, y - thick / 2, source - 8, y - full / 2, source, y - full / 2)
-  pen.lineTo(source, y + full / 2)
-  pen.bezierCurveTo(source - 8, y + full / 2, source - 8, y + thick / 2, normX + 3, y + thick / 2)
-  pen.closePath()
-  pen.fill()
+  // The delta begins at the end of the chosen thread; or where that lies out of sight, at the edge on its side.
+  const side = beyond(rows, chosen)
+  const y = side === 0 ? middle(rows, chosen) : side < 0 ? 0 : height
+  const full = Math.min(26, Math.max(10, rows.height * 0.8))
+  if (side === 0) {
+    const thick = thickness(run, rows, scale, place, chosen)
+    pen.fillStyle = ink.chosen
+    pen.beginPath()
+    pen.moveTo(normX + 3, y - thick / 2)
+    pen.bezierCurveTo(source - 8, y - thick / 2, source - 8, y - full / 2, source, y - full / 2)
+    pen.lineTo(source, y + full / 2)
+    pen.bezierCurveTo(source - 8, y + full / 2, source - 8, y + thick / 2, normX + 3, y + thick / 2)
+    pen.closePath()
+    pen.fill()
+  }
 
   let from = y - full / 2
   const bend = (width - source) / 2

@@ -9,30 +9,6 @@ import { SvgPen } from './svgpen'
 
 type Pen = CanvasRenderingContext2D
 
-export interface Picture {
-  name: string
-  root: HTMLElement
-}
-
-/** What is a picture: an element that says so, with its name, and every canvas that has a name for who does not see it. */
-export const isPicture = '[data-picture], canvas[role="img"]'
-
-/** The pictures on show, smaller ones inside larger ones too; a canvas that is all of a picture is not told twice. */
-export function pictures(within: HTMLElement): Picture[] {
-  const shown = [...within.querySelectorAll<HTMLElement>(isPicture)].filter((root) => root.getClientRects().length > 0)
-  const named = shown.map((root) => ({ root, name: nameOf(root) }))
-  const around = ({ root }: Picture) => root.parentElement?.closest<HTMLElement>('[data-picture]')?.dataset.picture
-  const once = named.filter((picture) => picture.name && around(picture) !== picture.name)
-  // Where two share their first words, the rest of what they are called tells them apart.
-  return once.map((picture) =>
-    once.some((other) => other !== picture && other.name === picture.name) ? { ...picture, name: nameOf(picture.root, /[.;](\s|$)/) } : picture,
-  )
-}
-
-/** The first words of what a picture is called: what follows says how to read it. */
-export const nameOf = (root: HTMLElement, end = /[.:,;](\s|$)/): string =>
-  root.dataset.picture ?? (root.getAttribute('aria-label') ?? '').split(end)[0]
-
 const margin = 16
 
 export function svg(root: HTMLElement, title: string, description: string): string {
@@ -77,10 +53,13 @@ function paintAll(pen: Pen, root: HTMLElement): void {
   paintElement(pen, root, ink, 1, false)
 }
 
+// What is for screen readers only, and what is there to be pressed.
+const leftOut = '.hidden, [data-untaken], summary, dialog'
+
 /** One element and what is in it, in window coordinates. `struck`: an element around it strikes its text through. */
 function paintElement(pen: Pen, element: Element, ink: Ink, opacity: number, struck: boolean): void {
   const style = getComputedStyle(element)
-  if (style.display === 'none' || style.visibility === 'hidden' || element.matches('.hidden, [data-untaken]')) return
+  if (style.display === 'none' || style.visibility === 'hidden' || element.matches(leftOut)) return
   const alpha = opacity * Number(style.opacity)
   if (alpha === 0) return
   if (style.transform !== 'none' && element instanceof HTMLElement) return paintTurned(pen, element, style, ink, alpha, struck)
@@ -98,6 +77,7 @@ function paintElement(pen: Pen, element: Element, ink: Ink, opacity: number, str
       pen.rect(box.left, box.top, box.width, box.height)
       pen.clip()
     }
+    if (element.localName === 'mfrac') paintFraction(pen, element, box, style)
     const strikes = struck || style.textDecorationLine.includes('line-through')
     for (const node of element.childNodes) {
       if (node instanceof Text) paintText(pen, node, style, alpha, strikes)
@@ -231,6 +211,14 @@ function paintInput(pen: Pen, input: HTMLInputElement, box: DOMRect, style: CSSS
   pen.fill()
 }
 
+/** The bar between what stands above and below. */
+function paintFraction(pen: Pen, fraction: Element, box: DOMRect, style: CSSStyleDeclaration): void {
+  const [above, below] = [...fraction.children].map((child) => child.getBoundingClientRect())
+  if (!above || !below) return
+  pen.fillStyle = style.color
+  pen.fillRect(box.left, (above.bottom + below.top) / 2 - 0.5, box.width, 1)
+}
+
 /** Text that is no text node: of a field or a choice. */
 function paintLine(pen: Pen, text: string, box: DOMRect, style: CSSStyleDeclaration): void {
   setFont(pen, style)
@@ -247,6 +235,7 @@ function setFont(pen: Pen, style: CSSStyleDeclaration): void {
 /** A text node, line by line as it was set. */
 function paintText(pen: Pen, node: Text, style: CSSStyleDeclaration, alpha: number, struck: boolean): void {
   if (!node.data.trim()) return
+  const sign = node.parentElement?.localName === 'mo'
   for (const { text, box } of linesOf(node)) {
     setFont(pen, style)
     pen.globalAlpha = alpha
@@ -260,10 +249,17 @@ function paintText(pen: Pen, node: Text, style: CSSStyleDeclaration, alpha: numb
       pen.restore()
       continue
     }
-    const baseline = (box.top + box.bottom) / 2 + (up - down) / 2
+    // A sign of a formula that stretches stands in a box as high as its ink, any other text in one as high as its typeface.
+    const stretched = sign && Math.abs(box.height - up - down) > 1
+    const baseline = (box.top + box.bottom) / 2 + (stretched ? inkMiddle(pen, text) : (up - down) / 2)
     pen.fillText(text, box.left, baseline, box.width)
     if (struck) pen.fillRect(box.left, baseline - 0.3 * up, box.width, 1)
   }
+}
+
+function inkMiddle(pen: Pen, text: string): number {
+  const { actualBoundingBoxAscent: up, actualBoundingBoxDescent: down } = pen.measureText(text)
+  return (up - down) / 2
 }
 
 /** The lines a text node is broken into, each with where it stands. */

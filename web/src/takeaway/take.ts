@@ -4,7 +4,8 @@ import { say } from '../messages'
 import { quoted } from '../pieces'
 import type { Run } from '../run'
 import { download, fileName } from './download'
-import { png, svg, type Picture } from './picture'
+import { png, svg } from './picture'
+import type { Picture } from './pictures'
 
 /** False when the picture is too large for this browser. */
 export async function takePicture({ root, name }: Picture, kind: 'svg' | 'png', run: Run): Promise<boolean> {

@@ -354,9 +354,9 @@ class Record:
 
     def _readable(self, place: str) -> tuple[Tensor, Tensor]:
         """The token ids (T,), and who may read whom, written out (T, T)."""
-        ids, visible = torch.tensor(self.tokens), self._visible(place)
-        every = torch.ones(len(ids), len(ids), dtype=torch.bool)
-        return (ids, every) if visible is None else (ids.to(visible.device), visible)
+        ids = torch.tensor(self.tokens, device=next(iter(self.tensors.values())).device)
+        visible = self._visible(place)
+        return ids, ids.new_ones(len(ids), len(ids), dtype=torch.bool) if visible is None else visible
 
     def _patterns(self, place: str, chosen: slice, rows: slice = slice(None)) -> Iterator[tuple[int, Tensor]]:
         """The heads' patterns (T, S) one at a time: all together they may not fit."""

@@ -80,10 +80,10 @@ export interface Stretch extends Span {
 }
 
 /**
- * The words worth showing of a long text: around the reader and around what it reads, `least` of its weight or more; the
+ * The words worth showing of a long text: around the reader and around what it reads, more than `least` of its weight; the
  * rest is left out. Nothing is left out of a text of `room` words.
  */
-export function stretches(row: ArrayLike<number>, reader: number, room: number, least: number): Stretch[] {
+export function stretches(row: ArrayLike<number>, reader: number, room: number, least = 0): Stretch[] {
   const length = row.length
   const shown = new Uint8Array(length)
   if (length <= room) shown.fill(1)
@@ -93,7 +93,7 @@ export function stretches(row: ArrayLike<number>, reader: number, room: number, 
     around(reader, 10, 3)
     const order = Array.from({ length }, (_, i) => i).sort((a, b) => row[b] - row[a])
     for (const token of order) {
-      if (row[token] < least || shown.reduce((sum, one) => sum + one, 0) > room - 5) break
+      if (row[token] <= least || shown.reduce((sum, one) => sum + one, 0) > room - 5) break
       around(token, 2, 2)
     }
   }

@@ -161,7 +161,10 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
     }
   }
   for (const at of firstSum === null ? [secondSum] : [firstSum, secondSum]) sums(pen, at, order, rows, chosen, ink)
-  if (parallel) forks(pen, attention[0], order, rows, chosen, ink)
+  if (parallel) {
+    forks(pen, attention[0], order, rows, chosen, ink)
+    if (rows.height >= 14) lanes(pen, shape, order, rows, chosen, ink)
+  }
   for (const at of normTicks(shape, slots)) tick(pen, at, height, ink)
 }
 
@@ -405,6 +408,29 @@ function forks(pen: Pen, x: number, order: number[], rows: Rows, chosen: number,
     pen.arc(x, middle(rows, row), radius, 0, 2 * Math.PI)
     pen.fill()
   }
+}
+
+/** The MLP of a parallel block reads the stream past attention, and what attention made goes past the MLP to the sum. */
+function lanes(pen: Pen, { attention, mlp, secondSum }: BlockShape, order: number[], rows: Rows, chosen: number, ink: Ink): void {
+  const aside = 0.4 * rows.height
+  pen.lineWidth = 0.8
+  for (const row of order) {
+    const y = middle(rows, row)
+    pen.strokeStyle = threadColor(ink, rows, row, chosen)
+    pen.beginPath()
+    around(pen, attention[0], mlp[0] + 3, y, aside)
+    around(pen, attention[1] - 3, secondSum, y, -aside)
+    pen.stroke()
+  }
+}
+
+/** A line from x0 to x1 that makes way for what stands between. */
+function around(pen: Pen, x0: number, x1: number, y: number, aside: number): void {
+  const turn = 8
+  pen.moveTo(x0, y)
+  pen.bezierCurveTo(x0 + turn / 2, y, x0 + turn / 2, y + aside, x0 + turn, y + aside)
+  pen.lineTo(x1 - turn, y + aside)
+  pen.bezierCurveTo(x1 - turn / 2, y + aside, x1 - turn / 2, y, x1, y)
 }
 
 /** Where the strokes of the embedding stand, in a box of this width; then the threads begin. */

@@ -105,16 +105,17 @@ function aboutWeight(cell: Cell, label: (id: number) => string): string {
   return say('number.weight', { name, row, column })
 }
 
-/** What tells the terms of one sum apart: the indices that run, a token by its text. */
-export function running(terms: Explanation['terms']): (term: Explanation['terms'][number]) => { letter: string; at: number }[] {
+type Term = Explanation['terms'][number]
+
+/** What tells the terms of one sum apart: the indices that run, or where they are of different tensors, their names. */
+export function apart(terms: Term[]): (term: Term) => { letter: string; at: number }[] | string {
   const cells = [terms[0], terms[1], terms.at(-1)].map((term) => term && cellOf(term.factors[0].cell))
-  const [first] = cells
-  const alike = first && cells.every((cell) => cell && cell.tensor === first.tensor)
-  if (!alike) return () => []
-  const letters = axes[first.rule] ?? 'ij'
+  const first = cells[0]
+  if (!first || !cells.every((cell) => cell?.tensor === first.tensor))
+    return (term) => cellOf(term.factors[0].cell)?.rule ?? ''
   const runs = first.index.map((at, axis) => cells.some((cell) => cell!.index[axis] !== at))
   return (term) =>
-    cellOf(term.factors[0].cell)!.index.flatMap((at, axis) => (runs[axis] ? [{ letter: letters[axis], at }] : []))
+    cellOf(term.factors[0].cell)!.index.flatMap((at, axis) => (runs[axis] ? [{ letter: axes[first.rule]?.[axis] ?? '', at }] : []))
 }
 
 const words: { [word: string]: number } = { 'inf': Infinity, '-inf': -Infinity, 'nan': NaN }

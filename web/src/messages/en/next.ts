@@ -8,7 +8,7 @@ export const next = {
   'distribution.row': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it. Click to append it by hand.',
   'distribution.row.still': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it.',
   'sampling': 'From logits to one token',
-  'sampling.plain': 'Reset to plain',
+  'sampling.plain': 'Back to plain',
   'sampling.plain.hint': 'Temperature 1, nothing cut: the distribution as the model gives it',
   'sampling.table': 'What each step makes of the most likely tokens, and of everything else',
   'token': 'Token',

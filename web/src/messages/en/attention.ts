@@ -82,6 +82,7 @@ export const attention = {
 
   'flow': 'From query to output, for {text}',
   'flow.over': 'A mean or a largest over heads has no query of its own. Choose one head to see how its weights are made.',
+  'flow.missing': 'The queries, keys and values were not stored with this run; the live model can tell.',
   'flow.query': 'query',
   'flow.key': 'key',
   'flow.value': 'value',

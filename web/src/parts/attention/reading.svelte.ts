@@ -3,6 +3,7 @@
 import type { Tensor } from '../../cutawayfile'
 import { mostBins, spanAround, strongest, type Span } from '../../heads'
 import { isMasked, type Cell, type Sheet } from '../../paint/matrix'
+import { quoted } from '../../pieces'
 import { row } from '../../run'
 import type { Stage } from '../../stage'
 
@@ -45,6 +46,16 @@ export class Reading {
   readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.reads ? strongest(this.reads) : 0)
 
   text = (token: number) => this.run.pieces[token].text
+  private readonly repeated = $derived.by(() => {
+    const counts = new Map<number, number>()
+    for (const { id } of this.run.pieces) counts.set(id, (counts.get(id) ?? 0) + 1)
+    return counts
+  })
+  /** A token in a sentence; with its position where its text stands more than once. */
+  named = (token: number) => {
+    const { id, text } = this.run.pieces[token]
+    return this.repeated.get(id)! > 1 ? `${quoted(text)} (${token})` : quoted(text)
+  }
   masked = (to: number, from: number) => isMasked(to, from, this.attn.causal, this.attn.window)
 
   /** The record's name of a tensor over (T, T), and what stands before its two indices there. */

@@ -39,7 +39,9 @@ def record() -> Record:
 def inside(page: str) -> bytes:
     found = re.findall(r'<script type="application/octet-stream" id="run">([A-Za-z0-9+/=]+)</script>', page)
     assert len(found) == 1
-    return gzip.decompress(base64.b64decode(found[0]))
+    planes = gzip.decompress(base64.b64decode(found[0]))  # of bytes: see web/src/takeaway/pack.ts
+    whole = len(planes) // 4
+    return b"".join(bytes(four) for four in zip(*(planes[i * whole : (i + 1) * whole] for i in range(4)), strict=True))
 
 
 def test_the_record_comes_back_out_of_the_page(record: Record, tmp_path: Path) -> None:
@@ -60,9 +62,9 @@ def test_the_record_comes_back_out_of_the_page(record: Record, tmp_path: Path) -
 def test_every_stop_opens_without_a_model(record: Record) -> None:
     names = safetensors.torch.load(inside(pages.page(record))).keys()
     for block in range(5):
-        for kind in ("q", "k", "v", "scores", "pattern", "z", "kinds", "out", "mean", "max"):
+        for kind in ("q", "k", "v", "scores", "pattern", "z", "kinds", "out", "in", "mean", "max"):
             assert f"blocks.{block}.attn.{kind}" in names
-        for kind in ("up", "gate", "hidden", "strength", "out", "promotes.ids", "demotes.values"):
+        for kind in ("up", "gate", "hidden", "strength", "out", "in", "promotes.ids", "demotes.values"):
             assert f"blocks.{block}.mlp.{kind}" in names
 
 

@@ -13,6 +13,8 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import Failed, Misuse
 from ..files import write_atomically
 from . import file, names
@@ -25,7 +27,8 @@ PLACE = "<!--the run-->"
 SHOWN = (
     "river", "blocks.*.attn.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds", "blocks.*.attn.even",
     "blocks.*.attn.mean", "blocks.*.attn.max", "lens.*", "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*",
-    "blocks.*.mlp.strength", "blocks.*.attn.scores", "logits", "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z",
+    "blocks.*.attn.in", "blocks.*.mlp.in", "blocks.*.mlp.strength", "blocks.*.attn.scores", "logits",
+    "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z",
 )  # fmt: skip
 
 #: No tensor is taken along that takes more numbers to compute, nor all of them together beyond as many numbers.
@@ -52,12 +55,19 @@ def page(record: Record) -> str:
             f"This run stores {record.nbytes / 2**20:,.0f} MiB, more than a browser opens as one page.",
             "Run a shorter text, or say what to keep, for example keep='blocks.0.*'.",
         )
-    packed = gzip.compress(file.to_bytes(record, shown(record)), 6, mtime=0)
+    packed = gzip.compress(_in_planes(file.to_bytes(record, shown(record))), 6, mtime=0)
     inside = f'<script type="application/octet-stream" id="run">{base64.b64encode(packed).decode()}</script>'
     before, place, after = TEMPLATE.read_text(encoding="utf-8").partition(PLACE)
     if not place:
         raise Failed(f"{TEMPLATE.name} of the built page has no place for a run.", "Build it again: `make setup`.")
     return before + inside + after
+
+
+def _in_planes(content: bytes) -> bytes:
+    """First the first bytes of every four, then the second, and so on: the exponents of floats, which are much alike,
+    come to stand together, and the file packs a tenth smaller."""
+    whole = len(content) // 4 * 4
+    return np.frombuffer(content[:whole], np.uint8).reshape(-1, 4).T.tobytes() + content[whole:]
 
 
 def shown(record: Record) -> list[str]:

@@ -16,6 +16,10 @@ class Link {
   /** The server says that a run takes longer than a moment. */
   running = $state(false)
   models = $state.raw<server.ModelEntry[]>([])
+  /** The download under way, or just over. */
+  fetch = $state.raw<server.Fetching | null>(null)
+  /** The reader gave up the first model's load: nothing is run until asked for. */
+  stopped = false
 
   /** Told when a live model can be asked, and when it no longer can. */
   readonly listeners = new Set<{ ready(): void; lost(): void }>()
@@ -71,7 +75,15 @@ class Link {
     return words
   }
 
+  /** Another model was asked for after one that could not be loaded. */
+  again(): void {
+    if (this.connection === 'failed') this.becomeReady()
+  }
+
   private hear(event: server.ServerEvent): void {
+    const landed = event.fetch?.done && !this.fetch?.done
+    this.fetch = event.fetch ?? null
+    if (landed) void server.models().then((models) => (this.models = models))
     this.running = event.state === 'busy'
     this.workerIsReady = event.state === 'ready' || event.state === 'busy'
     if (this.workerIsReady) {
@@ -90,6 +102,7 @@ class Link {
     this.stage = ''
     this.failure = null
     for (const listener of this.listeners) listener.ready()
+    this.stopped = false
   }
 }
 

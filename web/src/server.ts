@@ -21,6 +21,27 @@ export interface ServerEvent {
   state: 'starting' | 'ready' | 'busy' | 'failed'
   stage?: string
   message?: string
+  /** The download under way, or just over, while there is one. */
+  fetch?: Fetching
+}
+
+/** A model of the hub that can be fetched by name. `bytes`: about what is downloaded. */
+export interface Offer {
+  id: string
+  name: string
+  family: string
+  parameters: number
+  bytes: number
+  what: string
+}
+
+export interface Fetching {
+  model: string
+  bytes: number
+  /** Null until the hub has said it. */
+  total: number | null
+  done?: true
+  error?: string
 }
 
 /** `at` null: the whole tensor; else one entry per axis from the left, such as 3 or "3,5:9". */
@@ -79,6 +100,21 @@ export async function models(): Promise<ModelEntry[]> {
   const response = await ask('api/models')
   if (!response.headers.get('content-type')?.includes('json')) throw new Unreachable() // a plain file server
   return response.json()
+}
+
+export async function offers(): Promise<Offer[]> {
+  return (await ask('api/offers')).json()
+}
+
+/** Starts the download of an offered model, or goes on with it. */
+export const fetchModel = (model: string) => post('api/fetch', { model })
+/** Stops the download, keeping what has come; also dismisses one that is over. */
+export const stopFetching = () => post('api/fetch/cancel', {})
+/** Gives up the loading of a model. */
+export const stopLoading = () => post('api/load/cancel', {})
+
+async function post(path: string, body: object): Promise<void> {
+  await ask(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
 }
 
 export async function vocabulary(model: string): Promise<string[]> {

@@ -167,6 +167,7 @@ export class Session {
   ready(): void {
     this.firstModel = link.models[0]?.id ?? null
     if (!link.models.some((entry) => entry.id === this.model)) this.model = this.firstModel
+    if (link.stopped || this.request) return // nothing is asked for, or it has been already
     this.trouble = null
     this.takeOver()
   }

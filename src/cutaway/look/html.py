@@ -11,6 +11,7 @@ import gzip
 import html
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,19 @@ def shown(record: Record) -> list[str]:
             if name not in record.tensors and record.cost(name) <= DEAREST and numbers + size <= MOST:
                 taken.append(name)
                 numbers += size
-    return taken
+    return taken + [name for name in _rows(record) if name in record]
+
+
+def _rows(record: Record) -> Iterator[str]:
+    """The rows of weights that the stops open with: of the likeliest tokens and of each block's strongest neurons."""
+    if "logits.last" in record:
+        table = "stem.tokens" if record.spec.head.tied else "head.out"
+        likeliest = record["logits.last"].topk(min(12, record.spec.head.size)).indices
+        yield from (f"weights.{table}.weight[{token}]" for token in likeliest.tolist())
+    for name in names.matching(record.names(views=True), "blocks.*.mlp.strength")[0]:
+        place = name.removesuffix(".strength")
+        for neuron in record[f"{name}[-1]"].topk(3).indices.tolist():
+            yield from (f"weights.stack.{place}.{of}[{neuron}]" for of in ("up.weight", "gate.weight", "down.weight.T"))
 
 
 def in_notebook(record: Record) -> str:

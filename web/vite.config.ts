@@ -1,6 +1,6 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { defineConfig, type UserConfig } from 'vite'
-import { preloadFaces } from './preload'
+import { oneScript, packed, preloadFaces } from './preload'
 import { formulas } from './src/formulas/compile'
 import { standalone } from './standalone'
 
@@ -10,13 +10,14 @@ const outDir = '../src/cutaway/page'
 const target = 'es2022'
 
 const page: UserConfig = {
-  plugins: [svelte(), formulas(), preloadFaces],
+  plugins: [svelte(), formulas(), preloadFaces, packed],
   base: './',
   build: {
     outDir,
     emptyOutDir: true,
     assetsInlineLimit: 0, // the page's policy is default-src 'self': nothing may become a data: address
     modulePreload: { polyfill: false },
+    rolldownOptions: { output: { codeSplitting: oneScript } },
     target,
   },
   server: { host: '127.0.0.1', proxy: { '/api': server } },

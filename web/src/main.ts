@@ -4,6 +4,7 @@ import App from './App.svelte'
 import './app.css'
 import { desk } from './desk.svelte'
 import { link } from './link.svelte'
+import { screen } from './screen.svelte'
 
 // The stored run is on its way already (index.html asks for it): to wait a moment for it is quicker than to lay the
 // page out twice.
@@ -11,5 +12,10 @@ const patience = 120
 await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
 mount(App, { target: document.getElementById('page')! })
 follow(desk.first.session, desk.first.view)
-// The server is looked for when the picture stands: finding it takes the time of a frame or two.
-requestAnimationFrame(() => setTimeout(() => void link.connect()))
+// The rest of the page, and the server, are looked for when the picture stands: they take the time of a frame or two.
+requestAnimationFrame(() =>
+  setTimeout(() => {
+    screen.settled = true
+    void link.connect()
+  }),
+)

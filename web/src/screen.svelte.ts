@@ -1,6 +1,8 @@
 // The screen the page is on.
 
 class Screen {
+  /** The first picture stands: what it can do without may follow. */
+  settled = $state(false)
   /** Too narrow for the drawing side by side: its parts are stacked. */
   narrow = $state(false)
 

@@ -172,7 +172,7 @@ def test_what_was_expected_at_a_typed_and_at_a_drawn_token(page: Page, width: in
     box = panel.bounding_box()
     assert box
     assert box["x"] >= 0
-    assert box["x"] + box["width"] <= page.viewport_size["width"]
+    assert box["x"] + box["width"] <= width
     page.keyboard.press("Escape")
     expect(panel).to_have_count(0)
 

@@ -1,6 +1,6 @@
 // The list of next tokens: which rows it shows, what stands in them, and what each step of the sampler makes of them.
 
-import { maximum, ranking, softmax, total, weigh, type Step, type Trace } from './sampler'
+import { maximum, possible, ranking, softmax, total, weigh, type Step, type Trace } from './sampler'
 
 export const rowHeight = 26
 const shownTokens = 12
@@ -17,13 +17,17 @@ export interface Row {
   plain: number
 }
 
-// Rankings and plain probabilities, kept as long as their logits are: a slider moves neither.
-const ranked = new WeakMap<Float32Array, { order: Uint32Array; plain: Float64Array }>()
+// What no slider moves, kept as long as the logits are: the ranking, plain probabilities, what the sampler begins with.
+const ranked = new WeakMap<Float32Array, { order: Uint32Array; plain: Float64Array; start: Still }>()
 
 /** The ids from the likeliest on, and the probability of each as the model gave it. */
-export function rank(logits: Float32Array): { order: Uint32Array; plain: Float64Array } {
+export function rank(logits: Float32Array): { order: Uint32Array; plain: Float64Array; start: Still } {
   let known = ranked.get(logits)
-  if (!known) ranked.set(logits, (known = { order: ranking(logits), plain: softmax(logits) }))
+  if (!known) {
+    const ids = possible(logits)
+    const start = still(ids, new Float64Array(ids.length).map((_, i) => logits[ids[i]]))
+    ranked.set(logits, (known = { order: ranking(logits), plain: softmax(logits), start }))
+  }
   return known
 }
 
@@ -82,7 +86,7 @@ export interface Stage {
 }
 
 /** What is in before or after a step, and its softmax. */
-interface Still {
+export interface Still {
   ids: Uint32Array
   logits: Float64Array
   weights: Float64Array
@@ -96,8 +100,7 @@ function still(ids: Uint32Array, logits: Float64Array): Still {
 
 /** Every stage for the listed tokens, and one exact row for all the others. */
 export function stages(logits: Float32Array, trace: Trace, listed: number[]): Stage[] {
-  const possible = Uint32Array.from(logits.keys()).filter((id) => logits[id] > -Infinity)
-  let before = still(possible, new Float64Array(possible.length).map((_, i) => logits[possible[i]]))
+  let before = rank(logits).start
   // The sampler takes the largest logit off before it divides, which softmax does not see. The page writes x ÷ T.
   let shift = 0
   return stageNames.map((name) => {
@@ -136,14 +139,24 @@ function value(
   { before, entering, share }: { before: number; entering: number; share: number },
   after: number,
 ): number {
-  const ahead = (j: number) => logits[j] > logits[i] || (logits[j] === logits[i] && j < i)
   if (name === 'softmax') return share
   if (step === null) return before
   if (name === 'temperature') return step.setting === 0 ? before : before / step.setting!
-  if (name === 'top-k') return 1 + logits.reduce((count, _, j) => count + Number(ahead(j)), 0)
-  if (name === 'top-p') return weights.reduce((held, weight, j) => (ahead(j) ? held + weight : held), 0) / sum + entering
+  if (name === 'top-k') return likelier(logits, i).count + 1
+  if (name === 'top-p') return likelier(logits, i, weights).held / sum + entering
   if (name === 'min-p') return weights[i]
   return after
+}
+
+/** How many tokens rank before the one at place i, and what they weigh. */
+function likelier(logits: Float64Array, i: number, weights = logits): { count: number; held: number } {
+  let [count, held] = [0, 0]
+  for (let j = 0; j < logits.length; j++) {
+    if (logits[j] < logits[i] || (logits[j] === logits[i] && j >= i)) continue
+    count++
+    held += weights[j]
+  }
+  return { count, held }
 }
 
 function others({ ids, weights, sum }: Still, listed: number[]): { count: number; share: number } {

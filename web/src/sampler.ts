@@ -36,7 +36,7 @@ export interface Trace {
 /** Every step on the logits of one position; `previous` are the ids already in the text. */
 export function trace(logits: ArrayLike<number>, previous: Iterable<number>, settings: Settings): Trace {
   // The tokens still in, in id order, and their logits; each cut shortens both.
-  let ids = new Uint32Array(logits.length).map((_, i) => i).filter((i) => logits[i] > -Infinity)
+  let ids = possible(logits)
   let left = new Float64Array(ids.length).map((_, i) => logits[ids[i]])
   const steps: Step[] = []
 
@@ -44,14 +44,16 @@ export function trace(logits: ArrayLike<number>, previous: Iterable<number>, set
     steps.push({ name, setting, tokensIn: left.length, cut: 0, mass: 1, ids, logits: left })
 
   const cut = (name: Step['name'], setting: number, keep: (left: Float64Array, weights: Float64Array) => Uint8Array) => {
-    const weights = weigh(left)
     const stays = keep(left, weights)
-    const kept = ids.filter((_, i) => stays[i])
-    const tokensIn = ids.length
-    const mass = kept.length === tokensIn ? 1 : total(weights.filter((_, i) => stays[i])) / total(weights)
-    left = left.filter((_, i) => stays[i])
-    ids = kept
-    steps.push({ name, setting, tokensIn, cut: tokensIn - kept.length, mass, ids, logits: left })
+    const [tokensIn, before] = [ids.length, sum]
+    const kept = stays.reduce((count, stay) => count + stay, 0)
+    if (kept < tokensIn) {
+      ids = pick(ids, stays, new Uint32Array(kept))
+      left = pick(left, stays, new Float64Array(kept))
+      weights = pick(weights, stays, new Float64Array(kept)) // the largest is exactly 1, and stays
+      sum = total(weights)
+    }
+    steps.push({ name, setting, tokensIn, cut: tokensIn - kept, mass: sum / before, ids, logits: left })
   }
 
   const { repetitionPenalty: penalty, temperature, topK, topP, minP } = settings
@@ -60,23 +62,30 @@ export function trace(logits: ArrayLike<number>, previous: Iterable<number>, set
     left = left.map((x, i) => (seen.has(ids[i]) ? (x < 0 ? x * penalty : x / penalty) : x))
     changed('repetition penalty', penalty)
   }
-  if (temperature === 0) {
-    cut('temperature', 0, (left) => largest(left, 1))
-  } else {
+  if (temperature !== 0) {
     const most = maximum(left) // taken off first, so that no temperature, however small, overflows
     left = left.map((x) => (x - most) / temperature)
     changed('temperature', temperature)
   }
+  let weights = weigh(left)
+  let sum = total(weights)
+  if (temperature === 0) cut('temperature', 0, (left) => largest(left, 1))
   if (topK) cut('top-k', topK, (left) => largest(left, topK))
   if (topP !== null) cut('top-p', topP, (_, weights) => nucleus(weights, topP))
-  if (minP !== null) cut('min-p', minP, (_, weights) => Uint8Array.from(weights, (w) => Number(w >= minP)))
+  if (minP !== null) cut('min-p', minP, (_, weights) => atLeast(weights, minP))
 
-  const weights = weigh(left)
-  const sum = total(weights)
   const probabilities = new Float64Array(logits.length)
   ids.forEach((id, i) => (probabilities[id] = weights[i] / sum))
   changed('softmax', null)
   return { steps, probabilities, argmax: temperature === 0 }
+}
+
+/** The ids of all tokens that are not ruled out from the start. */
+export function possible(logits: ArrayLike<number>): Uint32Array<ArrayBuffer> {
+  const ids = new Uint32Array(logits.length)
+  let count = 0
+  for (let id = 0; id < logits.length; id++) if (logits[id] > -Infinity) ids[count++] = id
+  return ids.slice(0, count)
 }
 
 /** The distribution as the model gave it: temperature 1, nothing cut. */
@@ -90,11 +99,16 @@ export function ranking(values: ArrayLike<number>): Uint32Array {
 }
 
 /** Marks the `count` largest values; of equal ones the lower places. */
-function largest(values: Float64Array, count: number): Uint8Array {
+function largest(values: Float64Array, count: number, ascending?: Float64Array): Uint8Array {
   if (count >= values.length) return new Uint8Array(values.length).fill(1)
-  const least = values.slice().sort()[values.length - count]
-  const marked = Uint8Array.from(values, (v) => Number(v > least))
-  let missing = count - marked.reduce((sum, m) => sum + m, 0)
+  const least = (ascending ?? values.slice().sort())[values.length - count]
+  const marked = new Uint8Array(values.length)
+  let missing = count
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] <= least) continue
+    marked[i] = 1
+    missing--
+  }
   for (let i = 0; missing > 0; i++) {
     if (values[i] !== least) continue
     marked[i] = 1
@@ -103,29 +117,47 @@ function largest(values: Float64Array, count: number): Uint8Array {
   return marked
 }
 
+function atLeast(values: Float64Array, least: number): Uint8Array {
+  const marked = new Uint8Array(values.length)
+  for (let i = 0; i < values.length; i++) if (values[i] >= least) marked[i] = 1
+  return marked
+}
+
 /** Marks the smallest set of largest weights that holds at least the share p of their sum. */
 function nucleus(weights: Float64Array, p: number): Uint8Array {
   if (p >= 1) return new Uint8Array(weights.length).fill(1)
   const enough = p * total(weights)
-  const descending = weights.slice().sort().reverse()
+  const ascending = weights.slice().sort()
   let sum = 0
   let count = 0
-  while (count < descending.length && !(sum >= enough && count > 0)) sum += descending[count++]
-  return largest(weights, count)
+  while (count < ascending.length && !(sum >= enough && count > 0)) sum += ascending[ascending.length - ++count]
+  return largest(weights, count, ascending)
 }
 
 /** exp(logit - largest): the softmax before it is divided by its sum. */
 export function weigh(logits: Float64Array): Float64Array {
   const most = maximum(logits)
-  return logits.map((x) => Math.exp(x - most))
+  const weights = new Float64Array(logits.length)
+  for (let i = 0; i < logits.length; i++) weights[i] = Math.exp(logits[i] - most)
+  return weights
 }
 
 export function maximum(values: Float64Array): number {
-  return values.reduce((most, v) => Math.max(most, v), -Infinity)
+  let most = -Infinity
+  for (const value of values) if (value > most) most = value
+  return most
 }
 
 export function total(values: Float64Array): number {
-  return values.reduce((sum, v) => sum + v, 0)
+  let sum = 0
+  for (const value of values) sum += value
+  return sum
+}
+
+function pick<Values extends Float64Array | Uint32Array>(values: Values, stays: Uint8Array, into: Values): Values {
+  let at = 0
+  for (let i = 0; i < values.length; i++) if (stays[i]) into[at++] = values[i]
+  return into
 }
 
 const mask = (1n << 64n) - 1n

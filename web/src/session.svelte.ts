@@ -4,8 +4,8 @@ import { say } from './messages'
 import { Run, tails } from './run'
 import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
-import { listedRows, type Row } from './distribution'
-import { draw, softmax, trace, type Settings } from './sampler'
+import { listedRows, rank, type Row } from './distribution'
+import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
 import { addressed, setSession } from './address.svelte'
 
@@ -174,6 +174,8 @@ export class Session {
 
   lost(): void {
     this.stop()
+    this.request?.abort() // it may never be answered
+    this.request = null
   }
 
   private takeOver(): void {
@@ -238,7 +240,7 @@ export class Session {
     const { branches, trace, run } = this
     const place = branches.here!
     const label = this.label(id)
-    const odds = { probability: trace!.probabilities[id], plain: softmax(run!.logits()!)[id] }
+    const odds = { probability: trace!.probabilities[id], plain: rank(run!.logits()!).plain[id] }
     const arrived = () => (branches.here = branches.grow(place, { token: id, label, draw: how, ...odds }))
     return this.send({ tokens: [...run!.header.tokens, id] }, arrived, travel?.({ id, text: label }))
   }

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { listedRows, stageNames, stages, stretchOf } from '../src/distribution'
 import { stretchAt, stretches } from '../src/paint/draw'

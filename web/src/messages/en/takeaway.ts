@@ -20,7 +20,7 @@ export const takeaway = {
   'run.whole.about': 'Every stop opens and every slider works in both, with no server and no network. The numbers explained so far go along.',
   'run.html': 'A page that stands alone',
   'run.html.hint': 'One HTML file that opens in any browser',
-  'run.html.inside': 'This page stands alone already: send the file it is',
+  'run.html.inside': 'This page stands alone already: send this very file.',
   'run.save': 'Save .cutaway',
   'run.save.hint': 'The page opens it again, and Python with cutaway.open()',
   'run.open': 'Open .cutaway …',

@@ -3,7 +3,6 @@
 export const lens = {
   'lens': 'Logit lens',
   'lens.hint': 'What the model would say at each stop of the river, if it ended there',
-  'lens.close': 'Close',
   'lens.plain': 'After {text}, the token that is likeliest at the end, {final}, first comes first {stop}.',
   'lens.plain.stays': 'After {text}, the token that is likeliest at the end, {final}, comes first {stop}, and stays there.',
   'lens.plain.always': 'After {text}, {final} comes first at every stop.',
@@ -20,7 +19,6 @@ export const lens = {
   'lens.cell': '{stop}: {text} {p}',
   'lens.final': '{final}, likeliest at the end, is at rank {rank} here, with {p}',
   'lens.rank': 'rank {rank}',
-  'lens.ranks': 'rank',
   'lens.table': 'Logit lens for {text}: the likeliest tokens at each stop',
   'lens.table.stop': 'stop',
   'lens.table.p': 'p',

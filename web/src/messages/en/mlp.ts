@@ -48,7 +48,6 @@ export const mlp = {
   'mlp.one.note': 'This is its direct effect only: its column through the final norm’s gain and the unembedding, before the final norm divides everything by one number. Later blocks read what it writes too, and a single neuron rarely has one clean meaning.',
   'mlp.one.unmade': 'What a neuron promotes is not told for this model, where more than a norm stands before the unembedding.',
   'mlp.one.text': 'What in this text switches it on',
-  'mlp.one.text.picture': 'Neuron {neuron} on each token of the text. Arrow keys read them, Enter explains one.',
   'mlp.one.text.most': 'Most on {text}, token {token}: {value}.',
   'mlp.one.word': '{text}: {value}',
   'mlp.one.weights': 'Its weights',

@@ -112,7 +112,7 @@ def npm(web: Path, *arguments: str, quiet: bool = False) -> None:
 
 
 def check(page: Path) -> None:
-    """Raise unless ``page`` holds an index.html with something in it, and every asset that it names."""
+    """Raise unless ``page`` holds an index.html with something in it, all assets that it names, and standalone.html."""
     index = page / "index.html"
     html = index.read_text("utf-8") if index.is_file() else ""
     if not html.strip():
@@ -120,6 +120,8 @@ def check(page: Path) -> None:
     for asset in re.findall(r"""(?:src|href)=["']\.?/?(assets/[^"']+)""", html):
         if not (page / asset).is_file():
             raise PageError(f"{index} names {asset}, which was not built.")
+    if not (page / "standalone.html").is_file():
+        raise PageError(f"{page / 'standalone.html'} is missing, though index.html is there: runs are put into it.")
 
 
 def files(folder: Path, *leave_out: str) -> Iterator[Path]:

@@ -29,6 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     write(root / "web/node_modules/left/out.js", "")
     write(root / "src/cutaway/page/index.html", INDEX)
     write(root / "src/cutaway/page/assets/index.js", "1")
+    write(root / "src/cutaway/page/standalone.html", INDEX)
     write(root / ".setup/page", build_page.digest(root))
     return root
 
@@ -74,7 +75,7 @@ def test_sdist_installs_without_node(checkout: Path) -> None:
     assert "cutaway/page/index.html" in zipfile.ZipFile(only(unpacked, "*.whl")).namelist()
 
 
-@pytest.mark.parametrize("broken", ["missing", "empty", "blank", "asset gone"])
+@pytest.mark.parametrize("broken", ["missing", "empty", "blank", "asset gone", "not in one file"])
 def test_no_wheel_without_a_whole_page(checkout: Path, broken: str) -> None:
     index = checkout / "src/cutaway/page/index.html"
     match broken:
@@ -86,6 +87,8 @@ def test_no_wheel_without_a_whole_page(checkout: Path, broken: str) -> None:
             index.write_text(" \n")
         case "asset gone":
             (checkout / "src/cutaway/page/assets/index.js").unlink()
+        case "not in one file":
+            (checkout / "src/cutaway/page/standalone.html").unlink()
     write(checkout / ".setup/page", build_page.digest(checkout))  # as if a build had ended so
     done = package(checkout, "wheel")
     assert done.returncode != 0

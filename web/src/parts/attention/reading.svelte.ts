@@ -19,6 +19,8 @@ export class Reading {
   turned = $state(false)
   /** The cell the pointer or the keyboard is on. */
   lit = $state.raw<Cell | null>(null)
+  /** How many tokens the large square has room for. */
+  size = $state(30)
   private pinned = $state<number | null>(null)
   /** The corner of the part shown large, for the token it was set for. */
   private corner = $state.raw<(Cell & { chosen: number }) | null>(null)
@@ -107,8 +109,8 @@ export class Reading {
   numberName = (what: Vector, token: number) => (index: number) => `${this.place}.${what}[${token},${this.headOf(what)},${index}]`
 
   /** The part of the square that is shown large, `size` tokens either way. */
-  sheet(size: number): Sheet {
-    const { turned, length, corner } = this
+  readonly sheet = $derived.by((): Sheet => {
+    const { turned, length, corner, size } = this
     const set = corner?.chosen === this.chosen ? corner : null
     const at = (first: number): Span => spanAround(first + Math.min(size, length) / 2, size, length)
     return {
@@ -116,13 +118,20 @@ export class Reading {
       readers: set ? at(set.to) : at(this.chosen + 3 - size),
       reads: set ? at(set.from) : spanAround(this.source, size, length),
     }
+  })
+
+  /** One number; of a part that is shown large, from what is there already. */
+  numberAt(what: 'pattern' | 'scores', { to, from }: Cell): number | undefined {
+    const { readers, reads } = this.sheet
+    const inside = to >= readers.first && to < readers.end && from >= reads.first && from < reads.end
+    return inside ? this.cells(what, readers, reads)?.(to, from) : this.rowOf(to, what)?.[from]
   }
 
   /** Shows the part of the square around a cell. */
-  lookAt({ to, from }: Cell, size: number): void {
+  lookAt({ to, from }: Cell): void {
     this.corner = {
-      to: spanAround(to, size, this.length).first,
-      from: spanAround(from, size, this.length).first,
+      to: spanAround(to, this.size, this.length).first,
+      from: spanAround(from, this.size, this.length).first,
       chosen: this.chosen,
     }
   }

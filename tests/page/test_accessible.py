@@ -57,6 +57,21 @@ def in_a_lesson(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def logit_lens(page: Page) -> None:
+    page.get_by_role("button", name="Logit lens").click()
+    page.wait_for_selector(".lens .cell")
+
+
+def offers(page: Page) -> None:
+    page.get_by_role("button", name="More models").click()
+    page.wait_for_selector("[data-offer]")
+
+
+def consent(page: Page) -> None:
+    offers(page)
+    page.locator(".get").first.click()
+
+
 def branched(page: Page) -> None:
     page.get_by_role("button", name="Step", exact=True).click()
     page.wait_for_timeout(700)
@@ -73,6 +88,9 @@ STATES: dict[str, Callable[[Page], None]] = {
     "lessons": lessons,
     "in a lesson": in_a_lesson,
     "branched": branched,
+    "lens": logit_lens,
+    "offers": offers,
+    "consent": consent,
 }
 
 

@@ -17,6 +17,10 @@ from .test_page import TEXT, type_text
 
 WEB = Path(__file__).resolve().parents[2] / "web/src"
 PANEL = ".arithmetic"
+SCROLL = """(grid, top) => new Promise(done => {
+    grid.scrollTop = top
+    requestAnimationFrame(() => requestAnimationFrame(done))
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +43,7 @@ def terms(page: Page) -> list[list[tuple[str, float]]]:
         factor => [factor.dataset.cell ?? factor.title, Number(factor.dataset.value)])])"""
     found: dict[int, list[tuple[str, float]]] = {}
     for top in range(0, 30 * count + 1, 300):
-        grid.evaluate("(grid, top) => { grid.scrollTop = top }", top)
-        page.wait_for_timeout(20)
+        grid.evaluate(SCROLL, top)
         found |= {at: [tuple(f) for f in factors] for at, factors in grid.locator("[data-row]").evaluate_all(read)}
         if len(found) == count:
             break
@@ -67,8 +70,7 @@ def descend(page: Page, cell: str) -> None:
     for top in range(0, 20_000, 300):
         if button.count():
             break
-        grid.evaluate("(grid, top) => { grid.scrollTop = top }", top)
-        page.wait_for_timeout(20)
+        grid.evaluate(SCROLL, top)
     button.click()
     expect(page.locator(PANEL)).to_have_attribute("data-explains", cell)
 

@@ -23,6 +23,9 @@ export function number(value: number): string {
   return minus(value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4))
 }
 
+/** A constant of a model: a whole number as it is, any other as measured numbers are. */
+export const constant = (value: number) => (Number.isInteger(value) ? minus(count(value)) : number(value))
+
 export function scientific(value: number): string {
   const [digits, exponent] = value.toExponential(1).split('e')
   return minus(`${digits} × 10${[...String(Number(exponent))].map((c) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(c)] ?? '⁻').join('')}`)

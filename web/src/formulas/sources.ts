@@ -23,7 +23,7 @@ const turn = (role: string, letter: string) => [
 ]
 
 const rms = tex`\frac{x_{d}}{\sqrt{\frac{1}{D} \sum_{i} x_{i}^{2} + \fill{eps}}} \times \w{g_{d}}`
-const layer = tex`\frac{x_{d} - \mu}{\sqrt{\frac{1}{D} \sum_{i} (x_{i} - \mu)^{2} + \fill{eps}}} \times \w{g_{d}} + \w{b_{d}},\quad \mu = \frac{1}{D} \sum_{i} x_{i}`
+const layer = tex`\frac{x_{d} - \mu}{\sqrt{\frac{1}{D} \sum_{i} (x_{i} - \mu)^{2} + \fill{eps}}} \times \w{g_{d}} + \w{b_{d}}`
 const added = (made: string, stream: string, branch: string) => [
   tex`${made} = \when{norm}{\n{norm}\big(}${stream} + \o{${branch}}\when{norm}{\big)}`,
 ]
@@ -51,7 +51,7 @@ export const sources = {
 
   // norms
   'norm.rms': [tex`\n{norm}(x)_{d} = ${rms}`],
-  'norm.layer': [tex`\n{norm}(x)_{d} = ${layer}`],
+  'norm.layer': [tex`\n{norm}(x)_{d} = ${layer}`, tex`\mu = \tfrac{1}{D} \sum_{i} x_{i}`],
   'norm.none': [tex`\n{in} = x`],
 
   // attention

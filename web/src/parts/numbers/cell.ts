@@ -89,11 +89,18 @@ function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: 
   cell.index.forEach((at, axis) => {
     const letter = axes[cell.rule][axis]
     places[letter] = at
-    if (letter === 't') places.text = quoted(run.pieces.at(at)!.text)
-    if (letter === 's') places.from = quoted(run.pieces.at(at)!.text)
+    if (letter === 't') places.text = named(run, at)
+    if (letter === 's') places.from = named(run, at)
     if (letter === 'v') places.token = quoted(label(at))
   })
   return places
+}
+
+/** A token by its text, and by its place too where the text stands in several. */
+function named(run: Run, token: number): string {
+  const { text } = run.pieces.at(token)!
+  const alone = run.pieces.filter((piece) => piece.text === text).length === 1
+  return alone ? quoted(text) : `${quoted(text)} (${token})`
 }
 
 function aboutWeight(cell: Cell, label: (id: number) => string): string {

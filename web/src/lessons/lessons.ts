@@ -166,14 +166,14 @@ const inside: Lesson = {
     },
     {
       name: 'number',
-      point: '.opened .norms',
+      point: '.opened .norm',
       ready: openABlock,
       live: true,
       done: ({ view }, before) => view.trail.join() !== before.trail && view.trail.length > 0,
     },
     {
       name: 'standard',
-      point: '.opened .norms',
+      point: '.opened .norm',
       ready: openABlock,
       guess: () => [
         { text: say('lesson.inside.standard.stream'), right: false },
@@ -190,7 +190,7 @@ const attention: Lesson = {
     {
       name: 'guess',
       point: '.attention',
-      veil: '.attention .shows',
+      veil: '.opened .attention, .blocks',
       ready: openABlock,
       guess: (stage) => {
         const [best, ...others] = reads(stage, block(stage)).map(({ from }) => `${piece(stage, from)} (${from})`)
@@ -364,7 +364,7 @@ const temperature: Lesson = {
       point: '.opened',
       live: true,
       ready: ({ view }) => (view.opened = 'end'),
-      done: ({ view }) => /^logits/.test(view.trail[0] ?? ''),
+      done: ({ view }, before) => view.trail.length > 0 && view.trail.join() !== before.trail,
     },
     {
       name: 'hotter',

@@ -74,7 +74,7 @@ export const lessons = {
   'lesson.attention.guess.then': 'From {best}: {weight}. All it reads together is one whole.',
   'lesson.attention.score': 'Where does that share come from? Click a cell of the square.',
   'lesson.attention.score.then': 'The token that reads asks with a query, the one that is read answers with a key. Their dot product is the score; the softmax makes shares of the scores of a row.',
-  'lesson.attention.terms': 'The dot product is {width} products, added up. Go down into one of the numbers of a query or a key.',
+  'lesson.attention.terms': 'Every underlined number can be followed. Go down to a score, if you are not there yet: {width} products of query and key, added up. Then go down into one number of the query or the key.',
   'lesson.attention.terms.then': 'And that number is itself a row of learned weights times what the block read. Everything here can be followed down like this.',
   'lesson.attention.values': 'The shares are known. What is it that they mix together?',
   'lesson.attention.values.keys': 'the keys',

@@ -12,7 +12,7 @@ import torch
 from playwright.sync_api import Locator, Page, expect
 
 from cutaway import Record, load
-from cutaway.look.heads import KINDS, bins
+from cutaway.look.heads import KINDS, bins, label
 from cutaway.model import spec
 
 from .conftest import Watch
@@ -20,8 +20,6 @@ from .test_page import TEXT, type_text
 
 LAYER, HEAD = 3, 1
 ATTENTION = f"blocks.{LAYER}.attn"
-# What kind a head is (web/src/heads.ts): broad from this evenness on, another from this share of the weight on.
-EVEN, LEAST = 0.9, 0.3
 # How many different colours lie inside one cell of a square of `size` cells a side.
 COLOURS_IN_CELL = """(canvas, [column, row, size]) => {
     const side = canvas.width / size, inner = Math.floor(side * 0.6)
@@ -120,15 +118,9 @@ def test_readers_can_be_the_columns(opened: Page, record: Record) -> None:
 
 def test_heads_are_named_for_what_the_record_says_they_do(opened: Page, record: Record) -> None:
     kinds = record[f"{ATTENTION}.kinds"]
-    shares = dict(zip(KINDS, kinds.T, strict=True))
-    evenness = shares.pop("broad")
-    for head in range(len(kinds)):
-        best = max(shares, key=lambda kind: shares[kind][head].item())
-        kind, score = best, shares[best][head].item()
-        if evenness[head] >= EVEN:
-            kind, score = "broad", evenness[head].item()
-        elif score < LEAST:
-            kind = "mixed"
+    for head, scores in enumerate(kinds):
+        kind = label(scores, record[f"{ATTENTION}.even"])
+        score = scores[KINDS.index(kind)].item()
         card = opened.locator(f'[data-head="{head}"]')
         expect(card).to_have_attribute("data-kind", kind)
         assert float(card.locator(".kind").inner_text().split()[-1]) == pytest.approx(score, abs=0.0051)

@@ -3,21 +3,18 @@
 
 /** In the order of the record's `kinds` (src/cutaway/look/heads.py). */
 export const kinds = ['previous', 'first', 'self', 'same', 'induction', 'local', 'broad'] as const
-export type Kind = (typeof kinds)[number] | 'mixed'
+export type Kind = (typeof kinds)[number]
 
-/**
- * `broad` is how even a row is, the others are shares of its weight: they share no scale. A head this even is broad; of
- * another the kind with most weight is named, when it has at least this much.
- */
-export const evenEnough = 0.9
-export const weightEnough = 0.3
+/** How far above even reading a head must be to be named for it (`label` in src/cutaway/look/heads.py). */
+export const leastAbove = 0.1
 
-export function kindOf(scores: ArrayLike<number>): { kind: Kind; score: number } {
+/** The kind whose weight is furthest above that of a head that reads all it may evenly; broad, where none is. */
+export function kindOf(scores: ArrayLike<number>, even: ArrayLike<number>): { kind: Kind; score: number } {
   const broad = kinds.indexOf('broad')
-  if (scores[broad] >= evenEnough) return { kind: 'broad', score: scores[broad] }
   let best = 0
-  for (let k = 1; k < broad; k++) if (scores[k] > scores[best]) best = k
-  return { kind: scores[best] >= weightEnough ? kinds[best] : 'mixed', score: scores[best] }
+  for (let k = 1; k < broad; k++) if (scores[k] - even[k] > scores[best] - even[best]) best = k
+  if (scores[best] - even[best] < leastAbove) best = broad
+  return { kind: kinds[best], score: scores[best] }
 }
 
 /** What a token reads most besides itself and the very first, which many heads use as a place to rest. */
@@ -43,7 +40,7 @@ export interface HeadCard {
 export type Order = 'token' | 'kind' | 'number'
 
 export function ranked(cards: HeadCard[], by: Order): HeadCard[] {
-  const place = (card: HeadCard) => (card.kind === null || card.kind === 'mixed' ? kinds.length : kinds.indexOf(card.kind))
+  const place = (card: HeadCard) => (card.kind === null ? kinds.length : kinds.indexOf(card.kind))
   const compare = {
     token: (a: HeadCard, b: HeadCard) => (b.read?.weight ?? 0) - (a.read?.weight ?? 0),
     kind: (a: HeadCard, b: HeadCard) => place(a) - place(b) || b.score - a.score,

@@ -87,7 +87,6 @@ export const next = {
   'settings.m': 'min-p {value}',
   'settings.r': 'repetition penalty {value}',
   'predicted': 'What the model expected here',
-  'predicted.title': 'Instead of {text}',
   'predicted.first': 'This is the first token: nothing stands before it to predict it from.',
   'predicted.typed': 'Typed. After {before} the model gave {text} {p}, rank {rank} of {count}.',
   'predicted.chosen': 'Chosen by hand. After {before} the model gave {text} {p}, rank {rank} of {count}.',

@@ -80,7 +80,7 @@ def imported(folder: Path) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 found.add(node.module.partition(".")[0])
-    ours = {"cutaway", "tests"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
+    ours = {"cutaway", "tests", "tools"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
     return {normal(name) for name in found - set(sys.stdlib_module_names) - ours}
 
 

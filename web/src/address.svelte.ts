@@ -53,7 +53,7 @@ export function setSession(session: Session, told: URLSearchParams): void {
 }
 
 /** Which stop is open, which token and heads are followed: as far as this run has them. */
-export function setView(session: Session, view: View, told: URLSearchParams): void {
+function setView(session: Session, view: View, told: URLSearchParams): void {
   const run = session.run
   if (!run) return
   const whole = (text: string | null, below: number) => (text && /^\d{1,9}$/.test(text) && Number(text) < below ? Number(text) : null)

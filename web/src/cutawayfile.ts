@@ -12,7 +12,7 @@ export interface Piece {
   special?: boolean
 }
 
-export interface RecordModel {
+interface RecordModel {
   name: string
   family?: string
   parameters?: number
@@ -51,7 +51,7 @@ export interface NormSpec {
   kind: 'layer' | 'rms'
   eps: number
 }
-export interface AttentionSpec {
+interface AttentionSpec {
   heads: number
   kv_heads: number
   width: number

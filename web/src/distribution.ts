@@ -55,7 +55,7 @@ export function listedRows(logits: Float32Array, trace: Trace, drawn: number | n
 
 /** The stages a logit goes through, in order; those whose setting is off let everything pass. */
 export const stageNames = ['logits', 'repetition penalty', 'temperature', 'top-k', 'top-p', 'min-p', 'softmax'] as const
-export type StageName = (typeof stageNames)[number]
+type StageName = (typeof stageNames)[number]
 
 export interface Cell {
   id: number
@@ -86,7 +86,7 @@ export interface Stage {
 }
 
 /** What is in before or after a step, and its softmax. */
-export interface Still {
+interface Still {
   ids: Uint32Array
   logits: Float64Array
   weights: Float64Array

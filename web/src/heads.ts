@@ -3,7 +3,7 @@
 
 /** In the order of the record's `kinds` (src/cutaway/look/heads.py). */
 export const kinds = ['previous', 'first', 'self', 'same', 'induction', 'local', 'broad'] as const
-export type Kind = (typeof kinds)[number]
+type Kind = (typeof kinds)[number]
 
 /** How far above even reading a head must be to be named for it (`label` in src/cutaway/look/heads.py). */
 export const leastAbove = 0.1

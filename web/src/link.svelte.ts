@@ -4,7 +4,7 @@ import * as server from './server'
 import { enclosure } from './takeaway/pack'
 
 /** 'enclosed': the page stands alone, with one run inside it, and looks for nobody. */
-export type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked' | 'enclosed'
+type Connection = 'connecting' | 'starting' | 'ready' | 'failed' | 'lost' | 'absent' | 'locked' | 'enclosed'
 
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds))
 

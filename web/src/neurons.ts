@@ -17,7 +17,7 @@ export function largestOf(values: ArrayLike<number>, count: number): number[] {
 /** How many neurons the share of the few is about. */
 export const few = 10
 
-export interface Sparsity {
+interface Sparsity {
   /** How many neurons have more than a tenth, and than a hundredth, of the largest magnitude. */
   tenth: number
   hundredth: number

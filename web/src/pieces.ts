@@ -5,7 +5,7 @@ const unseen = /[\p{Cc}\p{Cf}\p{Co}\p{Cn}\u2028\u2029\u00a0\u3164\u115f\u1160\u2
 // How the server writes a lone byte, ⟨E2⟩, and a character nobody could see, ⟨U+200B⟩.
 const marked = /⟨([0-9A-F]{2}|U\+[0-9A-F]{4,6})⟩/u
 
-export interface Part {
+interface Part {
   text: string
   boxed: boolean
 }

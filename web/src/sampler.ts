@@ -163,7 +163,7 @@ function pick<Values extends Float64Array | Uint32Array>(values: Values, stays: 
 const mask = (1n << 64n) - 1n
 
 /** 53 bits of a hash of (seed, step), as a number in [0, 1): splitmix64's finaliser. */
-export function uniform(seed: number | bigint, step: number): number {
+function uniform(seed: number | bigint, step: number): number {
   let z = (BigInt(seed) + 0x9e3779b97f4a7c15n * BigInt(step + 1)) & mask
   z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & mask
   z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & mask

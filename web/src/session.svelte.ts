@@ -9,7 +9,7 @@ import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
 import { addressed, setSession } from './address.svelte'
 
-export interface Trouble {
+interface Trouble {
   message: string
   fix: string
 }

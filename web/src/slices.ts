@@ -25,7 +25,7 @@ const lanes = 4
 /** Milliseconds the rows in sight must rest before they are asked for: a text that rushes by asks nothing. */
 const rest = 50
 
-export const keyOf = (name: string, at: At) => (at === null ? name : `${name}[${at}]`)
+const keyOf = (name: string, at: At) => (at === null ? name : `${name}[${at}]`)
 
 export class Slices {
   readonly arrived = new SvelteMap<string, Tensor | null>()

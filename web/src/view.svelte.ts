@@ -6,7 +6,7 @@ import type { Session } from './session.svelte'
 export type Stop = number | 'embedding' | 'end'
 
 /** The stop at which a number of the record is made. */
-export function stopOf(cell: string): Stop {
+function stopOf(cell: string): Stop {
   const block = /^blocks\.(\d+)\./.exec(cell)
   if (block) return Number(block[1])
   return /^(embed|pos)\b/.test(cell) ? 'embedding' : 'end'

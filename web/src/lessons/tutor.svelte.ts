@@ -10,7 +10,7 @@ export interface Choice {
 }
 
 /** What a step's `done` compares with: how things stood when the step began. */
-export interface Before {
+interface Before {
   text: string
   tokens: number[]
   drawn: number

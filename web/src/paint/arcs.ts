@@ -11,7 +11,7 @@ export interface Place {
   foot: number
 }
 
-export interface Arc {
+interface Arc {
   from: Place
   weight: number
   /** The word the pointer is on. */

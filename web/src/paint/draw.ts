@@ -41,7 +41,7 @@ export function stretchAt(parts: Stretch[], share: number): number {
   return found < 0 ? parts.length - 1 : found
 }
 
-export interface DrawPicture {
+interface DrawPicture {
   parts: Stretch[]
   next: { id: number; u: number | null }
   /** The part under the pointer or the keyboard cursor. */

@@ -12,7 +12,7 @@ export interface Sheet {
   turned: boolean
 }
 
-export interface MatrixView extends Sheet {
+interface MatrixView extends Sheet {
   /** The number of a cell; undefined while it is on its way. */
   value(to: number, from: number): number | undefined
   /** The magnitude that is drawn darkest. */

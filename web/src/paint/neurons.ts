@@ -4,7 +4,7 @@ import type { Ink } from './ink'
 
 type Pen = CanvasRenderingContext2D
 
-export interface FieldView {
+interface FieldView {
   neurons: number[]
   /** The tokens shown, from `first` up to, not including, `end`. */
   first: number
@@ -56,7 +56,7 @@ function largestIn({ first, end, value }: FieldView, neuron: number): number {
   return most || 1
 }
 
-export interface ProfileView {
+interface ProfileView {
   /** Magnitudes, the largest first. */
   sizes: ArrayLike<number>
   /** The shares of the largest at which a line is drawn, each with how many are above it. */

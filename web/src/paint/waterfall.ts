@@ -5,7 +5,7 @@ import type { Ink } from './ink'
 
 type Pen = CanvasRenderingContext2D
 
-export interface Waterfall {
+interface Waterfall {
   values: number[]
   /** `sums[i]`: the first i values together. */
   sums: number[]

@@ -46,7 +46,7 @@ export const tokensOf = (rows: Rows, row: number) =>
   rows.edges ? { first: rows.edges[row], end: rows.edges[row + 1] } : { first: row, end: row + 1 }
 
 /** Norm of a row's residual stream at a place of the run; of several tokens the mean. */
-export function normOf(run: Run, rows: Rows, place: number, row: number): number {
+function normOf(run: Run, rows: Rows, place: number, row: number): number {
   const { first, end } = tokensOf(rows, row)
   let sum = 0
   for (let t = first; t < end; t++) sum += run.norm(place, t)
@@ -82,7 +82,7 @@ export function thread(pen: Pen, y: number, x0: number, x1: number, before: numb
 }
 
 /** Where the parts of a block stand, in a box of this width. */
-export interface BlockShape {
+interface BlockShape {
   attention: [number, number]
   /** Where attention is added to the stream; null where the MLP does not wait for that. */
   firstSum: number | null

@@ -8,7 +8,7 @@ import { packed } from './pack'
 /** Where standalone.html has a place for a run; the same as web/standalone.ts and src/cutaway/look/html.py say. */
 const place = '<!--the run-->'
 
-export interface Whole {
+interface Whole {
   bytes: ArrayBuffer
   /** The record was too large to be sent as one: only what the page held of it is here. */
   partial: boolean

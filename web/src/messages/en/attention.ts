@@ -64,7 +64,6 @@ export const attention = {
   'square.picture': 'Block {number}, head {head}: the {what} between every two tokens. Arrow keys move over the cells, Enter shows how a number is made.',
   'square.picture.over': 'Block {number}: the {what} of the patterns of all heads. Arrow keys move over the cells.',
   'square.overview': 'The whole text in {bins} bins of about {size} tokens; choosing a place shows its cells',
-  'square.overview.mean': 'A cell: what the mean reader of a bin puts on another bin.',
   'square.scale.pattern': '0 to {most}',
   'square.scale.scores': '−{most} to {most}; a number below zero carries its minus',
   'square.masked.legend': 'hatched: behind the mask',
@@ -73,8 +72,6 @@ export const attention = {
 
   'cell.weight': '{to} reads {weight} from {from}',
   'cell.score': 'the query of {to} · the key of {from}, scaled: {score}',
-  'cell.score.masked': '{to} cannot read from {from}: its score {score} becomes −∞, its weight 0',
-  'cell.bins': 'tokens {a} to {b} read {weight} from tokens {c} to {d}',
   'cell.over.mean': 'mean over heads: {to} reads {weight} from {from}',
   'cell.over.max': 'the most any head reads: {to} reads {weight} from {from}',
 
@@ -99,7 +96,6 @@ export const attention = {
   'flow.score': 'score',
   'flow.masked': 'after mask',
   'flow.weight': 'weight',
-  'flow.value.share': 'value',
   'flow.table': 'All numbers of this row',
   'flow.order': 'Order of the tokens',
   'flow.by.text': 'in the order of the text',

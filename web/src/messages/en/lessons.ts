@@ -14,7 +14,6 @@ export const lessons = {
   'lessons.guess': 'Your guess first:',
   'lessons.right': 'Right.',
   'lessons.wrong': 'Not quite: it is {right}.',
-  'lessons.do': 'Your turn:',
   'lessons.live': 'This step needs the live model; skip it for now.',
   'lessons.veil': 'Your guess first',
   'lessons.away': 'What this step points at is not on screen.',

@@ -47,8 +47,6 @@ const axes: { [rule: string]: string } = {
   'river': 'pt',
 }
 
-export const rules = Object.keys(axes)
-
 /** Null: not a cell, but the sine or cosine of a position's angle. */
 export function cellOf(text: string): Cell | null {
   const found = /^([^[]+)\[([-\d, ]+)\]$/.exec(text)
@@ -65,7 +63,7 @@ export function cellOf(text: string): Cell | null {
   }
 }
 
-export type Role = 'query' | 'key' | 'value' | 'output' | 'weight' | 'data'
+type Role = 'query' | 'key' | 'value' | 'output' | 'weight' | 'data'
 
 export function roleOf(cell: Cell | null): Role {
   if (!cell) return 'data'

@@ -8,13 +8,18 @@
 
 const tex = String.raw
 
-const linear = (made: string, weight: string, read: string) =>
-  tex`${made} = \sum_{d} \w{W^{\n{${weight}}}_{d}}\; ${read} \when{bias}{{}+ \w{b^{\n{${weight}}}}}`
+/** The letter of a matrix; the space keeps its slant off the name above. */
+const matrix = (letter: string, name: string, axes: string) => tex`\w{${letter}^{\,\n{${name}}}_{${axes}}}`
+const linear = (made: string, weight: string, row: string, read: string) =>
+  tex`${made} = \sum_{d} ${matrix('W', weight, `${row},d`)}\; ${read} \when{bias}{{}+ ${matrix('b', weight, row)}}`
 
 const projection = (role: string, letter: string) => [
-  linear(tex`\when{norm}{y_{e}}\unless{norm}{${role}{${letter}_{t,h,e}}}`, letter, tex`\n{in}_{t,d}`),
+  linear(tex`\when{norm}{y_{e}}\unless{norm}{${role}{${letter}_{t,h,e}}}`, letter, 'h,e', tex`\n{in}_{t,d}`),
   tex`\when{norm}{${role}{${letter}_{t,h,e}} = \n{norm}(y)_{e}}`,
 ]
+
+/** Which key and value a head reads: its own, or those its group shares. */
+const own = tex`\unless{shared}{h}\when{shared}{\lfloor h/\fill{shared} \rfloor}`
 
 const turn = (role: string, letter: string) => [
   tex`${role}{${letter}^{\n{rot}}_{e}} = ${role}{${letter}_{e}}\,\cos(t\,\omega_{e}) - ${role}{${letter}_{e+R/2}}\,\sin(t\,\omega_{e})`,
@@ -32,7 +37,7 @@ const capped = (inside: string) =>
 
 /** What a sublayer makes of the stream, with the norms that stand before and after it. */
 const through = (stream: string, sublayer: string) =>
-  tex`\when{post}{\n{norm}\big(}\o{\n{${sublayer}}}\big(\when{pre}{\n{norm}\,}\n{${stream}}\big)\when{post}{\big)}`
+  tex`\when{post}{\n{norm}\big(}\o{{}\n{${sublayer}}}\big(\when{pre}{\n{norm}\,}\n{${stream}}\big)\when{post}{\big)}`
 const branch = (made: string, stream: string, sublayer: string) =>
   tex`\n{${made}} = \when{stream}{\n{norm}\big(}\n{${stream}} + ${through(stream, sublayer)}\when{stream}{\big)}`
 
@@ -63,18 +68,17 @@ export const sources = {
   'attn.q_rot.none': [tex`\q{q^{\n{rot}}} = \q{q}`],
   'attn.k_rot.none': [tex`\k{k^{\n{rot}}} = \k{k}`],
   'attn.scores': [
-    tex`\n{score}_{h,t,s} = ${capped(tex`\sum_{e} \q{q^{\n{rot}}_{t,h,e}}\; \k{k^{\n{rot}}_{s,\unless{shared}{h}\when{shared}{k},e}} \unless{unscaled}{{}\times \fill{scale}}`)} \when{relative}{{}+ \n{bias}_{h,t,s}}`,
-    tex`\when{shared}{k = \lfloor h / \fill{shared} \rfloor}`,
+    tex`\n{score}_{h,t,s} = ${capped(tex`\sum_{e} \q{q^{\,\n{rot}}_{t,h,e}}\; \k{k^{\,\n{rot}}_{s,${own},e}} \unless{unscaled}{{}\times \fill{scale}}`)} \when{relative}{{}+ \n{bias}_{h,t,s}}`,
   ],
   'attn.pattern': [
     tex`\n{pattern}_{h,t,s} = \frac{e^{\,\n{score}_{h,t,s}}}{\sum_{j} e^{\,\n{score}_{h,t,j}}} \when{causal}{,\quad s, j \le t} \when{window}{,\quad t - s < \fill{window}}`,
   ],
-  'attn.z': [tex`\o{z_{t,h,e}} = \sum_{s} \n{pattern}_{h,t,s}\; \v{v_{s,\unless{shared}{h}\when{shared}{k},e}}`],
+  'attn.z': [tex`\o{z_{t,h,e}} = \sum_{s} \n{pattern}_{h,t,s}\; \v{v_{s,${own},e}}`],
   'attn.out': [
-    tex`\o{\n{out}_{t,d}} = \when{norm}{\n{norm}\Big(}\sum_{h} \sum_{e} \w{W^{\n{o}}_{d,\,h,e}}\; \o{z_{t,h,e}} \when{bias}{{}+ \w{b_{d}}}\when{norm}{\Big)_{d}}`,
+    tex`\o{\n{out}_{t,d}} = \when{norm}{\n{norm}\Big(}\sum_{h} \sum_{e} ${matrix('W', 'o', 'd,h,e')}\; \o{z_{t,h,e}} \when{bias}{{}+ \w{b_{d}}}\when{norm}{\Big)_{d}}`,
   ],
   'attention': [
-    tex`\n{pattern} = \n{softmax}\big(\,\q{q} \cdot \k{k} \unless{unscaled}{{}\times \fill{scale}}\,\big),\quad \o{\n{out}} = \w{W^{\n{o}}}\, \n{pattern} \cdot \v{v}`,
+    tex`\n{pattern} = \n{softmax}\big(\,\q{q} \cdot \k{k} \unless{unscaled}{{}\times \fill{scale}}\,\big),\quad \o{\n{out}} = \w{W^{\,\n{o}}}\, \n{pattern} \cdot \v{v}`,
   ],
 
   // the stream between and after
@@ -87,17 +91,17 @@ export const sources = {
   'river': [tex`\n{length} = \sqrt{\sum_{d} x_{t,d}^{2}}`],
 
   // MLP
-  'mlp.up': [linear(tex`\n{up}_{t,f}`, 'up', tex`\n{in}_{t,d}`)],
-  'mlp.gate': [linear(tex`\n{gate}_{t,f}`, 'gate', tex`\n{in}_{t,d}`)],
-  'mlp.hidden.plain': [tex`\n{hidden}_{t,f} = \fill{act}(\n{up}_{t,f})`],
-  'mlp.hidden.gated': [tex`\n{hidden}_{t,f} = \fill{act}(\n{gate}_{t,f}) \times \n{up}_{t,f}`],
+  'mlp.up': [linear(tex`\n{up}_{t,f}`, 'up', 'f', tex`\n{in}_{t,d}`)],
+  'mlp.gate': [linear(tex`\n{gate}_{t,f}`, 'gate', 'f', tex`\n{in}_{t,d}`)],
+  'mlp.hidden.plain': [tex`\n{hidden}_{t,f} = \n{\{act\}}(\n{up}_{t,f})`],
+  'mlp.hidden.gated': [tex`\n{hidden}_{t,f} = \n{\{act\}}(\n{gate}_{t,f}) \times \n{up}_{t,f}`],
   'act.gelu': [tex`\n{gelu}(x) = \frac{x}{2} \Big( 1 + \operatorname{erf} \frac{x}{\sqrt{2}} \Big)`],
   'act.gelu_tanh': [tex`\n{gelu}(x) = \frac{x}{2} \Big( 1 + \tanh \big( \sqrt{2/\pi}\,( x + 0.044715\,x^{3} ) \big) \Big)`],
   'act.relu': [tex`\n{relu}(x) = \max(0, x)`],
   'act.silu': [tex`\n{silu}(x) = \frac{x}{1 + e^{-x}}`],
   'act.tanh': [tex`\n{tanh}(x) = \frac{e^{x} - e^{-x}}{e^{x} + e^{-x}}`],
   'mlp.out': [
-    tex`\o{\n{out}_{t,d}} = \when{norm}{\n{norm}\Big(}\sum_{f} \w{W^{\n{down}}_{d,f}}\; \n{hidden}_{t,f} \when{bias}{{}+ \w{b_{d}}}\when{norm}{\Big)_{d}}`,
+    tex`\o{\n{out}_{t,d}} = \when{norm}{\n{norm}\Big(}\sum_{f} ${matrix('W', 'down', 'd,f')}\; \n{hidden}_{t,f} \when{bias}{{}+ \w{b_{d}}}\when{norm}{\Big)_{d}}`,
   ],
 
   // the end

@@ -6,7 +6,11 @@ class Screen {
   /** Too narrow for the drawing side by side: its parts are stacked. */
   narrow = $state(false)
 
+  width = $state(window.innerWidth)
+  height = $state(window.innerHeight)
+
   constructor() {
+    window.addEventListener('resize', () => ([this.width, this.height] = [window.innerWidth, window.innerHeight]))
     const narrow = window.matchMedia('(max-width: 1180px)')
     this.narrow = narrow.matches
     narrow.addEventListener('change', () => (this.narrow = narrow.matches))

@@ -8,6 +8,8 @@ export interface Ink {
   soft: string
   thread: string
   chosen: string
+  /** Behind what the pointer is on. */
+  lit: string
   query: string
   key: string
   value: string
@@ -41,6 +43,7 @@ function readInk(): Ink {
     soft: of('--ink-soft'),
     thread: of('--thread'),
     chosen: of('--thread-chosen'),
+    lit: of('--lit'),
     query: of('--query'),
     key: of('--key'),
     value: of('--value'),

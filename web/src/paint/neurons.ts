@@ -96,7 +96,7 @@ export function paintProfile(pen: Pen, width: number, height: number, ink: Ink, 
     pen.fillText(label, right + (right > width - 150 ? -5 : 5), top - 1)
   }
   if (lit !== null) {
-    pen.fillStyle = ink.drawn
+    pen.fillStyle = ink.ink
     pen.fillRect(x(lit) - 0.5, 0, Math.max(1.5, x(1)), height - foot)
   }
 }

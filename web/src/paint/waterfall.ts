@@ -30,10 +30,8 @@ export function paintWaterfall(pen: Pen, width: number, height: number, ink: Ink
   pen.fillStyle = ink.line
   pen.fillRect(0, y(0), width, 0.8)
   if (lit !== null) {
-    pen.fillStyle = ink.drawn
-    pen.globalAlpha = 0.35
+    pen.fillStyle = ink.lit
     pen.fillRect(inset + lit * step, 0, Math.max(1.5, step), height)
-    pen.globalAlpha = 1
   }
   values.forEach((value, i) => {
     const [top, bottom] = [y(Math.max(sums[i], sums[i + 1])), y(Math.min(sums[i], sums[i + 1]))]

@@ -2,7 +2,7 @@
 
 export const lens = {
   'lens': 'Logit lens',
-  'lens.hint': 'What the model would say at each stop of the river, if it ended there',
+  'lens.hint': 'What the model would say next, if it ended earlier',
   'lens.plain': 'After {text}, the token that is likeliest at the end, {final}, first comes first {stop}.',
   'lens.plain.stays': 'After {text}, the token that is likeliest at the end, {final}, comes first {stop}, and stays there.',
   'lens.plain.always': 'After {text}, {final} comes first at every stop.',

@@ -25,7 +25,7 @@ export const numbers = {
   'number.final': 'Number {d} of the final vector of {text}, which the unembedding reads.',
   'number.logits': 'The logit of {token} after {text}: its score against all other tokens.',
   'number.logits.last': 'The logit of {token} after {text}: its score against all other tokens.',
-  'number.river': 'The length of the stream of {text} at stop {p} of the river.',
+  'number.river': 'The length of the stream of {text} at stop {p}.',
   'number.weight': 'A weight: row {row}, column {column} of {name}. It was learned; nothing in this run made it.',
   'number.weight.token': 'A weight: number {column} of the row of {token} in {name}. It was learned; nothing in this run made it.',
   'number.weight.one': 'A weight: number {row} of {name}. It was learned; nothing in this run made it.',

@@ -1,5 +1,6 @@
 // The desk: the drawing one looks at, and a second one beside it when two runs are compared.
 
+import { say } from './messages'
 import { Stage } from './stage'
 
 class Desk {
@@ -22,6 +23,15 @@ class Desk {
       this.second.session.join(this.first.session)
     }
     return this.second
+  }
+
+  /** What a part of a drawing is called, told from the same part of the other. */
+  named(part: string, stage: Stage): string {
+    return this.second ? say('compare.part', { part, letter: this.letter(stage) }) : part
+  }
+
+  letter(stage: Stage): string {
+    return 'AB'[stage.id]
   }
 
   /** Takes the second drawing away. */

@@ -151,7 +151,7 @@ const inside: Lesson = {
     { name: 'open', point: '[data-stop="0"]', done: ({ view }) => typeof view.opened === 'number' },
     {
       name: 'adds',
-      point: '.opened',
+      point: '.block.open',
       ready: openABlock,
       values: (stage) => {
         const run = stage.session.run!

@@ -86,6 +86,7 @@ export const attention = {
   'flow.out': 'out',
   'flow.query.of': 'Query of {text} in head {head}: what it looks for',
   'flow.key.of': 'Key of {text}: what it can be found by',
+  'flow.value.of': 'Value of {text}: what it hands on, each number in full',
   'flow.product.of': 'Number by number query × key: they add up to the score',
   'flow.pair': '{to} looks at {from}',
   'flow.pair.score': 'Summed and scaled by {scale} the products give the score {score}.',

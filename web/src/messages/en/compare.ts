@@ -7,6 +7,7 @@ export const compare = {
   'compare.found': 'What A and B have to do with each other',
   'compare.close': 'Take B away',
   'compare.label': 'Run {letter}',
+  'compare.part': '{part}, {letter}',
   'compare.try': 'Try',
   'compare.preset.heat': 'one text, cold and hot',
   'compare.preset.meaning': 'one word, two texts',

@@ -2,9 +2,14 @@
 
 export const drawing = {
   'drawing': 'The drawing',
+  'drawing.table': 'Every token: how long its stream is at the start and after each block, and what it reads most in the heads shown',
+  'drawing.table.start': 'at the start',
+  'drawing.table.after': 'after block {number}',
+  'drawing.table.reads': 'block {number}, head {head} reads most',
+  'drawing.table.read': '{weight} from {text}, token {number}',
   'drawing.plain': '{count} tokens run through {blocks} blocks. The last one, {last}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p} before the settings below.',
   'tokens': 'Tokens',
-  'tokens.count': '{count} of at most {context}',
+  'tokens.count': '{count}, a thread each',
   'tokens.choose': 'Follow {text}, token {number}, id {id}',
   'tokens.shown': 'tokens {first} to {last} of {all}',
   'tokens.whole': 'all {all} tokens, about {some} a row: means',

@@ -1,6 +1,6 @@
 """Take the pictures of README.md and docs/: the real page, with the real server and the bundled model.
 
-python tools/screenshots.py        writes docs/images/page-1440.png, page-1440-dark.png, page-360.png, ...
+python tools/screenshots.py        writes docs/images/page-1440.png, page-1440-opened.png, page-360.png, ...
 """
 
 from __future__ import annotations
@@ -27,25 +27,39 @@ def overview(page: Page) -> None:
 
 
 def opened(page: Page) -> None:
-    """A block in the middle, opened."""
-    page.get_by_role("button", name="Open block 3").click()
+    """A block in the middle, opened, and beside it how one score was made."""
+    page.get_by_role("button", name="Open block 2").click()
+    page.wait_for_load_state("networkidle")
+    page.locator(".attention .square canvas[tabindex]").first.focus()
+    for key in ("ArrowLeft", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    page.locator(".arithmetic .terms").wait_for()
+    page.locator('[data-stop="2"]').first.evaluate("block => scrollTo(0, scrollY + block.getBoundingClientRect().top)")
 
 
-def grown(page: Page) -> None:
-    """Six tokens drawn."""
-    for _ in range(6):
-        before = int(page.get_attribute(".drawing", "data-tokens") or 0)
-        page.get_by_role("button", name="Step").click()
-        page.wait_for_selector(f'[data-tokens="{before + 1}"]')
+def compare(page: Page) -> None:
+    """One word, two texts."""
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="one word, two texts").click()
+    page.locator(".found table").first.wait_for(state="attached")
+    page.locator(".found").first.evaluate("found => found.scrollIntoView(false)")
+
+
+def lesson(page: Page) -> None:
+    """A guess in the first lesson."""
+    page.get_by_role("button", name="Lessons").click()
+    page.get_by_role("button", name="Predict, sample, repeat").click()
+    page.locator(".card").get_by_role("button", name="Skip").click()
+    page.locator(".card .choices").wait_for()
 
 
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
-    ("page-1440-opened", 1440, 985, "light", opened),
-    ("page-1280-grown", 1280, 565, "light", grown),
-    ("page-360", 360, 1000, "light", overview),
-    ("page-360-dark", 360, 1000, "dark", overview),
+    ("page-1440-opened", 1440, 860, "light", opened),
+    ("page-1440-compare", 1440, 880, "light", compare),
+    ("page-1440-lesson", 1440, 740, "light", lesson),
+    ("page-360", 360, 780, "light", overview),
 )
 
 

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import type { Plugin } from 'vite'
 
-/** Where the run goes: takeaway/standalone.ts and look/html.py put it there. */
+/** Where the run goes: takeaway/whole.ts and look/html.py put it there. */
 export const place = '<!--the run-->'
 
 // Of the typefaces only the Latin letters go along; other alphabets and formulas fall back to the reader’s own.

@@ -1,7 +1,7 @@
 """A run as a page: one HTML file that opens with no server and no network, its record inside it.
 
 The page is the one that `cutaway look` serves, built as one file with a place for a run (web/standalone.ts); the page's
-own "Take away" fills the same place (web/src/takeaway/standalone.ts).
+own "Take away" fills the same place (web/src/takeaway/whole.ts).
 """
 
 from __future__ import annotations

@@ -45,3 +45,10 @@ def test_look_inside() -> None:
     printed = output_of("look_inside.py")
     assert "head 0:" in printed
     assert "equal when opened again: True" in printed
+
+
+def test_why_this_number() -> None:
+    lines = output_of("why_this_number.py").splitlines()
+    assert "logits[7," in lines[0]
+    assert all(float(line.rpartition("off by ")[2]) < 1e-5 for line in lines[:-1])
+    assert "weights.stem.tokens.weight[" in lines[-1]

@@ -62,10 +62,6 @@ class Page:
         if folder.is_dir():
             self._read(folder)
 
-    @property
-    def is_built(self) -> bool:
-        return "/index.html" in self.files
-
     def _read(self, folder: Path) -> None:
         # followlinks is off in rglob: a link to a folder outside is not entered, and a linked file is left out.
         paths = {f"/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*"))}

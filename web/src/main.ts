@@ -1,5 +1,6 @@
 import { mount } from 'svelte'
 import { follow } from './address.svelte'
+import { fetchAhead } from './ahead'
 import App from './App.svelte'
 import './app.css'
 import { desk } from './desk.svelte'
@@ -17,5 +18,6 @@ requestAnimationFrame(() =>
   setTimeout(() => {
     screen.settled = true
     void link.connect()
+    setTimeout(fetchAhead, 1000)
   }),
 )

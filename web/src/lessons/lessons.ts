@@ -39,6 +39,12 @@ function reads({ session, view }: Stage, layer: number): { from: number; weight:
     .sort((a, b) => b.weight - a.weight)
 }
 
+/** Whether the blocks of this model read their stream through a norm and leave it as it is. */
+const normsFirst = ({ session }: Stage) => {
+  const { slots } = session.run!.blocks[0]
+  return slots.includes('pre') && !slots.includes('stream')
+}
+
 const predict: Lesson = {
   name: 'predict',
   steps: [
@@ -98,7 +104,7 @@ const tokens: Lesson = {
       name: 'choose',
       point: '.tokens',
       done: ({ view }, before) => view.chosen !== before.chosen,
-      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: count(stage.session.run!.pieces[stage.view.chosen].id) }),
+      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: stage.session.run!.pieces[stage.view.chosen].id }),
     },
     {
       name: 'open',
@@ -125,6 +131,9 @@ const tokens: Lesson = {
         { text: say('lesson.tokens.same.yes'), right: true },
         { text: say('lesson.tokens.same.no'), right: false },
       ],
+      values: ({ session }) => ({
+        place: say(session.run!.header.spec.stem.positions ? 'lesson.tokens.same.added' : 'lesson.tokens.same.turned'),
+      }),
     },
   ],
 }
@@ -148,7 +157,14 @@ const inside: Lesson = {
         return { text: piece(stage, last(stage)), start: at(0), middle: at(run.blocks.length), end: at(2 * run.blocks.length) }
       },
     },
-    { name: 'open', point: '[data-stop="0"]', done: ({ view }) => typeof view.opened === 'number' },
+    {
+      name: 'open',
+      point: '[data-stop="0"]',
+      done: ({ view }) => typeof view.opened === 'number',
+      values: ({ session }) => ({
+        order: say(session.run!.blocks[0].parallel ? 'lesson.inside.open.parallel' : 'lesson.inside.open.chain'),
+      }),
+    },
     {
       name: 'adds',
       point: '.block.open',
@@ -157,22 +173,35 @@ const inside: Lesson = {
         const run = stage.session.run!
         const [layer, t] = [block(stage), stage.view.chosen]
         return {
-          text: piece(stage, t),
-          before: number(run.norm(2 * layer, t)),
-          middle: number(run.norm(2 * layer + 1, t)),
-          after: number(run.norm(2 * layer + 2, t)),
+          change: say(run.blocks[layer].parallel ? 'lesson.inside.adds.parallel' : 'lesson.inside.adds.chain', {
+            text: piece(stage, t),
+            before: number(run.norm(2 * layer, t)),
+            middle: number(run.norm(2 * layer + 1, t)),
+            after: number(run.norm(2 * layer + 2, t)),
+          }),
         }
       },
     },
     {
       name: 'number',
+      fits: normsFirst,
       point: '.opened .norm',
       ready: openABlock,
       live: true,
       done: ({ view }, before) => view.trail.join() !== before.trail && view.trail.length > 0,
+      values: ({ session }) => ({
+        all: say(session.run!.blocks[0].norm.kind === 'rms' ? 'lesson.inside.number.rms' : 'lesson.inside.number.layer'),
+      }),
+    },
+    {
+      name: 'behind',
+      fits: (stage) => !normsFirst(stage),
+      point: '.opened .norm',
+      ready: openABlock,
     },
     {
       name: 'standard',
+      fits: normsFirst,
       point: '.opened .norm',
       ready: openABlock,
       guess: () => [
@@ -189,7 +218,7 @@ const attention: Lesson = {
     { name: 'open', point: '[data-stop="1"], [data-stop="0"]', done: ({ view }) => typeof view.opened === 'number' },
     {
       name: 'guess',
-      point: '.attention',
+      point: '.attention .words, .attention',
       veil: '.opened .attention, .blocks',
       ready: openABlock,
       guess: (stage) => {
@@ -222,7 +251,7 @@ const attention: Lesson = {
     },
     {
       name: 'values',
-      point: '.attention',
+      point: '.attention .flow',
       ready: openABlock,
       guess: () => [
         { text: say('lesson.attention.values.keys'), right: false },
@@ -246,7 +275,13 @@ const heads: Lesson = {
       },
       values: ({ session }) => {
         const { blocks } = session.run!
-        return { blocks: blocks.length, heads: blocks[0].attn.heads, all: blocks.reduce((sum, { attn }) => sum + attn.heads, 0) }
+        const { heads, kv_heads } = blocks[0].attn
+        return {
+          blocks: blocks.length,
+          heads,
+          all: blocks.reduce((sum, { attn }) => sum + attn.heads, 0),
+          own: say(heads === kv_heads ? 'lesson.heads.count.own' : 'lesson.heads.count.shared', { share: heads / kv_heads }),
+        }
       },
     },
     { name: 'open', point: '[data-stop="0"]', done: ({ view }) => typeof view.opened === 'number' },
@@ -272,11 +307,15 @@ const heads: Lesson = {
       point: '.tokens',
       ready: openABlock,
       done: ({ view }, before) => view.chosen !== before.chosen,
-      values: (stage) => ({ text: piece(stage, stage.view.chosen), count: count(stage.view.chosen + 1) }),
+      values: (stage) => {
+        const { window } = stage.session.run!.blocks[block(stage)].attn
+        const t = stage.view.chosen
+        return { text: piece(stage, t), count: count(Math.min(t + 1, window ?? t + 1)) }
+      },
     },
     {
       name: 'sum',
-      point: '.attention',
+      point: '.attention .square, .attention',
       ready: openABlock,
       guess: () => [
         { text: say('lesson.heads.sum.less'), right: false },
@@ -292,7 +331,7 @@ const mlp: Lesson = {
     { name: 'open', point: '[data-stop="0"]', done: ({ view }) => typeof view.opened === 'number' },
     {
       name: 'count',
-      point: '.mlp-room',
+      point: '.mlp-room header',
       veil: '.mlp-room',
       ready: openABlock,
       guess: (stage) => {
@@ -313,14 +352,14 @@ const mlp: Lesson = {
     },
     {
       name: 'neuron',
-      point: '.mlp-room',
+      point: '.mlp-room .ranked, .mlp-room',
       ready: openABlock,
       live: true,
       done: ({ view }) => /mlp\.(hidden|up|gate|out)\[/.test(view.trail.at(-1) ?? ''),
     },
     {
       name: 'share',
-      point: '.mlp-room',
+      point: '.mlp-room header',
       ready: openABlock,
       guess: (stage) => {
         const { stack } = stage.session.run!.header.spec
@@ -361,14 +400,14 @@ const temperature: Lesson = {
     },
     {
       name: 'logit',
-      point: '.opened',
+      point: '.opened .sentence, .opened',
       live: true,
       ready: ({ view }) => (view.opened = 'end'),
       done: ({ view }, before) => view.trail.length > 0 && view.trail.join() !== before.trail,
     },
     {
       name: 'hotter',
-      point: '.sampling',
+      point: '.sampling [data-dial="temperature"]',
       guess: () => [
         { text: say('lesson.temperature.hotter.more'), right: false },
         { text: say('lesson.temperature.hotter.less'), right: true },
@@ -377,17 +416,17 @@ const temperature: Lesson = {
     },
     {
       name: 'slide',
-      point: '.sampling',
+      point: '.sampling [data-dial="temperature"]',
       done: ({ session }, before) => session.settings.temperature > Math.max(1.5, before.temperature),
       values: ({ session }) => {
         const [best] = session.listed
         return { t: session.settings.temperature, best: quoted(session.label(best.id!)), plain: percent(best.plain), p: percent(best.probability) }
       },
     },
-    { name: 'zero', point: '.sampling', done: ({ session }) => session.settings.temperature === 0 },
+    { name: 'zero', point: '.sampling [data-dial="temperature"]', done: ({ session }) => session.settings.temperature === 0 },
     {
       name: 'cut',
-      point: '.sampling',
+      point: '.sampling [data-dial="top-k"]',
       ready: ({ session }) => {
         if (session.settings.temperature === 0) session.settings.temperature = 1
       },

@@ -34,6 +34,8 @@ export interface Step {
   done?: (stage: Stage, before: Before) => boolean
   /** What the sentences are filled with. */
   values?: (stage: Stage) => { [name: string]: string | number }
+  /** Whether the step says something of this model; without it, of every one. */
+  fits?: (stage: Stage) => boolean
   /** Needs a live model. */
   live?: boolean
   /** What has to be on screen for the step: put there when it is not. */
@@ -62,7 +64,7 @@ class Tutor {
   revealed = $derived(this.step !== null && (this.step.guess ? this.picked !== null : this.step.done ? this.did : true))
 
   begin(lesson: Lesson, stage: Stage): void {
-    this.lesson = lesson
+    this.lesson = { ...lesson, steps: lesson.steps.filter((step) => step.fits?.(stage) ?? true) }
     this.go(0, stage)
   }
 

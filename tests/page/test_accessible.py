@@ -152,7 +152,8 @@ def test_axe_finds_nothing(browser: Browser, server: Server, watch: Watch, width
 
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(page: Page) -> None:
     open_stop("1")(page)
-    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.wait_for_selector(".draw canvas")
+    page.locator("h1").click()  # the Tab key goes on from here
     count = page.evaluate(
         """() => [...document.querySelectorAll(
             'a[href], button, input, select, textarea, summary, [tabindex="0"]')].filter(
@@ -174,12 +175,85 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(page: Page) ->
                 return [e.dataset.reached, visible, `${e.tagName} ${label.slice(0, 60)}`]
             }"""
         )
-        if where is None:
+        if where is None:  # past the last control: nothing holds the focus
             break
         number, visible, label = where
         assert visible, f"no focus is to be seen on {label}"
         seen.add(number)
+    else:
+        raise AssertionError("the Tab key never leaves the page")
     assert len(seen) >= 0.98 * count
+
+
+def test_the_keyboard_reads_the_cells_of_every_picture(page: Page) -> None:
+    open_stop("1")(page)
+    page.wait_for_load_state("networkidle")
+    page.wait_for_selector(".draw canvas")
+    page.mouse.move(0, 0)  # a picture that scrolls away under the pointer ends what is read
+    read = page.locator(".readout")
+    pictures = page.locator('canvas[tabindex="0"]:not([role="slider"])')
+    assert pictures.count() > 15
+    for i in range(pictures.count()):
+        picture = pictures.nth(i)
+        picture.focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowRight")
+        label = picture.get_attribute("aria-label")
+        assert label
+        assert read.is_visible(), f"no cell is read out of {label}"
+        assert re.search(r"(\]|\bp) = ", read.inner_text()), label
+    unnamed = "canvas:not([aria-hidden]):not([aria-label]), canvas[tabindex][aria-hidden]"
+    expect(page.locator(unnamed)).to_have_count(0)
+
+
+def test_strips_of_keys_and_values_are_read_row_by_row(page: Page) -> None:
+    open_stop("1")(page)
+    read = page.locator(".readout")
+    page.locator('.body canvas[data-of="key"]').first.focus()
+    expect(read).to_contain_text("k_rot[0,0,0] = ")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    expect(read).to_contain_text("k_rot[1,0,1] = ")
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    expect(read).to_contain_text(re.compile(r"attn\.v\[1,\d,0\] = "))
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator(".arithmetic")).to_have_attribute("data-explains", re.compile(r"attn\.v\[1,\d,0\]"))
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.dataset.of") == "value"
+
+
+def test_escape_closes_what_was_opened_last_and_returns_the_focus(page: Page) -> None:
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.textContent.trim()"))
+
+    explain_a_number(page)
+    page.keyboard.press("Escape")
+    expect(page.locator(".arithmetic")).to_have_count(0)
+    assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+    page.keyboard.press("Escape")
+    expect(page.locator("section.opened")).to_have_count(0)
+    assert focused() == "Block 2"
+
+    lessons(page)
+    page.locator(".menu button").first.focus()
+    page.keyboard.press("Escape")
+    expect(page.locator(".menu")).to_have_count(0)
+    assert focused() == "Lessons"
+    in_a_lesson(page)
+    page.keyboard.press("Escape")
+    expect(page.locator(".card")).to_have_count(0)
+    assert focused() == "Lessons"
+
+    consent(page)
+    expect(page.locator("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).not_to_be_visible()
+    assert page.evaluate("document.activeElement.className").startswith("get")
+    page.keyboard.press("Escape")
+    expect(page.locator(".offers")).to_have_count(0)
+    assert focused() == "More models"
 
 
 def test_nothing_is_wider_than_the_window(page: Page) -> None:

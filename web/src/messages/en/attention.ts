@@ -112,6 +112,7 @@ export const attention = {
   'turn.plain': 'Numbers are turned in pairs, pair i with i + {half}, by an angle that grows with the position: fast for the first pairs, slowly for the last. Thin: before; full: after; the paler, the smaller the pair. The score compares the turned ones, so it depends on how far apart the tokens stand.',
   'turn.at': '{what} of {text} at position {position}',
   'turn.pair': 'pair {pair}: {before} becomes {after}',
+  'turn.before': '{what}, before it is turned',
   'turn.dials': '{what}, turned: one dial for each pair. Arrow keys read them.',
 
   'table': 'As a table',

@@ -43,6 +43,8 @@ test('a constant is filled in, and what a model lacks is left out', () => {
   expect(capped[0]).toContain('50.00')
   expect(capped[0]).toContain('tanh')
   expect(capped[0]).toContain('+bias')
+  expect(plain[0]).not.toContain('rot') // a model that turns nothing
+  expect(written('attn.scores', { scale: 0.25, turned: true })[0]).toMatch(/q\s*t,h,e\s*rot|qt,h,e\s*rot/)
   expect(capped[0]).toContain('s,⌊h/4')
   expect(plain[0]).toContain('s,h,e')
   expect(written('attn.z', { shared: 4 })[0]).toContain('s,⌊h/4')

@@ -109,6 +109,7 @@ const scores = (block: BlockSpec, spec: Spec): Shown => ({
     softcap: block.attn.softcap,
     relative: spec.stack.relative !== null,
     shared: sharing(block),
+    turned: block.attn.rope !== null,
   },
 })
 

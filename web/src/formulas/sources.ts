@@ -18,8 +18,9 @@ const projection = (role: string, letter: string) => [
   tex`\when{norm}{${role}{${letter}_{t,h,e}} = \n{norm}(y)_{e}}`,
 ]
 
+const either = (name: string, yes: string, no: string) => tex`\when{${name}}{${yes}}\unless{${name}}{${no}}`
 /** Which key and value a head reads: its own, or those its group shares. */
-const own = tex`\unless{shared}{h}\when{shared}{\lfloor h/\fill{shared} \rfloor}`
+const own = either('shared', tex`\lfloor h/\fill{shared} \rfloor`, 'h')
 
 const turn = (role: string, letter: string) => [
   tex`${role}{${letter}^{\n{rot}}_{e}} = ${role}{${letter}_{e}}\,\cos(t\,\omega_{e}) - ${role}{${letter}_{e+R/2}}\,\sin(t\,\omega_{e})`,
@@ -68,7 +69,7 @@ export const sources = {
   'attn.q_rot.none': [tex`\q{q^{\n{rot}}} = \q{q}`],
   'attn.k_rot.none': [tex`\k{k^{\n{rot}}} = \k{k}`],
   'attn.scores': [
-    tex`\n{score}_{h,t,s} = ${capped(tex`\sum_{e} \q{q^{\,\n{rot}}_{t,h,e}}\; \k{k^{\,\n{rot}}_{s,${own},e}} \unless{unscaled}{{}\times \fill{scale}}`)} \when{relative}{{}+ \n{bias}_{h,t,s}}`,
+    tex`\n{score}_{h,t,s} = ${capped(tex`\sum_{e} ${either('turned', tex`\q{q^{\,\n{rot}}_{t,h,e}}\; \k{k^{\,\n{rot}}_{s,${own},e}}`, tex`\q{q_{t,h,e}}\; \k{k_{s,${own},e}}`)} \unless{unscaled}{{}\times \fill{scale}}`)} \when{relative}{{}+ \n{bias}_{h,t,s}}`,
   ],
   'attn.pattern': [
     tex`\n{pattern}_{h,t,s} = \frac{e^{\,\n{score}_{h,t,s}}}{\sum_{j} e^{\,\n{score}_{h,t,j}}} \when{causal}{,\quad s, j \le t} \when{window}{,\quad t - s < \fill{window}}`,

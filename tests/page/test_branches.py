@@ -123,6 +123,22 @@ def test_a_text_of_a_hundred_thousand_characters_is_pasted(page: Page, watch: Wa
     wait_for_tokens(page, 8)
 
 
+def test_a_word_of_a_hundred_thousand_letters_is_laid_out_at_once(page: Page) -> None:
+    milliseconds = page.eval_on_selector(
+        "#text",
+        """async (box) => {
+            const began = performance.now()
+            box.value = 'x'.repeat(100_000)
+            box.dispatchEvent(new Event('input', { bubbles: true }))
+            await new Promise(requestAnimationFrame)
+            document.querySelector('.mirror').getBoundingClientRect()
+            return performance.now() - began
+        }""",
+    )
+    assert milliseconds < 3000
+    expect(page.locator(".notice")).to_contain_text("kept the last 512")
+
+
 def test_an_unfinished_composition_is_not_run(page: Page) -> None:
     type_text(page, TEXT)
     asked: list[str] = []

@@ -37,10 +37,24 @@ def test_two_texts_part_where_python_says(page: Page) -> None:
 def test_another_token_is_compared_when_another_is_chosen(page: Page) -> None:
     start(page)
     page.get_by_role("button", name="one word, two texts").click()
-    expect(page.locator("#text1")).to_have_value(SECOND)
+    for i, count in ((0, 8), (1, 4)):
+        expect(page.locator(".drawing").nth(i)).to_have_attribute("data-tokens", str(count))
     with page.expect_response(lambda r: "/api/compare" in r.url and "at=1%2C3" in r.url):
         page.locator(".drawing").first.locator(".tokens button").nth(1).click()
         page.wait_for_timeout(100)
+
+
+def test_two_seeds_draw_different_tokens_after_cold_and_hot_too(page: Page) -> None:
+    start(page)
+    page.get_by_role("button", name="one text, cold and hot").click()
+    page.get_by_role("button", name="one text, two seeds").click()
+    drawings = page.locator(".drawing")
+    expect(page.locator(".parts")).to_contain_text("the same, token by token")
+    for count in range(10, 13):
+        page.get_by_role("button", name="Step both").click()
+        for i in (0, 1):
+            expect(drawings.nth(i)).to_have_attribute("data-tokens", str(count))
+    expect(page.locator(".parts")).to_contain_text("They part at token")
 
 
 def test_cold_and_hot_go_different_ways(page: Page) -> None:

@@ -29,6 +29,16 @@ def test_no_source_of_the_page_holds(what: str) -> None:
     assert found == []
 
 
+# Where the token that is drawn is shown.
+DRAWN = re.compile(r"^(?:app\.css|paint/(?:ink|weave|draw)\.ts|parts/(?:next/.*|shell/Prompt)\.svelte)$")
+
+
+def test_amber_is_the_drawn_token_and_nothing_else() -> None:
+    files = [path for path in SOURCES if re.search(r"--drawn|ink\.drawn", path.read_text())]
+    amber = [path.relative_to(WEB / "src").as_posix() for path in files]
+    assert [path for path in amber if not DRAWN.match(path)] == []
+
+
 MESSAGES = sorted((WEB / "src/messages/en").glob("*.ts"))
 CODE = "\n".join(path.read_text() for path in SOURCES if path not in MESSAGES)
 

@@ -18,7 +18,7 @@ export function percent(share: number): string {
 export function number(value: number): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞'
   if (value === 0) return '0'
-  const size = Math.abs(value)
+  const size = Math.abs(Number(value.toPrecision(4))) // 0.99996 is 1.000
   if (size < 1e-3 || size >= 1e6) return scientific(value)
   return minus(value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4))
 }

@@ -52,7 +52,7 @@ export const shell = {
   'state.full': 'The text fills the model’s {context} tokens. Reset, or type a shorter text.',
   'strip.parameters': '{count} parameters',
   'strip.verified': 'largest difference from the reference {difference}',
-  'strip.unverified': 'checked on random weights',
+  'strip.unverified': 'architecture checked on random weights',
   'strip.label': 'What is running',
   'legend.thread': 'Thread: one token’s residual stream, as thick as the vector is long (widest here {most}).',
   'legend.ribbon': 'Ribbon: one attention weight of the head shown; under 2\u202f% none is drawn.',

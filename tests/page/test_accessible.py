@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+import cutaway
+
 from .conftest import PATIENCE, Server, Watch, missing
 
 AXE = Path(__file__).resolve().parents[2] / "web/node_modules/axe-core/axe.min.js"
@@ -260,6 +262,31 @@ def test_nothing_is_wider_than_the_window(page: Page) -> None:
     for stop in ("embedding", "1", "end"):
         open_stop(stop)(page)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), stop
+
+
+def test_the_table_of_the_drawing_tells_what_it_draws(page: Page) -> None:
+    page.locator(".drawing > details > summary").click()
+    record = cutaway.load().run(page.get_by_label("Text").first.input_value())
+    table = page.locator(".drawing > details table")
+    head = int(re.findall(r"head (\d+)", table.locator("th").nth(2).inner_text())[0])
+    for t, row in enumerate(table.locator("tbody tr").all()):
+        start, reads, after = [cell.inner_text() for cell in row.locator("td").all()[:3]]
+        assert float(start) == pytest.approx(record["blocks.0.resid_pre"][t].norm().item(), rel=1e-5)
+        assert float(after) == pytest.approx(record["blocks.0.resid_post"][t].norm().item(), rel=1e-5)
+        weights = record["blocks.0.attn.pattern"][head, t]
+        assert float(reads.split("%")[0]) == pytest.approx(100 * weights.max().item(), abs=0.06)
+        assert reads.endswith(f"token {weights.argmax().item()}")
+
+
+def test_a_very_large_screen_has_no_very_long_lines(browser: Browser, server: Server, watch: Watch) -> None:
+    page = browser.new_context(viewport={"width": 3840, "height": 2160}, reduced_motion="reduce").new_page()
+    page.set_default_timeout(PATIENCE)
+    watch.on(page)
+    page.goto(server.address)
+    page.wait_for_selector('[data-origin="live"]')
+    for part in ("main > .stage", ".drawing", ".sampling"):
+        assert page.locator(part).bounding_box()["width"] <= 2300, part  # type: ignore[index]
+    page.context.close()
 
 
 # How three kinds of colour-blind eyes see sRGB (Machado, Oliveira and Fernandes 2009, severity 1), on linear light.

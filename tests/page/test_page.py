@@ -248,7 +248,8 @@ def test_a_lost_server_leaves_the_drawing_and_says_so(context: BrowserContext, w
     try:
         page = context.new_page()
         watch.on(page)
-        page.goto(alone.address)
+        with page.expect_response(re.compile(r"/Fetching-.*\.js")):  # the last of what is fetched ahead
+            page.goto(alone.address)
         page.wait_for_selector('[data-origin="live"]')
         before = pieces(page)
         alone.kill()
@@ -256,6 +257,12 @@ def test_a_lost_server_leaves_the_drawing_and_says_so(context: BrowserContext, w
         assert pieces(page) == before
         slide(page, "Temperature", 0)
         assert probabilities(page)[0] == 1
+        page.get_by_role("button", name="Open block 0").click()  # what was never opened before opens too
+        expect(page.locator(".opened")).to_be_visible()
+        page.get_by_role("button", name="Lessons").click()
+        expect(page.get_by_text("Seven tours")).to_be_visible()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_text("Comparing needs both runs live.")).to_be_visible()
     finally:
         alone.kill()
 

@@ -34,7 +34,7 @@ def opened(page: Page) -> None:
     for key in ("ArrowLeft", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     page.locator(".arithmetic .terms").wait_for()
-    page.locator('[data-stop="2"]').first.evaluate("block => scrollTo(0, scrollY + block.getBoundingClientRect().top)")
+    page.locator(".opened").first.evaluate("panel => scrollTo(0, scrollY + panel.getBoundingClientRect().top - 200)")
 
 
 def compare(page: Page) -> None:
@@ -42,6 +42,7 @@ def compare(page: Page) -> None:
     page.get_by_role("button", name="Compare").click()
     page.get_by_role("button", name="one word, two texts").click()
     page.locator(".found table").first.wait_for(state="attached")
+    page.wait_for_timeout(1000)
     page.locator(".found").first.evaluate("found => found.scrollIntoView(false)")
 
 
@@ -56,9 +57,9 @@ def lesson(page: Page) -> None:
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
-    ("page-1440-opened", 1440, 860, "light", opened),
-    ("page-1440-compare", 1440, 880, "light", compare),
-    ("page-1440-lesson", 1440, 740, "light", lesson),
+    ("page-1440-opened", 1440, 900, "light", opened),
+    ("page-1440-compare", 1440, 930, "light", compare),
+    ("page-1440-lesson", 1440, 840, "light", lesson),
     ("page-360", 360, 780, "light", overview),
 )
 

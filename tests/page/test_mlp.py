@@ -28,6 +28,20 @@ def room(page: Page) -> Page:
     return page
 
 
+def test_the_rooms_of_a_block_are_one_click_apart(room: Page) -> None:
+    rooms = room.locator(".opened nav button")
+    for name, place in (("MLP", ".mlp-room"), ("Attention", ".attention"), ("From query to output", ".flow")):
+        rooms.get_by_text(name, exact=True).click()
+        room.wait_for_function(
+            """place => {
+                const top = document.querySelector(`.opened ${place}`).getBoundingClientRect().top
+                const bar = document.querySelector('.opened nav').getBoundingClientRect()
+                return bar.top >= 0 && bar.bottom <= top && top < bar.bottom + 40
+            }""",
+            arg=place,
+        )
+
+
 def listed(page: Page) -> list[int]:
     return page.eval_on_selector_all(".ranked [data-neuron]", "rows => rows.map(row => Number(row.dataset.neuron))")
 

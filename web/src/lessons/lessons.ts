@@ -185,7 +185,7 @@ const inside: Lesson = {
     {
       name: 'number',
       fits: normsFirst,
-      point: '.opened .norm',
+      point: '.arithmetic, .opened .norm',
       ready: openABlock,
       live: true,
       done: ({ view }, before) => view.trail.join() !== before.trail && view.trail.length > 0,
@@ -352,7 +352,7 @@ const mlp: Lesson = {
     },
     {
       name: 'neuron',
-      point: '.mlp-room .ranked, .mlp-room',
+      point: '.arithmetic, .mlp-room .ranked, .mlp-room',
       ready: openABlock,
       live: true,
       done: ({ view }) => /mlp\.(hidden|up|gate|out)\[/.test(view.trail.at(-1) ?? ''),
@@ -400,7 +400,7 @@ const temperature: Lesson = {
     },
     {
       name: 'logit',
-      point: '.opened .sentence, .opened',
+      point: '.arithmetic, .opened .sentence, .opened',
       live: true,
       ready: ({ view }) => (view.opened = 'end'),
       done: ({ view }, before) => view.trail.length > 0 && view.trail.join() !== before.trail,

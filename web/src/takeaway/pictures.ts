@@ -5,8 +5,9 @@ export interface Picture {
   root: HTMLElement
 }
 
-/** What is a picture: an element that says so, with its name, and every canvas that has a name for who does not see it. */
-export const isPicture = '[data-picture], canvas[role="img"]'
+/** What is a picture: an element that says so, with its name, and every canvas that has a name for who does not see it,
+ * but for the many strips of one table. */
+export const isPicture = '[data-picture], canvas[role="img"]:not([data-of])'
 
 /** The pictures on show, smaller ones inside larger ones too; a canvas that is all of a picture is not told twice. */
 export function pictures(within: HTMLElement): Picture[] {

@@ -14,6 +14,9 @@ export function percent(share: number): string {
   return `${hundred.toFixed(hundred >= 10 ? 1 : 2)}\u202f%`
 }
 
+/** A share somebody set, as a percentage of no more digits than it has. */
+export const limit = (share: number) => `${Number((100 * share).toPrecision(3))}\u202f%`
+
 /** A measured number with four significant digits and a true minus. */
 export function number(value: number): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞'

@@ -13,7 +13,20 @@ export interface ReadOut {
 }
 
 class Pointer {
-  readout = $state.raw<ReadOut | null>(null)
+  private said = $state.raw<ReadOut | null>(null)
+  private byKeys = false
+
+  get readout(): ReadOut | null {
+    return this.said
+  }
+
+  /** What the keyboard reads stays when the page scrolls a picture away under a resting mouse. */
+  set readout(readout: ReadOut | null) {
+    const pointing = window.event instanceof PointerEvent
+    if (readout === null && this.byKeys && pointing) return
+    this.byKeys = readout !== null && !pointing
+    this.said = readout
+  }
 }
 
 export const pointer = new Pointer()

@@ -4,7 +4,7 @@ import { count, number, percent } from '../format'
 import { quoted } from '../pieces'
 import type { Stage } from '../stage'
 import { say } from '../messages'
-import type { Choice, Lesson } from './tutor.svelte'
+import type { Before, Choice, Lesson } from './tutor.svelte'
 
 /** Right and wrong answers in an order that tells nothing: by their text. */
 function among(right: string, wrong: string[]): Choice[] {
@@ -45,10 +45,13 @@ const normsFirst = ({ session }: Stage) => {
   return slots.includes('pre') && !slots.includes('stream')
 }
 
+/** Another text has been typed, and is on screen. */
+const newlyRun = ({ session }: Stage, before: Before) => session.text !== before.text && session.run?.header.text === session.text
+
 const predict: Lesson = {
   name: 'predict',
   steps: [
-    { name: 'text', point: '.prompt .box', done: ({ session }, before) => session.text !== before.text, live: true },
+    { name: 'text', point: '.prompt .box', done: newlyRun, live: true },
     {
       name: 'guess',
       point: '.part.next',
@@ -119,9 +122,9 @@ const tokens: Lesson = {
       name: 'twice',
       point: '.prompt .box',
       live: true,
-      done: ({ session }, before) => {
-        const ids = session.run!.header.tokens
-        return session.text !== before.text && new Set(ids).size < ids.length
+      done: (stage, before) => {
+        const ids = stage.session.run!.header.tokens
+        return newlyRun(stage, before) && new Set(ids).size < ids.length
       },
     },
     {

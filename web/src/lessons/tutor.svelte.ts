@@ -10,7 +10,7 @@ export interface Choice {
 }
 
 /** What a step's `done` compares with: how things stood when the step began. */
-interface Before {
+export interface Before {
   text: string
   tokens: number[]
   drawn: number

@@ -13,11 +13,18 @@ const patience = 120
 await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
 mount(App, { target: document.getElementById('page')! })
 follow(desk.first.session, desk.first.view)
-// The rest of the page, and the server, are looked for when the picture stands: they take the time of a frame or two.
-requestAnimationFrame(() =>
-  setTimeout(() => {
-    screen.settled = true
-    void link.connect()
-    setTimeout(fetchAhead, 1000)
-  }),
-)
+// The rest of the page, and the server, are looked for when the picture stands: until then they would take its time.
+await shown()
+screen.settled = true
+void link.connect()
+setTimeout(fetchAhead, 1000)
+
+/** The browser has shown what was drawn; in a tab out of sight, where it shows nothing, a moment has passed. */
+function shown(): Promise<void> {
+  return new Promise((done) => {
+    setTimeout(done, 400)
+    new PerformanceObserver((list) => {
+      if (list.getEntriesByName('first-contentful-paint').length) done()
+    }).observe({ type: 'paint', buffered: true })
+  })
+}

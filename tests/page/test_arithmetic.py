@@ -34,6 +34,7 @@ def number(page: Page, name: str) -> float:
 
 def terms(page: Page) -> list[list[tuple[str, float]]]:
     """The factors of every term with their values, read from the rows as the list is scrolled through."""
+    expect(page.locator(f"{PANEL} dl")).to_be_visible()  # while the answer is on its way there is no list at all
     more = page.locator(f"{PANEL} button.more")
     if more.count() and more.inner_text().startswith("and"):
         more.click()

@@ -125,5 +125,12 @@ def page(context: BrowserContext, server: Server, watch: Watch) -> Page:
     return opened
 
 
+def open_stop(page: Page, name: str) -> None:
+    """Opens a stop of the drawing and waits for what it shows: what has yet to come moves what is already there."""
+    page.get_by_role("button", name=name).click()
+    expect(page.locator(".opened .rooms > *").first).to_be_visible()
+    expect(page.locator('.opened[aria-busy="true"]')).to_have_count(0)
+
+
 def never(route: Route) -> None:
     """A request that gets no answer."""

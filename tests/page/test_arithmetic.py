@@ -13,6 +13,7 @@ from cutaway import load
 from cutaway.look import Record
 from cutaway.look.explain import RULES
 
+from .conftest import open_stop
 from .test_page import TEXT, type_text
 
 WEB = Path(__file__).resolve().parents[2] / "web/src"
@@ -58,7 +59,7 @@ def steps(page: Page) -> list[tuple[str, float]]:
 
 
 def open_logit(page: Page) -> None:
-    page.get_by_role("button", name="Final norm").click()
+    open_stop(page, "Final norm")
     page.get_by_role("button", name="Term by term").click()
     expect(page.locator(f"{PANEL} dl")).to_be_visible()
 
@@ -157,7 +158,7 @@ def test_terms_are_read_and_followed_by_keyboard(page: Page) -> None:
 
 def test_any_token_is_found_and_its_logit_opened(page: Page, record: Record) -> None:
     type_text(page, TEXT)
-    page.get_by_role("button", name="Final norm").click()
+    open_stop(page, "Final norm")
     page.get_by_role("searchbox").fill("drag")
     page.get_by_role("button", name="dragon").click()
     page.get_by_role("button", name="Term by term").click()

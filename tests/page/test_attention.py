@@ -15,7 +15,7 @@ from cutaway import Record, load
 from cutaway.look.heads import KINDS, bins, label
 from cutaway.model import spec
 
-from .conftest import Watch
+from .conftest import Watch, open_stop
 from .test_page import TEXT, type_text
 
 LAYER, HEAD = 3, 1
@@ -37,7 +37,7 @@ def opened(page: Page) -> Page:
 
 
 def open_head(page: Page) -> Page:
-    page.get_by_role("button", name=f"Open block {LAYER}").click()
+    open_stop(page, f"Open block {LAYER}")
     page.locator(f'[data-head="{HEAD}"]').click()
     expect(page.locator(f'[data-head="{HEAD}"]')).to_have_attribute("aria-pressed", "true")
     return page
@@ -68,7 +68,7 @@ def table(page: Page, caption: str) -> list[list[str]]:
     """The rows in sight of a picture's table, opened."""
     details = page.locator(f'details[data-table="{caption}"]')
     if details.get_attribute("open") is None:
-        details.locator("summary").click()
+        details.locator("summary").press("Enter")
     rows = page.get_by_role("region", name=caption).locator("tbody tr[aria-rowindex]")
     expect(rows.first).to_be_visible()
     script = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"

@@ -24,7 +24,7 @@ def test_two_texts_part_where_python_says(page: Page) -> None:
     model = load("stories")
     found = compare(model.run(FIRST), model.run(SECOND))
     expect(page.locator(".parts")).to_contain_text(f"They part at token {found.parts_at}:")
-    page.get_by_text("As a table").last.click()
+    page.get_by_text("As a table").last.press("Enter")
     table = page.locator(".found details tbody tr")
     expect(table).to_have_count(len(found.cosine))
     shown = [float(row.locator("td").first.inner_text().replace("−", "-")) for row in table.all()]

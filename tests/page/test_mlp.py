@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from cutaway import load
 from cutaway.look.record import Record
 
-from .conftest import Server, Watch, never
+from .conftest import Server, Watch, never, open_stop
 from .test_page import TEXT, type_text
 
 LAYER = 2
@@ -23,7 +23,7 @@ def record() -> Record:
 def room(page: Page) -> Page:
     """The page with one block's MLP open on the last token."""
     type_text(page, TEXT)
-    page.locator(f'[data-stop="{LAYER}"] h2 button').click()
+    open_stop(page, f"Open block {LAYER}")
     page.wait_for_selector(".mlp-room .strength i, .mlp-room .raises .token", state="attached")
     return page
 
@@ -123,7 +123,7 @@ def test_a_stored_run_says_what_it_did_not_bring(context: BrowserContext, server
     page.route("**/api/**", never)
     page.goto(server.address)
     page.wait_for_selector('[data-origin="stored"]')
-    page.locator(f'[data-stop="{LAYER}"] h2 button').click()
+    open_stop(page, f"Open block {LAYER}")
     room = page.locator(".mlp-room")
     expect(room).to_contain_text("Ranked by the magnitude of hidden")
     expect(room).to_contain_text("this run did not bring up")

@@ -3,7 +3,7 @@
 import { SvelteMap } from 'svelte/reactivity'
 import type { At, Explanation } from './server'
 import { parse, type BlockSpec, type Entry, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
-import { Slices, type Stretch } from './slices'
+import { Slices, type Stretch } from './slices.svelte'
 
 /** Where a run's numbers are had that did not come along with it. */
 export interface Source {
@@ -94,6 +94,11 @@ export class Run {
       if (tensor) return tensor
     }
     return null
+  }
+
+  /** Numbers that were asked for are on their way. */
+  get busy(): boolean {
+    return this.slices?.busy ?? false
   }
 
   /** Rows in sight of the drawing: others are not waited for. */

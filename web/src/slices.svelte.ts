@@ -32,6 +32,8 @@ export class Slices {
   /** Bytes of each tensor that is kept, the one read longest ago first. */
   private readonly kept = new Map<string, number>()
   private bytes = 0
+  /** Something is on its way. */
+  busy = $state(false)
   private readonly waiting = new Map<string, Wanted>()
   private readonly onTheWay = new Map<string, { wanted: Wanted; stop: AbortController }>()
   private sight: Stretch = { first: 0, end: Infinity }
@@ -75,7 +77,7 @@ export class Slices {
     clearTimeout(this.timer)
     this.timer = undefined
     for (const [key, wanted] of this.waiting) {
-      if (this.onTheWay.size >= lanes) return
+      if (this.onTheWay.size >= lanes) break
       this.waiting.delete(key)
       const stop = new AbortController()
       this.onTheWay.set(key, { wanted, stop })
@@ -89,6 +91,7 @@ export class Slices {
           this.send()
         })
     }
+    this.busy = this.onTheWay.size > 0
   }
 
   private keep(key: string, tensor: Tensor | null): void {

@@ -1,4 +1,5 @@
-// What makes the first picture quick: one script, the typefaces asked for by the page itself, and every file packed.
+// What makes the first picture quick: one script, the stored run and the typefaces asked for by the page itself, and
+// every file packed.
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -7,21 +8,30 @@ import type { Plugin, Rolldown } from 'vite'
 
 const first = /source-(serif-4-latin-wght-(normal|italic)|sans-3-latin-wght-normal)-[^/]*\.woff2$/
 
-/** The typefaces of the first picture: known only from the style sheet, they would come after the first layout. */
-export const preloadFaces: Plugin = {
-  name: 'preload-faces',
+const stored = ['stored/first.cutaway', 'stored/first.vocabulary.json']
+
+/**
+ * The stored run, known only from the script, and the typefaces of the first picture, known only from the style sheet:
+ * they would come after it, and after the first layout. They stand behind the script, which has the most to do.
+ */
+export const preloads: Plugin = {
+  name: 'preloads',
   transformIndexHtml: {
     order: 'post',
-    handler: (_html, { bundle }) =>
-      Object.keys(bundle ?? {})
+    handler: (_html, { bundle }) => [
+      ...stored.map((name) => preload({ href: `./${name}`, as: 'fetch' })),
+      ...Object.keys(bundle ?? {})
         .filter((name) => first.test(name))
-        .map((name) => ({
-          tag: 'link',
-          attrs: { rel: 'preload', href: `./${name}`, as: 'font', type: 'font/woff2', crossorigin: true },
-          injectTo: 'head' as const,
-        })),
+        .map((name) => preload({ href: `./${name}`, as: 'font', type: 'font/woff2' })),
+    ],
   },
 }
+
+const preload = (attrs: { href: string; as: string; type?: string }) => ({
+  tag: 'link',
+  attrs: { rel: 'preload', ...attrs, crossorigin: true },
+  injectTo: 'head' as const,
+})
 
 /** Everything the first picture needs is one script, not one for each part that something else needs too. */
 export const oneScript: Rolldown.CodeSplittingOptions = {

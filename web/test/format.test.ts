@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { number, percent, scientific } from '../src/format'
+import { count, number, percent, scientific } from '../src/format'
 import { parts, quoted } from '../src/pieces'
 
 it.each([
@@ -20,6 +20,15 @@ it.each([
   [-Infinity, '−∞'],
   [0.00001234, '1.2 × 10⁻⁵'],
 ])('%f reads %s', (value, text) => expect(number(value)).toBe(text))
+
+it.each([
+  [0, '0'],
+  [999, '999'],
+  [1000, '1,000'],
+  [-2048, '-2,048'],
+  [2570304, '2,570,304'],
+  [99999.6, '100,000'],
+])('%f counts %s', (n, text) => expect(count(n)).toBe(text))
 
 it('writes powers with a true minus', () => expect(scientific(8.1e-6)).toBe('8.1 × 10⁻⁶'))
 

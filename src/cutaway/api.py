@@ -4,6 +4,13 @@ model = cutaway.load("stories")
 model.next(text)        -> Distribution over the whole vocabulary
 model.generate(text)    -> Generated, or Steps as they come
 model.run(text)         -> Record, every intermediate by name
+
+and of encoders
+
+model.fill(text)        -> one Distribution for each [MASK]
+model.classify(text)    -> Classified: the classes with their probabilities
+model.embed(texts)      -> (N, D), a vector for each text
+model.similar(text, texts)
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import hub, look
+from . import hub, look, tasks
 from .errors import Misuse, NotFound
 from .families import checkpoint, verify
 from .generate.beam import beam_search
@@ -29,6 +36,9 @@ from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
 from .model.transformer import Transformer
+from .tasks.classify import Classified, classify
+from .tasks.fill import fill
+from .tasks.sentences import Pooling, embed, pooling_of
 
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
@@ -79,8 +89,15 @@ class Distribution:
         return np.lexsort((np.arange(len(self.logits)), -self.logits))
 
 
+@dataclass(frozen=True)
+class Blank(Distribution):
+    """The model's prediction at one mask. ``position``: which of ``tokens`` the mask is."""
+
+    position: int = field(kw_only=True)
+
+
 class Model:
-    """A loaded model: its ``machine`` (a torch module), its ``spec``, its ``tokenizer`` (or None).
+    """A loaded model: its ``machine`` (a torch module), its ``spec``, its ``tokenizer`` (or None), its ``config``.
 
     ``eos``: token ids that end a text. ``warnings``: what its config.json says that nobody here understands.
     """
@@ -93,6 +110,7 @@ class Model:
         folder: Path,
         eos: frozenset[int] = frozenset(),
         warnings: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.machine = machine
         self.card = card
@@ -100,6 +118,7 @@ class Model:
         self.folder = folder
         self.eos = eos
         self.warnings = list(warnings)
+        self.config = dict(config or {})
 
     @property
     def spec(self) -> spec.Transformer:
@@ -143,6 +162,7 @@ class Model:
 
         A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
         """
+        self._must("continue")
         ids, notes = self.fit(self._ids(text, tokens))
         stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
         logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
@@ -172,6 +192,7 @@ class Model:
         ``beams`` above 1 searches for the most probable continuation and draws nothing. Raises Misuse for settings
         that make no sense.
         """
+        self._must("continue")
         ids = self._ids(text, tokens)
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
         if beams != 1:
@@ -197,6 +218,78 @@ class Model:
         best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
         text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
+
+    # ------------------------------------------------------------------ what encoders are asked
+
+    def fill(self, text: str) -> list[Blank]:
+        """The distribution over the vocabulary at every "[MASK]" of ``text``, in their order; all are read at once.
+
+        Raises Misuse for a model that fills no masks, for a text without one, and for one too long to keep them all.
+        """
+        self._must("fill")
+        texts = self._texts()
+        ids, notes = self._cut(texts.encode_masked(text))
+        mask = texts.mask
+        assert mask is not None, "encode_masked has found one"
+        if ids.count(mask) < texts.encode_masked(text).count(mask):
+            raise Misuse(
+                f"The text is longer than the {self.context} tokens the model reads, and a mask lies behind them.",
+                "Shorten it.",
+            )
+        blanks = []
+        for position, found in fill(self.machine, ids, mask):
+            logits = found.double().cpu().numpy()
+            shares = Sampler().trace(logits).probabilities
+            blanks.append(Blank(ids, logits, shares, notes, texts, position=position))
+        return blanks
+
+    def classify(self, text: str) -> Classified:
+        """The classes of ``text`` with their probabilities, most probable first; too long a text loses its end.
+
+        Raises Misuse for a model that is no classifier, and for an empty text.
+        """
+        self._must("classify")
+        ids, notes = self._cut(self._ids(text, None))
+        return classify(self.machine, ids, self.config, notes)
+
+    def embed(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """(N, D), float32: a vector for each of ``texts``, pooled as the checkpoint says; else their mean.
+
+        Too long a text loses its end, as sentence-transformers has it. Raises Misuse for an empty text, and for none.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise Misuse("There is no text.", "Give at least one.")
+        lower = self._pooling.lower
+        cut = [self._cut(self._ids(text.lower() if lower else text, None), self._pooling.length)[0] for text in texts]
+        return embed(self.machine, cut, self._pooling)
+
+    def similar(self, text: str, others: Sequence[str]) -> list[float]:
+        """The cosine of the angle between the vector of ``text`` and that of each of ``others``: 1 is the same way."""
+        vectors = torch.nn.functional.normalize(self.embed([text, *others]), dim=-1)
+        cosines: list[float] = (vectors[1:] @ vectors[0]).tolist()
+        return cosines
+
+    @functools.cached_property
+    def _pooling(self) -> Pooling:
+        return pooling_of(self.folder)
+
+    def _cut(self, ids: list[int], most: int | None = None) -> tuple[list[int], list[str]]:
+        """The ids that fit, and a sentence when they are not all: what frames a text stays, the end of it goes."""
+        room = self.context if most is None else min(most, self.context)
+        if len(ids) <= room:
+            return ids, []
+        after = [] if self.tokenizer is None else self.tokenizer.frame[1]
+        kept = ids[: room - len(after)] + after
+        return kept, [f"The text has {len(ids)} tokens; the model reads {room}, so its end was left out."]
+
+    def _must(self, task: str) -> None:
+        """Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
+        if self.spec.task != task:
+            raise Misuse(
+                f"{self.card.name} does not {tasks.DOES[task]}: it {tasks.IS[self.spec.task]}.",
+                f"Ask it with {tasks.ASKED[self.spec.task]}.",
+            )
 
     # ------------------------------------------------------------------ look inside
 
@@ -241,7 +334,8 @@ class Model:
         """The readable text of every token id."""
         if self.tokenizer is None:
             return []
-        return [piece.text for piece in self.tokenizer.pieces(range(self.spec.head.size))]
+        size = self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0
+        return [piece.text for piece in self.tokenizer.pieces(range(size))]
 
     # ------------------------------------------------------------------ checking what comes in
 
@@ -299,7 +393,7 @@ def load(
         fingerprint=found.fingerprint,
         verified=None if measured is None else measured["relative"],
     )
-    return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings)
+    return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings, found.config)
 
 
 def _check_device(device: torch.device | str | None) -> None:

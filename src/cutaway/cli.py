@@ -50,6 +50,7 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
+EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, Parameter("--json", help="Print one JSON document.", show_default=False)]
@@ -312,6 +313,8 @@ def lens(
     """
     text = _read(text)
     loaded = _load(model, dtype, device)
+    if loaded.spec.task in ("classify", "embed"):
+        raise Misuse(f"{loaded.card.name} has no words at the end of its stream.", "Ask one that continues or fills.")
     record = loaded.run(text)
     ids, p, final, rank = (record[f"lens.{what}[-1]"].tolist() for what in ("ids", "p", "final", "rank"))
     end = ids[-1][0]
@@ -351,9 +354,7 @@ def compare(
     """
     from . import look
 
-    if first == second == STDIN:
-        raise Misuse("Standard input can be read only once.", "Give one of the two texts as it is.")
-    texts = _read(first), _read(second)
+    texts = _read_each((first, second))
     loaded = _load(model, dtype, device)
     other = loaded if second_model is None else _load(second_model, dtype, device)
     runs = loaded.run(texts[0]), other.run(texts[1])
@@ -381,6 +382,118 @@ def compare(
 
 
 @app.command(sort_key=10)
+def fill(
+    text: Annotated[str, Parameter(help="A text with [MASK] in it; - reads standard input.")],
+    /,
+    *,
+    model: EncoderName,
+    top: Annotated[int, Parameter(converter=_whole, help="How many words to show for each mask.")] = 5,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Fill in masked words, with models such as BERT."""
+    text = _read(text)
+    if top < 1:
+        raise Misuse(f"--top is {top}.", "Give 1 or more.")
+    loaded = _load(model, dtype, device)
+    blanks = loaded.fill(text)
+    _say(*blanks[0].notes)
+    if json:
+        masks = [
+            {
+                "position": blank.position, "rest": blank.rest(top),
+                "top": [{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in blank.top(top)],
+            }
+            for blank in blanks
+        ]  # fmt: skip
+        _print_json(model=loaded.card.name, tokens=blanks[0].tokens, notes=blanks[0].notes, masks=masks)
+        return
+    for blank in blanks:
+        print(f"token {blank.position}:" if len(blanks) > 1 else "probability     logit      id  token")
+        for choice in blank.top(top):
+            print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
+        if others := len(blank.logits) - top:
+            print(f"{blank.rest(top):11.4%}                    everything else, {others:,} tokens")
+
+
+@app.command(sort_key=11)
+def classify(
+    text: Text, /, *, model: EncoderName, dtype: Dtype = None, device: Device = None, json: Json = False
+) -> None:
+    """Tell which class a text is of, with a classifier's own classes."""
+    text = _read(text)
+    loaded = _load(model, dtype, device)
+    found = loaded.classify(text)
+    _say(*found.notes)
+    if json:
+        labels = [vars(label) for label in found.labels]
+        _print_json(model=loaded.card.name, tokens=found.tokens, exclusive=found.exclusive, labels=labels)
+        return
+    print("probability     logit  class")
+    for label in found.labels:
+        print(f"{'' if label.p is None else f'{label.p:.4%}':>11} {label.logit:9.3f}  {_safe(label.name)}")
+
+
+@app.command(sort_key=12)
+def embed(
+    *texts: Text,
+    model: EncoderName,
+    save: Annotated[Path | None, Parameter(help="Write all vectors to this .npy file.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Make a vector of each text, pooled as the model says."""
+    read = _read_each(texts)
+    if save is not None:
+        _check_writable(save)
+    loaded = _load(model, dtype, device)
+    vectors = loaded.embed(read)
+    if save is not None:
+        import numpy
+
+        from .files import write_atomically
+
+        with write_atomically(save) as path, path.open("wb") as file:
+            numpy.save(file, vectors.numpy())
+        _say(f"Saved {save} ({vectors.shape[0]} × {vectors.shape[1]} numbers).")
+    if json:
+        _print_json(model=loaded.card.name, width=vectors.shape[1], vectors=vectors.tolist())
+        return
+    for text, vector in zip(read, vectors, strict=True):
+        first = " ".join(f"{x:8.4f}" for x in vector[:5].tolist())
+        print(f"{first} ... {len(vector)} numbers, length {float(vector.norm()):.4f}  {_safe(text[:40])}")
+
+
+@app.command(sort_key=13)
+def similar(
+    text: Text,
+    /,
+    *others: Annotated[str, Parameter(help="The texts to compare it with.")],
+    model: EncoderName,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Rank texts by how near in meaning they are to the first.
+
+    Printed is the cosine of the angle between their vectors: 1 is the same way.
+    """
+    first, *rest = _read_each((text, *others))
+    if not rest:
+        raise Misuse("There is only one text.", "Give at least one to compare it with.")
+    loaded = _load(model, dtype, device)
+    cosines = loaded.similar(first, rest)
+    ranked = sorted(zip(cosines, rest, strict=True), key=lambda pair: -pair[0])
+    if json:
+        _print_json(model=loaded.card.name, text=first, similar=[{"text": t, "cosine": c} for c, t in ranked])
+        return
+    for cosine, other in ranked:
+        print(f"{cosine:8.4f}  {_safe(other)}")
+
+
+@app.command(sort_key=14)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
@@ -411,7 +524,7 @@ def models(*, json: Json = False) -> None:
         _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
 
 
-@app.command(sort_key=11)
+@app.command(sort_key=15)
 def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
     """Compare a model's logits with those of an installed transformers.
 
@@ -431,14 +544,14 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     else:
         verdict = "agrees" if result["agrees"] else f"DISAGREES (more than {TOLERANCE:g})"
         print(
-            f"{model} {verdict}: the largest difference of any logit is {result['relative']:.2g} of its position's "
-            f"largest ({result['absolute']:.2g} in absolute terms), in {result['dtype']}, "
-            f"against transformers {result['transformers']}."
+            f"{model} {verdict}: the largest difference in its {result['compared']} is {result['relative']:.2g} of its "
+            f"position's largest ({result['absolute']:.2g} in absolute terms), in {result['dtype']}, against "
+            f"transformers {result['transformers']}."
         )
     return 0 if result["agrees"] else Failed.exit_code
 
 
-@app.command(sort_key=12)
+@app.command(sort_key=16)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
     /,
@@ -463,7 +576,7 @@ def train(
         print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
 
 
-@app.command(sort_key=13)
+@app.command(sort_key=17)
 def doctor(*, json: Json = False) -> int:
     """Look at the installation: what is there, what is missing.
 
@@ -534,6 +647,15 @@ def _read(text: str) -> str:
     if not text:
         raise Misuse("The text is empty.", "Write at least one character.")
     return checked_text(text)
+
+
+def _read_each(texts: Sequence[str]) -> list[str]:
+    """Several texts, of which standard input can be one."""
+    if texts.count(STDIN) > 1:
+        raise Misuse("Standard input can be read only once.", "Give the other texts as they are.")
+    if not texts:
+        raise Misuse("There is no text.", "Give at least one.")
+    return [_read(text) for text in texts]
 
 
 SHOWN = 8  # terms of a derivation in full

@@ -15,7 +15,10 @@ import pytest
 from cutaway import cli
 
 SURFACE = Path(__file__).with_name("surface.txt")
-VERBS = "look generate next tokens run names explain heads lens compare models verify train doctor".split()
+VERBS = (
+    "look generate next tokens run names explain heads lens compare fill classify embed similar models verify "
+    "train doctor"
+).split()
 
 
 def surface() -> str:

@@ -20,7 +20,7 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     count = int(torch.Size(shape).numel())
     z = _mixed(torch.arange(count, dtype=torch.int64) * 0x9E3779B1 + zlib.crc32(name.encode()))
     spread = 0.3 * (z.double() / 2**31 - 1)
-    return (spread + (1.0 if "norm" in name and name.endswith("weight") else 0.0)).float().reshape(shape)
+    return (spread + (1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0)).float().reshape(shape)
 
 
 def _mixed(z: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def stir(model: nn.Module) -> None:
 
 @torch.no_grad()
 def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
-    """What comes out of every block (T, D) and of the head (T, V), in the reference's own arithmetic."""
+    """What comes out of every block (T, D) and of the head, (T, V) or (V), in the reference's own arithmetic."""
     layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
     out: dict[str, Tensor] = {}
 
@@ -51,7 +51,9 @@ def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor
         return hook
 
     handles = [layer.register_forward_hook(keep(f"blocks.{i}.resid_post")) for i, layer in enumerate(layers)]
-    out["logits"] = model(tokens).logits[0]
+    result = model(tokens)
+    if (logits := getattr(result, "logits", None)) is not None:
+        out["logits"] = logits[0]
     for handle in handles:
         handle.remove()
     return out

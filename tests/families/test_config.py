@@ -39,7 +39,8 @@ def test_the_reference_rewrites_them_and_nothing_changes(name):
 
 def test_the_known_families():
     assert known() == [
-        "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3", "smollm3",
+        "bert", "camembert", "distilbert", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2",
+        "phi", "qwen2", "qwen3", "roberta", "smollm3", "xlm-roberta",
     ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_an_unknown_model_type_lists_the_known_ones(tmp_path):
     assert "not yet" not in said
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "bert", "t5", "phi3"])
+@pytest.mark.parametrize("model_type", ["mixtral", "albert", "modernbert", "clip", "mt5", "phi3"])
 def test_a_well_known_model_type_is_not_yet_known(tmp_path, model_type):
     assert "not yet" in refusal(make(tmp_path, model_type=model_type))
 

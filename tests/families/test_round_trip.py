@@ -26,6 +26,8 @@ def test_a_file_comes_back_bit_for_bit(saved, variant, tmp_path):
     opened = checkpoint.open(folder)
     checkpoint.save(opened.load(), opened.config, tmp_path)
     theirs, ours = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    names = opened.family.names(opened.spec)
+    theirs = {name: tensor for name, tensor in theirs.items() if not names.is_dead(name)}  # a pooler nobody reads
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         if "gemma" in opened.family.model_type and "norm" in name:  # w is held as 1 + w in float32

@@ -24,6 +24,14 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+ENCODER = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+DISTILBERT = {
+    "vocab_size": 97, "dim": 48, "hidden_dim": 80, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}  # fmt: skip
 GEMMA = {**SMALL, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 20}
 
 
@@ -132,4 +140,20 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
         },
     ),
+    "bert, masked": ("BertConfig", "BertForMaskedLM", ENCODER),
+    "bert, masked, relu": (
+        "BertConfig",
+        "BertForMaskedLM",
+        {**ENCODER, "hidden_act": "relu", "layer_norm_eps": 1e-5},
+    ),
+    "bert, classes": ("BertConfig", "BertForSequenceClassification", {**ENCODER, "num_labels": 5}),
+    "bert, no head": ("BertConfig", "BertModel", ENCODER),
+    "roberta, masked": ("RobertaConfig", "RobertaForMaskedLM", ENCODER),
+    "roberta, classes": ("RobertaConfig", "RobertaForSequenceClassification", {**ENCODER, "num_labels": 3}),
+    "roberta, no head": ("RobertaConfig", "RobertaModel", {**ENCODER, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", ENCODER),
+    "camembert": ("CamembertConfig", "CamembertForMaskedLM", ENCODER),
+    "distilbert, masked": ("DistilBertConfig", "DistilBertForMaskedLM", DISTILBERT),
+    "distilbert, classes": ("DistilBertConfig", "DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 4}),
+    "distilbert, no head": ("DistilBertConfig", "DistilBertModel", {**DISTILBERT, "activation": "relu"}),
 }  # fmt: skip

@@ -156,7 +156,9 @@ def test_every_number_is_derived_from_those_before_it(name: str) -> None:
     check(ran(MACHINES[name]))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [name for name, (_, model, _) in VARIANTS.items() if "LM" in model and "Masked" not in model]
+)
 def test_of_every_family(variant: str) -> None:
     transformers = pytest.importorskip("transformers", reason="its configurations are not installed")
     config_name, _, says = VARIANTS[variant]

@@ -93,10 +93,7 @@ class Checkpoint:
                 # A copy even where nothing changes: the model must not depend on a mapped file that may be cut short.
                 ours = part.to(where, its_dtype, copy=True, memory_format=torch.contiguous_format)
                 if name in parameters and not torch.equal(ours, parameters[name]):
-                    raise Refused(
-                        f"{claim.theirs} differs from the embedding, yet config.json says the two are one.",
-                        "Set tie_word_embeddings to false in config.json if the model was trained that way.",
-                    )
+                    raise _differs(claim, name)
                 parameters[name] = ours
         model = _without_memory(self.spec)
         try:
@@ -137,7 +134,7 @@ def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
     needed, held = spec.parameters(described), sum(stored.elements for stored in tensors.values())
     if needed > 2 * held:  # before anything is built: a wrong layer is named below, an absurd config ends here
         raise Refused(f"config.json describes {needed:,} parameters, the files hold {held:,}.", _WRONG_FILES)
-    plan = _claim(family.names(described), tensors, described.head.tied)
+    plan = _claim(family.names(described), tensors, described.head is not None and described.head.tied)
     _rehearse(plan, tensors, described)
     return Checkpoint(folder, config, family, described, warnings, tensors, plan)
 
@@ -196,10 +193,20 @@ def _claim(names: Names, tensors: dict[str, Stored], tied: bool) -> list[Claim]:
     filled: dict[str, str] = {}
     for claim in plan:
         for ours in claim.ours:
-            if ours in filled and not (tied and ours == EMBEDDING):
+            if ours in filled and not (tied and ours == EMBEDDING) and ours not in names.twice:
                 raise Refused(f"The weights hold both {filled[ours]} and {claim.theirs}, one too many.", _WRONG_FILES)
             filled[ours] = claim.theirs
     return plan
+
+
+def _differs(claim: Claim, ours: str) -> Refused:
+    """A file holds one of our tensors under two names, with two values."""
+    if ours == EMBEDDING:
+        return Refused(
+            f"{claim.theirs} differs from the embedding, yet config.json says the two are one.",
+            "Set tie_word_embeddings to false in config.json if the model was trained that way.",
+        )
+    return Refused(f"{claim.theirs} is there under another name too, with other numbers.", _WRONG_FILES)
 
 
 def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Transformer) -> None:

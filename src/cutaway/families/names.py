@@ -3,7 +3,8 @@
     theirs                                ours                                                        operation
     transformer.h.{}.attn.c_attn    <->   stack.blocks.{}.attn.q  ...attn.k  ...attn.v                split, transpose
 
-A rule names modules; it holds for their ``.weight`` and their ``.bias``. ``{}`` stands for a layer's number.
+A rule names modules; it holds for their ``.weight`` and their ``.bias``, or for the one that it names. ``{}`` stands
+for a layer's number.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def interleaved(heads: int) -> Operation:
 
 @dataclass(frozen=True)
 class Rule:
-    """Their module <-> our module or modules."""
+    """Their module <-> our module or modules; or one parameter <-> one of ours: ``lm_head.bias``."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -83,29 +84,45 @@ class Claim:
 class Names:
     """A family's whole table.
 
-    ``base`` is the prefix that files saved without the unembedding leave out ("transformer."). ``dead`` names
+    ``base`` is the prefix that files saved without a head leave out ("transformer."). ``dead`` names
     buffers old files carry: masks and frequency tables that are computed here. A later rule for a module that an
-    earlier one already makes is another spelling: read, never written.
+    earlier one already makes is another spelling: read, never written. ``spellings`` are old words for weight and bias;
+    ``twice`` names tensors of ours that a file may hold under two names, with the same numbers.
     """
 
-    def __init__(self, base: str, rules: list[Rule], dead: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        base: str,
+        rules: list[Rule],
+        dead: tuple[str, ...] = (),
+        spellings: dict[str, str] | None = None,
+        twice: tuple[str, ...] = (),
+    ) -> None:
         self.base = base
         self.rules = rules
-        self._theirs = [(_pattern(rule.theirs + ".{}"), rule) for rule in rules]
-        self._ours = [(_pattern(rule.ours[0] + ".{}"), rule) for rule in rules]
-        self._dead = [_pattern(name) for name in dead]
+        self.twice = twice
+        self._spellings = spellings or {}
+        self._theirs = [(_pattern(rule.theirs), rule) for rule in rules]
+        self._ours = [(_pattern(rule.ours[0]), rule) for rule in rules]
+        self._dead = [_exactly(name) for name in dead]
 
     def is_dead(self, name: str) -> bool:
         """Is this a tensor that the computation does not need?"""
-        return any(pattern.fullmatch(full) for pattern in self._dead for full in (name, self.base + name))
+        return any(pattern.fullmatch(full) for pattern in self._dead for full in self._full(name))
+
+    def _full(self, name: str) -> tuple[str, str, str]:
+        """A name as it may stand in the table: as it is, with the prefix, without it."""
+        return name, self.base + name, name.removeprefix(self.base)
 
     def claim(self, name: str) -> Claim | None:
         """What becomes of the tensor ``name`` of a file; None when no rule knows it."""
-        for full in (name, self.base + name):
+        module, _, kind = name.rpartition(".")
+        now = f"{module}.{self._spellings.get(kind, kind)}"
+        for full in self._full(now):
             for pattern, rule in self._theirs:
                 if match := pattern.fullmatch(full):
                     *layer, kind = match.groups()
-                    ours = tuple(f"{module.format(*layer)}.{kind}" for module in rule.ours)
+                    ours = tuple(f"{_module(its).format(*layer)}.{kind}" for its in rule.ours)
                     return Claim(name, ours, rule.operation)
         return None
 
@@ -114,12 +131,27 @@ class Names:
         for pattern, rule in self._ours:
             if match := pattern.fullmatch(name):
                 *layer, kind = match.groups()
-                ours = tuple(f"{module.format(*layer)}.{kind}" for module in rule.ours)
-                return Claim(f"{rule.theirs.format(*layer)}.{kind}", ours, rule.operation)
+                ours = tuple(f"{_module(its).format(*layer)}.{kind}" for its in rule.ours)
+                return Claim(f"{_module(rule.theirs).format(*layer)}.{kind}", ours, rule.operation)
         return None
 
 
+def _module(name: str) -> str:
+    """A rule's name without the parameter it may end in."""
+    return name.removesuffix(".weight").removesuffix(".bias")
+
+
 def _pattern(name: str) -> re.Pattern[str]:
-    """A trailing ``.{}`` is a module's parameter, any other is a layer's number without leading zeros."""
-    module, parameter = (name[:-3], r"\.(weight|bias)") if name.endswith(".{}") else (name, "")
-    return re.compile(re.escape(module).replace(r"\{\}", "(0|[1-9][0-9]*)") + parameter)
+    """The parameters of a module, or the one that ``name`` ends in."""
+    module = _module(name)
+    return re.compile(f"{_numbered(module)}\\.({'weight|bias' if name == module else name[len(module) + 1 :]})")
+
+
+def _exactly(name: str) -> re.Pattern[str]:
+    """A tensor by its whole name; a trailing ``.{}`` is any parameter of a module."""
+    return _pattern(name[:-3]) if name.endswith(".{}") else re.compile(_numbered(name))
+
+
+def _numbered(name: str) -> str:
+    """``{}`` is a layer's number, without leading zeros."""
+    return re.escape(name).replace(r"\{\}", "(0|[1-9][0-9]*)")

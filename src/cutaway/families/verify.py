@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Failed
 from ..files import write_atomically
+from ..model import spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +23,18 @@ if TYPE_CHECKING:
 
 LENGTHS = (1, 17, 64, 200)  # tokens of the sequences compared, where the context allows
 TOLERANCE = 1e-5  # of a position's largest logit
+_CLASSES = {
+    "continue": "AutoModelForCausalLM",
+    "fill": "AutoModelForMaskedLM",
+    "classify": "AutoModelForSequenceClassification",
+    "embed": "AutoModel",
+}
 
 
 def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     """Compare with the reference and remember the result.
+
+    Compared are logits, or the stream of a model that has no head (``compared`` says which).
 
     Returns JSON-ready data: ``relative`` and ``absolute``, the largest differences of any logit; ``agrees``, whether
     ``relative`` is below 1e-5; ``positions``, for each sequence and position {absolute, relative}; and what was used:
@@ -38,15 +47,20 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     import torch
     import transformers
 
-    sequences = _sequences(checkpoint.spec.head.size, checkpoint.spec.context)
+    described = checkpoint.spec
+    vocabulary = described.stem.vocabulary if isinstance(described.stem, spec.Tokens) else 0
+    # A padding token inside a text has no position of its own in some references (RoBERTa).
+    padding = None if described.task == "continue" else checkpoint.config.get("pad_token_id")
+    sequences = _sequences(vocabulary, described.context, padding)
     with torch.no_grad():
-        ours = _logits(checkpoint.load(torch.float32), sequences)
-        theirs = _logits(_reference(checkpoint.folder), sequences)
+        ours = _results(checkpoint.load(torch.float32), sequences)
+        theirs = _results(_reference(checkpoint.folder, _CLASSES[described.task]), sequences)
     positions = [_differences(a, b) for a, b in zip(ours, theirs, strict=True)]
     flat = [position for sequence in positions for position in sequence]
     worst = max(position["relative"] for position in flat)
     result = {
         "fingerprint": checkpoint.fingerprint,
+        "compared": "stream" if described.head is None else "logits",
         "agrees": worst < TOLERANCE,
         "relative": worst,
         "absolute": max(position["absolute"] for position in flat),
@@ -85,34 +99,43 @@ def _place(fingerprint: str) -> Path:
     return state_folder() / "verified" / f"{fingerprint}.json"
 
 
-def _sequences(vocabulary: int, context: int) -> list[list[int]]:
-    """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size."""
+def _sequences(vocabulary: int, context: int, padding: int | None = None) -> list[list[int]]:
+    """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size, without
+    ``padding``."""
     lengths = sorted({min(length, context) for length in LENGTHS})
-    return [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
+    made = [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
+    return [[(id + 1) % vocabulary if id == padding else id for id in ids] for ids in made]
 
 
-def _logits(model: Any, sequences: list[list[int]]) -> list[Tensor]:
-    """(T, V) for each sequence, from our model or the reference's."""
+def _results(model: Any, sequences: list[list[int]]) -> list[Tensor]:
+    """The logits (T, V) for each sequence, from our model or the reference's; (1, V) of a classifier; the stream (T, D)
+    of a model without a head."""
     import torch
 
     outputs = [model(torch.tensor([ids])) for ids in sequences]
-    return [(out if isinstance(out, torch.Tensor) else out.logits)[0].float() for out in outputs]
+    found = [out if isinstance(out, torch.Tensor) else getattr(out, "logits", None) for out in outputs]
+    whole = [out.last_hidden_state if x is None else x for x, out in zip(found, outputs, strict=True)]
+    return [(x if x.ndim == 2 else x[0]).float() for x in whole]
 
 
-def _reference(folder: Path) -> Any:
+def _reference(folder: Path, kind: str) -> Any:
     import transformers
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype="float32",
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        ).eval()
+        return (
+            getattr(transformers, kind)
+            .from_pretrained(
+                str(folder),
+                dtype="float32",
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+            .eval()
+        )
     except Exception as error:  # whatever another library raises, the answer is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Failed(f"transformers cannot load {folder}: {reason[:200]}", "Try another version of it.") from error

@@ -120,7 +120,8 @@ class FastEngine:
 
     def mark_special(self, tokens: Iterable[str]) -> None:
         """Make control tokens of ``tokens`` that the vocabulary has; then make sure that no text encodes to one."""
-        known = [token for token in tokens if self.id_of(token) is not None]
+        marked = self._special_strings()  # with how they take spaces, which must stay
+        known = [token for token in tokens if token not in marked and self.id_of(token) is not None]
         self._tokenizer.add_special_tokens(known)
         self._refresh()
         self._hide_special_from_the_model()

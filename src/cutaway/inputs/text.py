@@ -18,9 +18,10 @@ from tokenizers import AddedToken
 from cutaway.errors import Misuse, NotFound
 
 from .chat import render, template_of
-from .engines import Engine, FastEngine, SentencePieceEngine
+from .engines import Engine, FastEngine, Segment, SentencePieceEngine, split_at
 from .guard import read_json
 
+MASK = "[MASK]"  # what a user may write whatever the tokenizer's own mask is called
 MAX_CHARACTERS = 1_000_000  # one text; the longest contexts of open models hold about half as many
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -106,6 +107,36 @@ class Tokenizer:
         Raises Misuse for text that is not text: longer than MAX_CHARACTERS, or with lone surrogates.
         """
         return self._engine.encode(checked_text(text))
+
+    @property
+    def mask(self) -> int | None:
+        """The id of the token that stands for a word to be filled in; None where there is none."""
+        return self._id("mask_token", {})
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the template puts before and after every text: [CLS] and [SEP], say."""
+        empty, one = self._engine.encode(""), self._engine.encode("a")
+        before = next((i for i, (a, b) in enumerate(zip(empty, one, strict=False)) if a != b), len(empty))
+        return empty[:before], empty[before:]
+
+    def encode_masked(self, text: str) -> list[int]:
+        """As ``encode``, with the mask token wherever ``text`` has "[MASK]" or the tokenizer's own word for it.
+
+        Raises Misuse for a tokenizer without a mask, and for a text without one.
+        """
+        if self.mask is None:
+            raise Misuse("This model's tokenizer has no mask token.", "Masks are filled by models such as BERT.")
+        token = self.named["mask_token"]
+        parts, masks = split_at(checked_text(text), {token, MASK})
+        if not masks:
+            raise Misuse(f"The text has no {MASK}.", f"Write {MASK} where a word is to be filled in.")
+        segments = [Segment(parts[0], False)]
+        for part in parts[1:]:
+            segments += [Segment(token, True), Segment(part, False)]
+        before, after = self.frame
+        control = {special for i in self._engine.special if (special := self._engine.token(i))}
+        return [*before, *self._engine.encode_chat(segments, control), *after]
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of ``ids``; control tokens are left out unless ``special``. Ids the tokenizer lacks are skipped."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Misuse
+from . import names
 from .record import Record
 
 CHANGES = 12
@@ -68,7 +69,9 @@ def compare(first: Record, second: Record, at: tuple[int, int] = (-1, -1)) -> Co
         notes.append("The two models are not of one shape: their streams cannot be compared number by number.")
     divergence = moved = changes = None
     log_p, log_q = _prediction(first, here), _prediction(second, there)
-    if len(log_p) == len(log_q):
+    if log_p is None or log_q is None:
+        notes.append("Not both models have a prediction for every token: none are compared.")
+    elif len(log_p) == len(log_q):
         p, q = log_p.exp(), log_q.exp()
         divergence = float((p * (log_p - log_q)).sum())
         moved = float((p - q).abs().sum() / 2)
@@ -99,7 +102,9 @@ def _streams(record: Record, token: int) -> Tensor:
     return torch.stack([record[f"{stop}[{token}]"].double() for stop in record.stops()])
 
 
-def _prediction(record: Record, token: int) -> Tensor:
-    """(V): the log-probabilities of what follows a token."""
+def _prediction(record: Record, token: int) -> Tensor | None:
+    """(V): the log-probabilities that stand at a token; None where a model has none for each."""
+    if names.names(record.spec).get("logits") != ("T", "V"):
+        return None
     last = token == len(record.tokens) - 1
     return (record["logits.last"] if last else record[f"logits[{token}]"]).double().log_softmax(-1)

@@ -141,7 +141,8 @@ def name_of(name: str, index: Sequence[int | str]) -> str:
 def _is_decoder(machine: specs.Spec) -> bool:
     if not isinstance(machine, specs.Transformer) or not isinstance(machine.stem, specs.Tokens):
         return False
-    return not machine.stem.segments and machine.head.transform is None and machine.head.pool is None
+    head = machine.head
+    return head is not None and head.pool is None and head.transform is None and not machine.stem.segments
 
 
 def _plain(value: Any) -> Any:
@@ -501,7 +502,7 @@ def final(at: At) -> Work:
 def logits(at: At) -> Work:
     """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped"""
     t, v = at.index if at.name == "logits" else (len(at.record.tokens) - 1, *at.index)
-    head = at.machine.head
+    head = naming.head_of(at.machine)
     unembedding = "stem.tokens.weight" if head.tied else "head.out.weight"
     work = products(at.cells("final", t, ALL), at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)

@@ -47,8 +47,10 @@ def contents(
     numbers = {name: record[name] for name in (*record.tensors, *record.matching(include))}
     if "logits.last" in known:
         numbers["logits.last"] = record["logits.last"]
-    if "logits" in known:
+    if "logits" in known and record.axes("logits")[0] == "T":
         numbers |= tops(record["logits"])
+    elif "logits" in known:
+        numbers["logits"] = record["logits"]
     numbers |= {WEIGHT + name: record.weights[name] for name in (*norms, *taken)}
     return pack(record, numbers, vocabulary=record.vocabulary())
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import Failed, Misuse
 from ..files import write_atomically
+from ..model import spec as specs
 from . import file, names
 from .record import Record
 
@@ -47,6 +48,11 @@ def save(record: Record, path: str | os.PathLike[str]) -> None:
 
 def page(record: Record) -> str:
     """The whole file. Raises Failed where the page has not been built, Misuse for a run too large for one."""
+    if not isinstance(record.spec, specs.Transformer) or record.spec.task != "continue":
+        raise Misuse(
+            "The page shows the runs of models that continue a text, so far; this is the run of another kind.",
+            "record.save() keeps it, and record[name] answers.",
+        )
     if not TEMPLATE.is_file():
         raise Failed(
             "The page has not been built, so no run can be put into it.", "Run `make setup` in the repository."
@@ -87,8 +93,9 @@ def shown(record: Record) -> list[str]:
 def _rows(record: Record) -> Iterator[str]:
     """The rows of weights that the stops open with: of the likeliest tokens and of each block's strongest neurons."""
     if "logits.last" in record:
-        table = "stem.tokens" if record.spec.head.tied else "head.out"
-        likeliest = record["logits.last"].topk(min(12, record.spec.head.size)).indices
+        table = "stem.tokens" if names.head_of(record.spec).tied else "head.out"
+        logits = record["logits.last"]
+        likeliest = logits.topk(min(12, len(logits))).indices
         yield from (f"weights.{table}.weight[{token}]" for token in likeliest.tolist())
     for name in names.matching(record.names(views=True), "blocks.*.mlp.strength")[0]:
         place = name.removesuffix(".strength")

@@ -54,8 +54,9 @@ def names(machine: spec.Spec) -> dict[str, Axes]:
     else:
         found = dict(_side("encoder.", machine.source, machine.encoder, "S"))
         found |= dict(_side("decoder.", machine.target, machine.decoder, "T"))
-    head = machine.head
-    return found | {"logits": ("V",) if head.pool == "first" else ("T", "V")}
+    if machine.head is None:
+        return found
+    return found | {"logits": ("V",) if machine.head.pool == "first" else ("T", "V")}
 
 
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:
@@ -99,13 +100,18 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
     if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens)):
         return {}
     found: dict[str, Axes] = {}
+    every_token = machine.head is not None and machine.head.pool is None  # has logits of its own
     for i in range(len(machine.stack.blocks)):
         attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
         found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
         found |= {f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
         found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
-        if machine.head.transform is None:  # else what a neuron does to the logits is no fixed direction
+        if (
+            every_token and head_of(machine).transform is None
+        ):  # else what a neuron does to the logits is no fixed direction
             found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}
+    if not every_token:
+        return found
     return found | {
         "lens.ids": ("T", "stop", "top"),
         "lens.p": ("T", "stop", "top"),
@@ -139,9 +145,16 @@ def stack_of(machine: spec.Spec, name: str) -> spec.Stack:
     return machine.encoder if name.startswith("encoder.") else machine.decoder
 
 
+def head_of(machine: spec.Spec) -> spec.Head:
+    """What makes logits of the stream. Raises Misuse for a model that makes none."""
+    if machine.head is None:
+        raise Misuse("This model has no head, and so no logits: its result is the stream itself.")
+    return machine.head
+
+
 def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:
     """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens."""
-    stack, size = stack_of(machine, name), machine.head.size
+    stack, size = stack_of(machine, name), 0 if machine.head is None else machine.head.size
     whole = {
         "T": length, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
         "top": min(TOP if name.startswith("logits.") else BEST, size), "bin": min(BINS, length),

@@ -78,13 +78,10 @@ class Record:
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._axes = naming.names(self.spec) | {
-            "river": ("stop", "T"),
-            "logits.last": ("V",),
-            "logits.top.values": ("T", "top"),
-            "logits.top.ids": ("T", "top"),
-            "logits.rest": ("T",),
-        }
+        self._axes = naming.names(self.spec) | {"river": ("stop", "T")}
+        if self._axes.get("logits") == ("T", "V"):
+            self._axes |= {"logits.last": ("V",), "logits.top.values": ("T", "top"), "logits.top.ids": ("T", "top")}
+            self._axes["logits.rest"] = ("T",)
         self._axes |= naming.views(self.spec)
 
     def names(self, views: bool = False) -> list[str]:
@@ -142,8 +139,8 @@ class Record:
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
             return max(size, keys * keys)  # one head at a time
         if plain.startswith("lens."):
-            return made[0] * full[1] * self.spec.head.size
-        return made[0] * self.spec.head.size if _in_parts(plain, axes) else size
+            return made[0] * full[1] * naming.head_of(self.spec).size
+        return made[0] * naming.head_of(self.spec).size if _in_parts(plain, axes) else size
 
     def __contains__(self, name: str) -> bool:
         """Can this record answer ``name``, index and all?"""
@@ -405,7 +402,8 @@ class Record:
         gain, final = self._final_norm_weights()[:1], self._stack(place).final_norm
         rows = self.weights[self._head_weights()[0]]
         centred = final is not None and final.kind == "layer"
-        effect = neurons.effect(columns, rows, self.weights[gain[0]] if gain else None, centred) * self.spec.head.scale
+        effect = neurons.effect(columns, rows, self.weights[gain[0]] if gain else None, centred)
+        effect = effect * naming.head_of(self.spec).scale
         return {
             (way, what): x
             for way in naming.WAYS
@@ -418,7 +416,7 @@ class Record:
         goes to the head as it is. The last stop is ``final`` itself, so it is the model's own distribution."""
         streams = torch.stack([self[stop][rows] for stop in self.stops()[:-1]], 1)  # (T, stop, D)
         streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
-        few = max(1, 2**22 // (streams.shape[1] * self.spec.head.size))  # 4 million logits at a time
+        few = max(1, 2**22 // (streams.shape[1] * naming.head_of(self.spec).size))  # 4 million logits at a time
         return torch.cat([lens(self._head(streams[i : i + few]))[what] for i in range(0, len(streams), few)])
 
     def _finally_normed(self, x: Tensor) -> Tensor:
@@ -433,9 +431,9 @@ class Record:
 
     def _head(self, final: Tensor) -> Tensor:
         with torch.device("meta"):
-            head = Head(self.spec.head, final.shape[-1])
+            head = Head(naming.head_of(self.spec), final.shape[-1])
         weights = {name.removeprefix("head."): self.weights[name] for name in self._head_weights() if "head." in name}
-        embedding = self.weights[self._embedding] if self.spec.head.tied else None
+        embedding = self.weights[self._embedding] if head.head.tied else None
         logits: Tensor = functional_call(head, weights, (final[None], embedding))
         return logits[0]
 
@@ -493,12 +491,12 @@ class Record:
         return [] if norm is None else _parts_of(norm, f"{self._decoder or 'stack.'}norm")
 
     def _head_weights(self) -> list[str]:
-        head = self.spec.head
+        head = naming.head_of(self.spec)
         found = [self._embedding] if head.tied else ["head.out.weight"]
         found += ["head.out.bias"] if head.bias else []
         if head.transform is not None:
-            found += ["head.dense.weight", "head.dense.bias", "head.norm.weight"]
-            found += ["head.norm.bias"] if head.transform[1].kind == "layer" else []
+            found += ["head.dense.weight", "head.dense.bias"]
+            found += [] if head.transform[1] is None else _parts_of(head.transform[1], "head.norm")
         return found
 
     def stops(self) -> list[str]:

@@ -280,8 +280,8 @@ Stem = Tokens | Patches | Mel
 class Head:
     """Residual stream -> ``size`` logits.
 
-    ``tied``: the token embedding serves as the unembedding. ``transform``: a dense layer, activation and norm first
-    (BERT). ``pool``: read only the first position (ViT).
+    ``tied``: the token embedding serves as the unembedding. ``transform``: a dense layer, an activation and perhaps a
+    norm first (BERT). ``pool``: read only the first position (ViT, classifiers).
     """
 
     size: int
@@ -289,7 +289,7 @@ class Head:
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
-    transform: tuple[str, Norm] | None = None
+    transform: tuple[str, Norm | None] | None = None
     pool: Literal["first"] | None = None
 
     def __post_init__(self) -> None:
@@ -301,18 +301,32 @@ class Head:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT). ``context``: the longest sequence it was made for."""
+    """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT). ``context``: the longest sequence it was made for.
+
+    Without a head its result is the stream itself (models of sentence vectors).
+    """
 
     stem: Stem
     stack: Stack
-    head: Head
+    head: Head | None
     context: int
 
     def __post_init__(self) -> None:
         _same_width(self.stem, self.stack)
         _positive("context", self.context)
-        if self.head.tied and not (isinstance(self.stem, Tokens) and self.stem.vocabulary == self.head.size):
+        if self.head is None or not self.head.tied:
+            return
+        if not (isinstance(self.stem, Tokens) and self.stem.vocabulary == self.head.size):
             raise ValueError("a tied head needs a token embedding of its own size")
+
+    @property
+    def task(self) -> Literal["continue", "fill", "classify", "embed"]:
+        """What it does: continue a text, fill what is masked in one, tell classes apart, or make vectors."""
+        if self.head is None:
+            return "embed"
+        if self.head.pool is not None:
+            return "classify"
+        return "continue" if self.stack.blocks[0].attn.causal else "fill"
 
 
 @dataclass(frozen=True)
@@ -398,7 +412,9 @@ def _stack(stack: Stack) -> int:
     return total
 
 
-def _head(head: Head, width: int) -> int:
+def _head(head: Head | None, width: int) -> int:
+    if head is None:
+        return 0
     total = 0 if head.tied else head.size * width
     if head.bias:
         total += head.size

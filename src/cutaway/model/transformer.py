@@ -104,8 +104,9 @@ class Head(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         if self.head.pool == "first":
             x = x[:, 0]
-        if self.head.transform is not None and self.dense is not None and self.norm is not None:
-            x = self.norm(ACTIVATIONS[self.head.transform[0]](self.dense(x)))
+        if self.head.transform is not None and self.dense is not None:
+            x = ACTIVATIONS[self.head.transform[0]](self.dense(x))
+            x = x if self.norm is None else self.norm(x)
         logits = self.out(x * self.head.scale, embedding)
         if self.head.softcap is not None:
             logits = self.head.softcap * torch.tanh(logits / self.head.softcap)
@@ -122,7 +123,7 @@ class Transformer(nn.Module):
         self.spec = transformer
         self.stem = make_stem(transformer.stem)
         self.stack = Stack(transformer.stack)
-        self.head = Head(transformer.head, transformer.stack.width)
+        self.head = None if transformer.head is None else Head(transformer.head, transformer.stack.width)
 
     def forward(
         self,
@@ -131,12 +132,17 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Token ids (B, T), or an image or mel frames, to logits (B, T, V); see :meth:`stream`."""
-        return self.logits(self.stream(inputs, present, segments, cache))
+        """Token ids (B, T), or an image or mel frames, to logits (B, T, V); without a head, to the stream (B, T, D).
+        See :meth:`stream`."""
+        stream = self.stream(inputs, present, segments, cache)
+        return stream if self.head is None else self.logits(stream)
 
     def logits(self, stream: Tensor) -> Tensor:
-        """What the head makes of the residual stream after the final norm: (B, T, D) -> (B, T, V)."""
-        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.spec.head.tied else None
+        """What the head makes of the residual stream after the final norm: (B, T, D) -> (B, T, V), or (B, V) when it
+        reads one position only. Raises ValueError where there is no head."""
+        if self.head is None:
+            raise ValueError("this model has no head, and so no logits")
+        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.head.head.tied else None
         logits: Tensor = self.head(stream, embedding)
         return logits
 

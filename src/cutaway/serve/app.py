@@ -24,12 +24,11 @@ import uvicorn
 from starlette.routing import Route, Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .. import hub
 from ..errors import Failed, Misuse
 from .gate import Gate
 from .limits import Limits
 from .live import Live
-from .models import identity
+from .models import asked_for
 from .static import Page
 from .supervisor import COMMAND, Supervisor
 
@@ -70,8 +69,8 @@ def look(text: str | None = None, model: str | None = None, port: int | None = N
         )
     if model is None:
         return serve(COMMAND, query={"text": text}, port=port, browser=browser)
-    hub.find(model)  # fetched, or refused in one sentence, before anything is served
-    return serve((*COMMAND, model), query={"text": text, "model": identity(model)}, port=port, browser=browser)
+    asked = asked_for(model)  # fetched, or refused in one sentence, before anything is served
+    return serve((*COMMAND, model), query={"text": text, "model": asked.id}, port=port, browser=browser)
 
 
 def serve(

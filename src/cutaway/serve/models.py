@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..errors import Failed, NotFound
+from ..errors import Failed, Misuse, NotFound
 from ..families import describe
 from ..families import verify as verification
 from ..families.config import dtype_of, read_config
 from ..families.weights import fingerprint
 from ..model import spec
+from ..tasks import ASKED, IS
 from .limits import Limits, MiB
 from .worker import Check, Tell, TooLarge
 
@@ -79,16 +80,28 @@ def identity(name_or_path: str | os.PathLike[str]) -> str:
     return f"local/{folder.resolve().name}" if is_local else str(name_or_path)
 
 
+def asked_for(name_or_path: str) -> Listed:
+    """The model of that name or path, fetched where need be. Raises NotFound, Refused or Failed as ``hub.find`` and
+    ``describe`` do, and Misuse for a kind of model that the page does not show."""
+    id, folder = identity(name_or_path), hub.find(name_or_path)
+    config = read_config(folder)
+    _, described, _ = describe(config)
+    if described.task != "continue":
+        raise Misuse(
+            f"{id} {IS[described.task]}; the page shows models that continue a text, so far.",
+            f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
+        )
+    return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
+
+
 def listed(preferred: str | None = None) -> dict[str, Listed]:
     """The models that can be run without a network, by id: ``preferred`` first, then the bundled, then the cached."""
     found: dict[str, Listed] = {}
     if preferred is not None:
-        id, folder = identity(preferred), hub.find(preferred)
-        config = read_config(folder)
-        _, described, _ = describe(config)
-        found[id] = Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
+        one = asked_for(preferred)
+        found[one.id] = one
     for entry in (*hub.bundled(), *hub.cached()):
-        if entry.spec is not None and entry.problem is None:
+        if entry.spec is not None and entry.problem is None and entry.spec.task == "continue":
             found.setdefault(entry.name, Listed(entry.name, entry.folder, entry.source, entry.spec, entry.dtype))
     return found
 

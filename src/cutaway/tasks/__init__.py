@@ -1,0 +1,16 @@
+"""What models other than decoders are asked: fill what is masked, tell classes apart, make vectors of texts."""
+
+#: What a model of each kind is, in a sentence that begins with its name; what it does; and what it is asked with.
+IS = {
+    "continue": "continues a text",
+    "fill": "fills in what is masked in a text",
+    "classify": "tells classes of texts apart",
+    "embed": "makes vectors of texts",
+}
+DOES = {"continue": "continue texts", "fill": "fill masks", "classify": "classify texts", "embed": "make vectors"}
+ASKED = {
+    "continue": "next or generate",
+    "fill": "fill",
+    "classify": "classify",
+    "embed": "embed or similar",
+}

@@ -1,4 +1,4 @@
-"""Encoders' files as they are found: old spellings, second copies, heads nobody reads, and heads that are not read yet."""
+"""Encoders' files as they are found: old spellings, second copies, heads nobody reads or that are not read yet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def masked(saved, tmp_path):
     folder, theirs = saved("bert, masked")
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path, theirs
+    return tmp_path, dict(theirs)
 
 
 def agrees(folder: Path, theirs) -> bool:

@@ -228,10 +228,10 @@ class Model:
         """
         self._must("fill")
         texts = self._texts()
-        ids, notes = self._cut(texts.encode_masked(text))
-        mask = texts.mask
+        whole, mask = texts.encode_masked(text), texts.mask
         assert mask is not None, "encode_masked has found one"
-        if ids.count(mask) < texts.encode_masked(text).count(mask):
+        ids, notes = self._cut(whole)
+        if ids.count(mask) < whole.count(mask):
             raise Misuse(
                 f"The text is longer than the {self.context} tokens the model reads, and a mask lies behind them.",
                 "Shorten it.",

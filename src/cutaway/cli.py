@@ -21,7 +21,7 @@ from . import __version__
 from .errors import CutawayError, Failed, Misuse
 
 if TYPE_CHECKING:
-    from .api import Model
+    from .api import Distribution, Model
     from .look.explain import Explanation
     from .look.record import Record
 
@@ -146,25 +146,18 @@ def next(
 ) -> None:
     """Show what comes next: the distribution over the whole vocabulary."""
     text = _read(text)
-    if top < 1:
-        raise Misuse(f"--top is {top}.", "Give 1 or more.")
+    _check_top(top)
     loaded = _load(model, dtype, device)
     distribution = loaded.next(text)
-    choices, rest = distribution.top(top), distribution.rest(top)
-    others = len(distribution.logits) - len(choices)
     _say(*distribution.notes)
     if json:
         _print_json(
             model=loaded.card.name, tokens=distribution.tokens, notes=distribution.notes,
-            vocabulary=len(distribution.logits), rest=rest,
-            top=[{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in choices],
+            vocabulary=len(distribution.logits), **_likeliest(distribution, top),
         )  # fmt: skip
         return
-    print("probability     logit      id  token")
-    for choice in choices:
-        print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
-    if others:
-        print(f"{rest:11.4%}                    everything else, {others:,} tokens")
+    print(CHOICES)
+    _print_choices(distribution, top)
 
 
 @app.command(sort_key=3)
@@ -394,27 +387,17 @@ def fill(
 ) -> None:
     """Fill in masked words, with models such as BERT."""
     text = _read(text)
-    if top < 1:
-        raise Misuse(f"--top is {top}.", "Give 1 or more.")
+    _check_top(top)
     loaded = _load(model, dtype, device)
     blanks = loaded.fill(text)
     _say(*blanks[0].notes)
     if json:
-        masks = [
-            {
-                "position": blank.position, "rest": blank.rest(top),
-                "top": [{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in blank.top(top)],
-            }
-            for blank in blanks
-        ]  # fmt: skip
+        masks = [{"position": blank.position, **_likeliest(blank, top)} for blank in blanks]
         _print_json(model=loaded.card.name, tokens=blanks[0].tokens, notes=blanks[0].notes, masks=masks)
         return
     for blank in blanks:
-        print(f"token {blank.position}:" if len(blanks) > 1 else "probability     logit      id  token")
-        for choice in blank.top(top):
-            print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
-        if others := len(blank.logits) - top:
-            print(f"{blank.rest(top):11.4%}                    everything else, {others:,} tokens")
+        print(f"token {blank.position}:" if len(blanks) > 1 else CHOICES)
+        _print_choices(blank, top)
 
 
 @app.command(sort_key=11)
@@ -622,6 +605,11 @@ def _check_sampling(settings: dict[str, Any]) -> None:
         raise Misuse(f"--max-new-tokens is {settings['max_new_tokens']}.", "Give 1 or more.")
 
 
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise Misuse(f"--top is {top}.", "Give 1 or more.")
+
+
 def _check_writable(path: Path) -> None:
     if path.is_dir():
         raise Misuse(f"{path} is a folder.", "Name a file, such as run.cutaway.")
@@ -656,6 +644,24 @@ def _read_each(texts: Sequence[str]) -> list[str]:
     if not texts:
         raise Misuse("There is no text.", "Give at least one.")
     return [_read(text) for text in texts]
+
+
+CHOICES = "probability     logit      id  token"
+
+
+def _likeliest(distribution: Distribution, top: int) -> dict[str, Any]:
+    """The most probable tokens and what all others hold, ready for JSON."""
+    choices = [{"id": c.id, "text": c.text, "p": c.p, "logit": c.logit} for c in distribution.top(top)]
+    return {"rest": distribution.rest(top), "top": choices}
+
+
+def _print_choices(distribution: Distribution, top: int) -> None:
+    """A line for each of the most probable tokens, and one for everything else."""
+    choices = distribution.top(top)
+    for choice in choices:
+        print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
+    if others := len(distribution.logits) - len(choices):
+        print(f"{distribution.rest(top):11.4%}                    everything else, {others:,} tokens")
 
 
 SHOWN = 8  # terms of a derivation in full

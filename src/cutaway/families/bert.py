@@ -20,20 +20,18 @@ MASKED, CLASSES = "ForMaskedLM", "ForSequenceClassification"
 
 
 def read_bert(c: Config) -> spec.Transformer:
-    c.only("position_embedding_type", "absolute")
-    return _read_bert(c, c.activation("hidden_act", "gelu"), "tanh", unused_rows=0)
+    return _read_bert(c, c.activation("hidden_act", "gelu"), unused_rows=0)
 
 
 def read_roberta(c: Config) -> spec.Transformer:
-    c.only("position_embedding_type", "absolute")
     # Positions are counted from behind the padding token's row.
-    return _read_bert(c, "gelu", "tanh", unused_rows=1 + c.integer("pad_token_id", 1, most=1000, least=0))
+    return _read_bert(c, "gelu", unused_rows=1 + c.integer("pad_token_id", 1, most=1000, least=0))
 
 
-def _read_bert(c: Config, masked: str, pooled: str, unused_rows: int) -> spec.Transformer:
-    """``masked``, ``pooled``: the non-linearity before the vocabulary, and before the classes."""
+def _read_bert(c: Config, masked: str, unused_rows: int) -> spec.Transformer:
+    """``masked``: the non-linearity before the vocabulary."""
+    c.only("position_embedding_type", "absolute")
     c.only("is_decoder", False)
-    c.ignore("type_vocab_size", "layer_norm_eps")
     return _encoder(
         c,
         width=c.integer("hidden_size", 768, most=WIDEST),
@@ -44,7 +42,7 @@ def _read_bert(c: Config, masked: str, pooled: str, unused_rows: int) -> spec.Tr
         rows=c.integer("max_position_embeddings", 512, most=LARGEST),
         unused_rows=unused_rows,
         segments=c.integer("type_vocab_size", 2, most=1000),
-        transforms=(masked, pooled),
+        transforms=(masked, "tanh"),
     )
 
 

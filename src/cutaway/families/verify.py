@@ -121,21 +121,18 @@ def _results(model: Any, sequences: list[list[int]]) -> list[Tensor]:
 def _reference(folder: Path, kind: str) -> Any:
     import transformers
 
+    reference = getattr(transformers, kind)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
-        return (
-            getattr(transformers, kind)
-            .from_pretrained(
-                str(folder),
-                dtype="float32",
-                attn_implementation="eager",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-            .eval()
-        )
+        return reference.from_pretrained(
+            str(folder),
+            dtype="float32",
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        ).eval()
     except Exception as error:  # whatever another library raises, the answer is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Failed(f"transformers cannot load {folder}: {reason[:200]}", "Try another version of it.") from error

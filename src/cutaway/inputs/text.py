@@ -7,6 +7,7 @@ come only from the tokenizer's own template (a beginning-of-text token, say) or 
 from __future__ import annotations
 
 import codecs
+import functools
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Tokenizer:
         """The id of the token that stands for a word to be filled in; None where there is none."""
         return self._id("mask_token", {})
 
-    @property
+    @functools.cached_property
     def frame(self) -> tuple[list[int], list[int]]:
         """What the template puts before and after every text: [CLS] and [SEP], say."""
         empty, one = self._engine.encode(""), self._engine.encode("a")

@@ -104,7 +104,7 @@ def _streams(record: Record, token: int) -> Tensor:
 
 def _prediction(record: Record, token: int) -> Tensor | None:
     """(V): the log-probabilities that stand at a token; None where a model has none for each."""
-    if names.names(record.spec).get("logits") != ("T", "V"):
+    if not names.every_token(record.spec):
         return None
     last = token == len(record.tokens) - 1
     return (record["logits.last"] if last else record[f"logits[{token}]"]).double().log_softmax(-1)

@@ -141,8 +141,7 @@ def name_of(name: str, index: Sequence[int | str]) -> str:
 def _is_decoder(machine: specs.Spec) -> bool:
     if not isinstance(machine, specs.Transformer) or not isinstance(machine.stem, specs.Tokens):
         return False
-    head = machine.head
-    return head is not None and head.pool is None and head.transform is None and not machine.stem.segments
+    return naming.every_token(machine) and naming.head_of(machine).transform is None and not machine.stem.segments
 
 
 def _plain(value: Any) -> Any:

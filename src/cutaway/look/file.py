@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import Misuse, NotFound, Refused
 from ..files import write_atomically
 from ..model import spec
-from .names import WEIGHT, matching
+from .names import WEIGHT, every_token, matching
 from .record import ModelCard, Record, tops
 
 FORMAT = 1
@@ -47,7 +47,7 @@ def contents(
     numbers = {name: record[name] for name in (*record.tensors, *record.matching(include))}
     if "logits.last" in known:
         numbers["logits.last"] = record["logits.last"]
-    if "logits" in known and record.axes("logits")[0] == "T":
+    if "logits" in known and every_token(record.spec):
         numbers |= tops(record["logits"])
     elif "logits" in known:
         numbers["logits"] = record["logits"]

@@ -56,7 +56,7 @@ def names(machine: spec.Spec) -> dict[str, Axes]:
         found |= dict(_side("decoder.", machine.target, machine.decoder, "T"))
     if machine.head is None:
         return found
-    return found | {"logits": ("V",) if machine.head.pool == "first" else ("T", "V")}
+    return found | {"logits": ("T", "V") if every_token(machine) else ("V",)}
 
 
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:
@@ -100,17 +100,14 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
     if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens)):
         return {}
     found: dict[str, Axes] = {}
-    every_token = machine.head is not None and machine.head.pool is None  # has logits of its own
     for i in range(len(machine.stack.blocks)):
         attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
         found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
         found |= {f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
         found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
-        if (
-            every_token and head_of(machine).transform is None
-        ):  # else what a neuron does to the logits is no fixed direction
+        if every_token(machine) and head_of(machine).transform is None:  # else it is no fixed direction
             found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}
-    if not every_token:
+    if not every_token(machine):
         return found
     return found | {
         "lens.ids": ("T", "stop", "top"),
@@ -150,6 +147,11 @@ def head_of(machine: spec.Spec) -> spec.Head:
     if machine.head is None:
         raise Misuse("This model has no head, and so no logits: its result is the stream itself.")
     return machine.head
+
+
+def every_token(machine: spec.Spec) -> bool:
+    """Are there logits at every token, rather than at one position or none?"""
+    return machine.head is not None and machine.head.pool is None
 
 
 def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:

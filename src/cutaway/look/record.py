@@ -79,7 +79,7 @@ class Record:
 
     def __post_init__(self) -> None:
         self._axes = naming.names(self.spec) | {"river": ("stop", "T")}
-        if self._axes.get("logits") == ("T", "V"):
+        if naming.every_token(self.spec):
             self._axes |= {"logits.last": ("V",), "logits.top.values": ("T", "top"), "logits.top.ids": ("T", "top")}
             self._axes["logits.rest"] = ("T",)
         self._axes |= naming.views(self.spec)

@@ -33,6 +33,18 @@ const preload = (attrs: { href: string; as: string; type?: string }) => ({
   injectTo: 'head' as const,
 })
 
+/**
+ * Svelte makes one object of an Error class while it loads. To keep its stack, an engine that is being inspected reads
+ * the whole script once more: a dozen milliseconds of the first picture. The object is only ever compared.
+ */
+export const stackless: Plugin = {
+  name: 'stackless',
+  transform: {
+    filter: { id: /svelte\/src\/internal\/client\/constants\.js/ },
+    handler: (code) => code.replace('class StaleReactionError extends Error', 'class StaleReactionError'),
+  },
+}
+
 /** Everything the first picture needs is one script, not one for each part that something else needs too. */
 export const oneScript: Rolldown.CodeSplittingOptions = {
   includeDependenciesRecursively: false,

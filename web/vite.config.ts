@@ -1,6 +1,6 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { defineConfig, type UserConfig } from 'vite'
-import { oneScript, packed, preloads } from './preload'
+import { oneScript, packed, preloads, stackless } from './preload'
 import { formulas } from './src/formulas/compile'
 import { standalone } from './standalone'
 
@@ -10,7 +10,7 @@ const outDir = '../src/cutaway/page'
 const target = 'es2022'
 
 const page: UserConfig = {
-  plugins: [svelte(), formulas(), preloads, packed],
+  plugins: [svelte(), formulas(), stackless, preloads, packed],
   base: './',
   build: {
     outDir,

@@ -1,6 +1,6 @@
 // The list of next tokens: which rows it shows, what stands in them, and what each step of the sampler makes of them.
 
-import { maximum, possible, ranking, softmax, total, weigh, type Step, type Trace } from './sampler'
+import { maximum, possible, ranking, taken, total, weigh, type Step, type Trace } from './sampler'
 
 export const rowHeight = 26
 const shownTokens = 12
@@ -25,8 +25,10 @@ export function rank(logits: Float32Array): { order: Uint32Array; plain: Float64
   let known = ranked.get(logits)
   if (!known) {
     const ids = possible(logits)
-    const start = still(ids, new Float64Array(ids.length).map((_, i) => logits[ids[i]]))
-    ranked.set(logits, (known = { order: ranking(logits), plain: softmax(logits), start }))
+    const start = still(ids, taken(logits, ids))
+    const plain = new Float64Array(logits.length)
+    for (let i = 0; i < ids.length; i++) plain[ids[i]] = start.weights[i] / start.sum
+    ranked.set(logits, (known = { order: ranking(logits), plain, start }))
   }
   return known
 }
@@ -43,14 +45,15 @@ export function listedRows(logits: Float32Array, trace: Trace, drawn: number | n
     probability: trace.probabilities[id],
     plain: plain[id],
   }))
-  const rest = { id: null, rank: 0, logit: NaN, probability: 0, plain: 0 }
-  const listed = new Set(ids)
-  for (let id = 0; id < logits.length; id++) {
-    if (listed.has(id)) continue
-    rest.probability += trace.probabilities[id]
-    rest.plain += plain[id]
-  }
+  const rest = { id: null, rank: 0, logit: NaN, probability: without(trace.probabilities, ids), plain: without(plain, ids) }
   return [...rows, rest]
+}
+
+/** The sum of all but these. */
+function without(values: Float64Array, ids: number[]): number {
+  const others = values.slice()
+  for (const id of ids) others[id] = 0
+  return total(others)
 }
 
 /** The stages a logit goes through, in order; those whose setting is off let everything pass. */

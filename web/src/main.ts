@@ -1,4 +1,3 @@
-import { stacksAgain } from './stackless'
 import { mount } from 'svelte'
 import { follow } from './address.svelte'
 import { fetchAhead } from './ahead'
@@ -8,7 +7,6 @@ import { desk } from './desk.svelte'
 import { link } from './link.svelte'
 import { screen } from './screen.svelte'
 
-stacksAgain()
 // The stored run is on its way already (index.html asks for it): to wait a moment for it is quicker than to lay the
 // page out twice.
 const patience = 120

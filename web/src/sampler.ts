@@ -37,7 +37,7 @@ export interface Trace {
 export function trace(logits: ArrayLike<number>, previous: Iterable<number>, settings: Settings): Trace {
   // The tokens still in, in id order, and their logits; each cut shortens both.
   let ids = possible(logits)
-  let left = new Float64Array(ids.length).map((_, i) => logits[ids[i]])
+  let left = taken(logits, ids)
   const steps: Step[] = []
 
   const changed = (name: Step['name'], setting: number | null) =>
@@ -75,7 +75,7 @@ export function trace(logits: ArrayLike<number>, previous: Iterable<number>, set
   if (minP !== null) cut('min-p', minP, (_, weights) => atLeast(weights, minP))
 
   const probabilities = new Float64Array(logits.length)
-  ids.forEach((id, i) => (probabilities[id] = weights[i] / sum))
+  for (let i = 0; i < ids.length; i++) probabilities[ids[i]] = weights[i] / sum
   changed('softmax', null)
   return { steps, probabilities, argmax: temperature === 0 }
 }
@@ -88,14 +88,26 @@ export function possible(logits: ArrayLike<number>): Uint32Array<ArrayBuffer> {
   return ids.slice(0, count)
 }
 
-/** The distribution as the model gave it: temperature 1, nothing cut. */
-export function softmax(logits: ArrayLike<number>): Float64Array {
-  return trace(logits, [], { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }).probabilities
+/** The logits of these tokens. */
+export function taken(logits: ArrayLike<number>, ids: Uint32Array): Float64Array<ArrayBuffer> {
+  const left = new Float64Array(ids.length)
+  for (let i = 0; i < ids.length; i++) left[i] = logits[ids[i]]
+  return left
 }
 
-/** Token ids from most to least probable; of equals the lower id first. */
-export function ranking(values: ArrayLike<number>): Uint32Array {
-  return Uint32Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[b] - values[a] || a - b)
+/**
+ * Token ids from most to least probable; of equals the lower id first. Sorted as 64-bit integers, which the engine does
+ * by itself: above, the bits of the logit turned so that the largest comes first; below, the id.
+ */
+export function ranking(logits: Float32Array): Uint32Array {
+  const bits = new Uint32Array(logits.map((x) => x + 0).buffer) // + 0: the two zeros are equals
+  const pairs = new Uint32Array(2 * logits.length)
+  for (let id = 0; id < bits.length; id++) {
+    pairs[2 * id] = id
+    pairs[2 * id + 1] = bits[id] >>> 31 ? bits[id] : ~bits[id] & 0x7fffffff
+  }
+  new BigUint64Array(pairs.buffer).sort()
+  return new Uint32Array(logits.length).map((_, rank) => pairs[2 * rank])
 }
 
 /** Marks the `count` largest values; of equal ones the lower places. */
@@ -144,13 +156,13 @@ export function weigh(logits: Float64Array): Float64Array {
 
 export function maximum(values: Float64Array): number {
   let most = -Infinity
-  for (const value of values) if (value > most) most = value
+  for (let i = 0; i < values.length; i++) if (values[i] > most) most = values[i]
   return most
 }
 
 export function total(values: Float64Array): number {
   let sum = 0
-  for (const value of values) sum += value
+  for (let i = 0; i < values.length; i++) sum += values[i]
   return sum
 }
 

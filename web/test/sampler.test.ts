@@ -56,12 +56,15 @@ describe.each(cases.map((c) => [c.name, c] as const))('%s', (_, c) => {
   })
 })
 
-it('ranks ties by the lower id', () => {
-  expect([...ranking([1, 3, 3, 2])]).toEqual([1, 2, 3, 0])
-})
+describe('the ranking', () => {
+  it('is from the largest logit to the smallest, of equals the lower id first', () => {
+    const logits = [0, -3, -0, 3, 3, -Infinity, 1e-40, -1e-40, -2.5, 88, -Infinity, 2.5]
+    expect([...ranking(Float32Array.from(logits))]).toEqual([9, 3, 4, 11, 6, 0, 2, 7, 8, 1, 5, 10])
+  })
 
-it('gives the plain distribution', () => {
-  const p = softmax([0, Math.log(3)])
-  expect(p[0]).toBeCloseTo(0.25, 15)
-  expect(p[1]).toBeCloseTo(0.75, 15)
+  it('is that of a sort by comparison', () => {
+    const logits = Float32Array.from({ length: 5000 }, (_, i) => Math.round(400 * Math.sin(i * i)) / 20)
+    const compared = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b)
+    expect([...ranking(logits)]).toEqual(compared)
+  })
 })

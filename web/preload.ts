@@ -1,5 +1,5 @@
-// What makes the first picture quick: one script, the stored run and the typefaces asked for by the page itself, and
-// every file packed.
+// What makes the page come quickly: one script, the stored run and the typefaces asked for by the document itself, and
+// every file packed. firstpicture.ts does the rest.
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,18 +8,13 @@ import type { Plugin, Rolldown } from 'vite'
 
 const first = /source-(serif-4-latin-wght-(normal|italic)|sans-3-latin-wght-normal)-[^/]*\.woff2$/
 
-const stored = ['stored/first.cutaway', 'stored/first.vocabulary.json']
-
-/**
- * The stored run, known only from the script, and the typefaces of the first picture, known only from the style sheet:
- * they would come after it, and after the first layout. They stand behind the script, which has the most to do.
- */
+/** The stored run and the typefaces of the first picture: without this they would come after its layout. */
 export const preloads: Plugin = {
   name: 'preloads',
   transformIndexHtml: {
     order: 'post',
     handler: (_html, { bundle }) => [
-      ...stored.map((name) => preload({ href: `./${name}`, as: 'fetch' })),
+      preload({ href: './stored/first.cutaway', as: 'fetch' }),
       ...Object.keys(bundle ?? {})
         .filter((name) => first.test(name))
         .map((name) => preload({ href: `./${name}`, as: 'font', type: 'font/woff2' })),
@@ -72,7 +67,7 @@ export const packed: Plugin = {
   apply: 'build',
   writeBundle({ dir }) {
     for (const entry of readdirSync(dir!, { recursive: true, withFileTypes: true })) {
-      if (!entry.isFile() || !/\.(js|css|json|cutaway)$/.test(entry.name)) continue
+      if (!entry.isFile() || !/(\.(js|css|json|cutaway)|index\.html)$/.test(entry.name)) continue
       const file = join(entry.parentPath, entry.name)
       writeFileSync(`${file}.br`, brotliCompressSync(readFileSync(file)))
     }

@@ -1,5 +1,6 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { defineConfig, type UserConfig } from 'vite'
+import { firstPicture } from './firstpicture'
 import { oneScript, packed, preloads, stackless } from './preload'
 import { formulas } from './src/formulas/compile'
 import { standalone } from './standalone'
@@ -10,7 +11,7 @@ const outDir = '../src/cutaway/page'
 const target = 'es2022'
 
 const page: UserConfig = {
-  plugins: [svelte(), formulas(), stackless, preloads, packed],
+  plugins: [svelte(), formulas(), stackless, preloads, firstPicture, packed],
   base: './',
   build: {
     outDir,

@@ -1,4 +1,4 @@
-import { mount } from 'svelte'
+import { hydrate, mount } from 'svelte'
 import { follow } from './address.svelte'
 import { fetchAhead } from './ahead'
 import App from './App.svelte'
@@ -7,11 +7,16 @@ import { desk } from './desk.svelte'
 import { link } from './link.svelte'
 import { screen } from './screen.svelte'
 
-// The stored run is on its way already (index.html asks for it): to wait a moment for it is quicker than to lay the
-// page out twice.
-const patience = 120
-await Promise.race([desk.first.session.open(), new Promise((done) => setTimeout(done, patience))])
-mount(App, { target: document.getElementById('page')! })
+const page = document.getElementById('page')!
+const opened = desk.first.session.open()
+// The run is on its way already: to wait a moment for it is quicker than to lay the page out twice.
+await (page.firstChild ? opened : Promise.race([opened, new Promise((done) => setTimeout(done, 120))]))
+if (page.firstChild && desk.first.session.run) hydrate(App, { target: page }) // what first/first.ts shows comes alive
+else {
+  page.replaceChildren()
+  mount(App, { target: page })
+}
+page.inert = false
 follow(desk.first.session, desk.first.view)
 // The rest of the page, and the server, are looked for when the picture stands: until then they would take its time.
 await shown()

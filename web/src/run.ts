@@ -2,7 +2,8 @@
 
 import { SvelteMap } from 'svelte/reactivity'
 import type { At, Explanation } from './server'
-import { parse, type BlockSpec, type Entry, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
+import type { Entry, Tensor } from './cutawayfile'
+import { Recording } from './recording'
 import { Slices, type Stretch } from './slices.svelte'
 
 /** Where a run's numbers are had that did not come along with it. */
@@ -15,19 +16,9 @@ export interface Source {
   record: string
 }
 
-/** Of a long text rows come this many at a time. */
-export const chunk = 32
-/** How many of its last rows come along with the run itself, as the answer's size allows. */
-export const tails = [64, 1]
-
-export class Run {
-  readonly header: RecordHeader
-  readonly pieces: Piece[]
+export class Run extends Recording {
   /** Sentences a reader should know, such as a text cut to the context. */
   readonly notes: string[]
-  readonly blocks: BlockSpec[]
-  readonly length: number
-  readonly file: ReturnType<typeof parse>
   private readonly asked = new Set<string>()
   private readonly slices: Slices | null
   /** What has been explained so far; goes along with a file that is taken away. */
@@ -38,16 +29,14 @@ export class Run {
     readonly origin: 'stored' | 'live',
     readonly source: Source | null,
   ) {
-    this.file = parse(bytes)
+    super(bytes)
     this.slices = source && new Slices((name, at, signal) => source.tensor(name, at, signal))
-    this.header = this.file.header
-    this.length = this.header.tokens.length
-    this.blocks = this.header.spec.stack.blocks
     this.notes = this.header.settings?.notes ?? []
-    this.pieces = this.header.pieces?.length
-      ? this.header.pieces
-      : this.header.tokens.map((id) => ({ id, text: `#${id}` }))
     for (const [cell, known] of Object.entries(this.header.explanations ?? {})) this.explanations.set(cell, known as Explanation)
+  }
+
+  protected override ask(name: string, at: At, rows: Stretch | null = null): Tensor | null | undefined {
+    return this.slices ? this.slices.get(name, at, rows) : null
   }
 
   /** What was asked for since and arrived, to go along with a file that is taken away. */
@@ -59,43 +48,6 @@ export class Run {
     })
   }
 
-  /**
-   * A tensor, or with `at` one index of its first axis. What did not come with the run is asked for once; until it
-   * arrives this is undefined, and whoever read it is painted again then. Null: nobody has it.
-   */
-  get(name: string, at: At = null): Tensor | null | undefined {
-    return this.held(name, at) ?? (this.slices ? this.slices.get(name, at) : null)
-  }
-
-  /**
-   * Row `t` of a tensor over the text, which may be far too large to have whole: it is asked for with the rows around
-   * it. `first`: the index that stands before the row's, such as a head's. Undefined and null as in `get`.
-   */
-  line(name: string, t: number, first: number | null = null): Float32Array | null | undefined {
-    const whole = this.file.tensor(name)
-    if (whole) return first === null ? this.rows(whole)[t] : this.rows(whole)[first * whole.shape[1] + t]
-    const before = first === null ? '' : `${first},`
-    const tail = first === null ? this.tail(name) : null
-    if (tail && t >= this.length - tail.shape[0]) return this.rows(tail)[t - this.length + tail.shape[0]]
-    const rows = { first: t - (t % chunk), end: Math.min(this.length, t - (t % chunk) + chunk) }
-    const part = this.slices ? this.slices.get(name, `${before}${rows.first}:${rows.end}`, rows) : null
-    return part && this.rows(part)[t - rows.first]
-  }
-
-  /** As much of a tensor as came along with the run: all of it, or its last rows. */
-  along(name: string): Tensor | null {
-    return this.file.tensor(name) ?? this.tail(name)
-  }
-
-  /** The last rows of a tensor, where those alone came along. */
-  private tail(name: string): Tensor | null {
-    for (const count of tails) {
-      const tensor = this.file.tensor(`${name}[-${count}:]`)
-      if (tensor) return tensor
-    }
-    return null
-  }
-
   /** Numbers that were asked for are on their way. */
   get busy(): boolean {
     return this.slices?.busy ?? false
@@ -104,19 +56,6 @@ export class Run {
   /** Rows in sight of the drawing: others are not waited for. */
   look(sight: Stretch): void {
     this.slices?.look(sight)
-  }
-
-  private readonly cut = new WeakMap<Tensor, Float32Array[]>()
-
-  /** Every row of a tensor, the same objects each time. */
-  private rows(tensor: Tensor): Float32Array[] {
-    let rows = this.cut.get(tensor)
-    if (!rows) {
-      const width = tensor.shape.at(-1)!
-      rows = Array.from({ length: tensor.data.length / width }, (_, i) => tensor.data.subarray(i * width, (i + 1) * width))
-      this.cut.set(tensor, rows)
-    }
-    return rows
   }
 
   /** How one number was made; undefined until it is known, null when nobody here can say. */
@@ -130,75 +69,4 @@ export class Run {
     }
     return this.source ? this.explanations.get(cell) : (this.explanations.get(cell) ?? null)
   }
-
-  /** As `get`, but never asks anybody. */
-  held(name: string, at: At = null): Tensor | null {
-    const whole = this.file.tensor(name)
-    if (at === null) return whole
-    if (whole) return part(whole, at)
-    return this.file.tensor(`${name}[${at}]`)
-  }
-
-  /** (T) of one head: what token `to` reads from each. */
-  reads(layer: number, head: number, to: number): Float32Array | null | undefined {
-    return this.line(`blocks.${layer}.attn.pattern`, to, head)
-  }
-
-  /** (F): what enters the down projection at one token. */
-  hidden(layer: number, token: number): Float32Array | null | undefined {
-    return this.line(`blocks.${layer}.mlp.hidden`, token)
-  }
-
-  /** Norm of token `t`'s residual stream before block 0, after its attention, after its MLP, ... : place 0 to 2L. */
-  norm(place: number, t: number): number {
-    const river = this.held('river')
-    return river ? river.data[place * this.length + t] : NaN
-  }
-
-  /** Logits of the whole vocabulary after the last token. */
-  logits(): Float32Array | null {
-    return this.held('logits.last')?.data ?? null
-  }
-
-  /**
-   * The head of a block to show first: the one in which `token` reads most from a token other than itself and the very
-   * first, which many heads use as a place to rest. A choice of view only.
-   */
-  tellingHead(layer: number, token: number): number {
-    const patterns = this.held(`blocks.${layer}.attn.pattern`)
-    if (!patterns) return 0
-    const [heads, length] = patterns.shape
-    let best = 0
-    let most = -1
-    for (let head = 0; head < heads; head++) {
-      for (let from = 1; from < token; from++) {
-        const weight = patterns.data[(head * length + token) * length + from]
-        if (weight > most) [best, most] = [head, weight]
-      }
-    }
-    return best
-  }
-}
-
-/** What `at` names, as Python would: one entry per axis from the left, an index or a range. */
-export function part(tensor: Tensor, at: number | string): Tensor {
-  const [entry, ...rest] = String(at).split(',')
-  const inner = (index: number) => (rest.length ? part(row(tensor, index), rest.join(',')) : row(tensor, index))
-  if (!entry.includes(':')) return inner(Number(entry))
-  const from = (text: string, otherwise: number) => (text ? Number(text) + (Number(text) < 0 ? tensor.shape[0] : 0) : otherwise)
-  const [a, b] = entry.split(':')
-  const [first, end] = [from(a, 0), Math.min(tensor.shape[0], from(b, tensor.shape[0]))]
-  const each = Array.from({ length: Math.max(0, end - first) }, (_, i) => inner(first + i))
-  const shape = each[0]?.shape ?? tensor.shape.slice(1)
-  const data = new Float32Array(each.reduce((sum, one) => sum + one.data.length, 0))
-  each.forEach((one, i) => data.set(one.data, i * one.data.length))
-  return { shape: [each.length, ...shape], data }
-}
-
-/** Index `at` of the first axis; negative counts from the end. */
-export function row(tensor: Tensor, at: number): Tensor {
-  const shape = tensor.shape.slice(1)
-  const size = shape.reduce((a, b) => a * b, 1)
-  const index = at < 0 ? tensor.shape[0] + at : at
-  return { shape, data: tensor.data.subarray(index * size, (index + 1) * size) }
 }

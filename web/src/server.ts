@@ -199,7 +199,7 @@ export async function stored(name: string): Promise<{ bytes: ArrayBuffer; vocabu
     return { bytes, vocabulary: parse(bytes).header.vocabulary ?? [] }
   }
   const [bytes, vocabulary] = await Promise.all([
-    ask(`stored/${name}.cutaway`).then((r) => r.arrayBuffer()),
+    globalThis.storedRun ?? ask(`stored/${name}.cutaway`).then((r) => r.arrayBuffer()), // first/first.ts asked already
     ask(`stored/${name}.vocabulary.json`).then((r) => r.json() as Promise<string[]>),
   ])
   return { bytes, vocabulary }

@@ -1,7 +1,8 @@
 // What the page knows and does: the run on screen, the settings of the draw, and the conversation with the server.
 
 import { say } from './messages'
-import { Run, tails } from './run'
+import { tails } from './recording'
+import { Run } from './run'
 import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
 import { listedRows, rank, type Row } from './distribution'
@@ -116,16 +117,20 @@ export class Session {
     link.listeners.add(this)
     try {
       const { bytes, vocabulary } = await server.stored('first')
-      if (this.run) return
-      this.vocabulary = vocabulary
-      this.run = new Run(bytes, 'stored', null)
-      this.firstText = this.run.header.text ?? usualText
-      if (!asked && this.text === usualText) this.text = this.typed = this.firstText
-      this.branches.begin(this.run.header.text ?? '', this.run.header.tokens, null)
-      this.onnewtext()
+      if (!this.run) this.begin(bytes, vocabulary, asked)
     } catch {
       // without a stored run the page waits for the live one
     }
+  }
+
+  /** The stored run is shown. `asked`: the text the address asks for, which stands in the box all the same. */
+  begin(bytes: ArrayBuffer, vocabulary: string[], asked: string | null = null): void {
+    this.vocabulary = vocabulary
+    this.run = new Run(bytes, 'stored', null)
+    this.firstText = this.run.header.text ?? usualText
+    if (!asked && this.text === usualText) this.text = this.typed = this.firstText
+    this.branches.begin(this.run.header.text ?? '', this.run.header.tokens, null)
+    this.onnewtext()
   }
 
   /** Shows a run that came in a file. `vocabulary`: the text of every token of its model, as far as anybody knows. */

@@ -1,49 +1,26 @@
-// Light or dark: what the system asks for, until the reader chooses.
+// Light or dark, as the drawing follows it.
 
-type Choice = 'light' | 'dark' | null
+import { choose, chosen, dress, system, type Choice } from './theme'
 
 class Theme {
-  choice = $state<Choice>(null)
-  private readonly system = window.matchMedia('(prefers-color-scheme: dark)')
+  choice = $state<Choice>(chosen())
+  private readonly system = system()
   private systemIsDark = $state(this.system.matches)
 
   dark = $derived(this.choice === null ? this.systemIsDark : this.choice === 'dark')
 
   constructor() {
-    const kept = read()
-    if (kept) this.choice = kept
     this.system.addEventListener('change', () => {
       this.systemIsDark = this.system.matches
-      this.apply()
+      dress(this.dark)
     })
-    this.apply()
+    dress(this.dark)
   }
 
   toggle(): void {
     this.choice = this.dark ? 'light' : 'dark'
-    write(this.choice)
-    this.apply()
-  }
-
-  private apply(): void {
-    document.documentElement.dataset.theme = this.dark ? 'dark' : 'light'
-  }
-}
-
-function read(): Choice {
-  try {
-    const kept = localStorage.getItem('theme')
-    return kept === 'light' || kept === 'dark' ? kept : null
-  } catch {
-    return null // storage may be forbidden; the system's choice serves
-  }
-}
-
-function write(choice: Choice): void {
-  try {
-    if (choice) localStorage.setItem('theme', choice)
-  } catch {
-    // as above
+    choose(this.choice)
+    dress(this.dark)
   }
 }
 

@@ -5,7 +5,8 @@ import { binEdges, heights, rowsOf } from '../src/parts/drawing/sight.svelte'
 import { blockAt, onMap } from '../src/paint/maps'
 import { Slices } from '../src/slices.svelte'
 import { isMasked } from '../src/paint/matrix'
-import { Run, part, row } from '../src/run'
+import { part, row } from '../src/recording'
+import { Run } from '../src/run'
 import { bytesOf } from './file'
 
 const spec = { stack: { width: 2, blocks: [{ attn: { heads: 2, causal: true }, mlp: { hidden: 3 } }], final_norm: null } }

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { draw, ranking, softmax, trace } from '../src/sampler'
+import { draw, ranking, trace } from '../src/sampler'
 
 interface Case {
   name: string

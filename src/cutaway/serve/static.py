@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .gate import sentence_page
+from .gate import policy, sentence_page
 from .problem import Problem
 
 _TYPES = {
@@ -31,6 +31,9 @@ _PACKED = {".br": "br", ".gz": "gzip"}
 _WORTH_PACKING = {".html", ".js", ".css", ".json", ".svg", ".map", ".webmanifest"}
 _HASHED = re.compile(r"/assets/.+[-.][A-Za-z0-9_-]{8,}\.\w+")  # Vite: assets/index-BX3k2c9a.js
 
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+
 
 @dataclass
 class File:
@@ -41,6 +44,7 @@ class File:
     packable: bool
     forms: dict[str, bytes] = field(default_factory=dict)
     tag: str = ""
+    policy: str | None = None
 
     def form(self, accepted: str) -> tuple[str, bytes]:
         """The smallest form the client takes; gzip is made at the first request that wants it."""
@@ -82,6 +86,9 @@ class Page:
                 if f"{at}{suffix}" in contents:
                     file.forms[name] = contents[f"{at}{suffix}"].read_bytes()
             self.files[at] = file
+        if (index := self.files.get("/index.html")) is not None:
+            html = index.forms["identity"].decode("utf-8", "replace")
+            index.policy = policy(_SCRIPT.findall(html), _STYLE.findall(html))
 
     async def answer(self, request: Request) -> Response:
         path = request.scope["path"]
@@ -99,6 +106,8 @@ def _answer(file: File, headers: Headers) -> Response:
     encoding, body = file.form(headers.get("accept-encoding", ""))
     tag = file.tag if encoding == "identity" else f'{file.tag[:-1]}-{encoding}"'
     answer = {"Cache-Control": file.cache, "ETag": tag, "Vary": "Accept-Encoding"}
+    if file.policy is not None:
+        answer["Content-Security-Policy"] = file.policy
     if tag in (one.strip() for one in headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=answer)
     if encoding != "identity":

@@ -1,6 +1,6 @@
 // Two small maps: the whole text with the part of it that is in sight, and all blocks with those that are.
 
-import type { Run } from '../run'
+import type { Recording } from '../recording'
 import type { Ink } from './ink'
 import type { Rows } from './weave'
 
@@ -23,7 +23,7 @@ export function paintText(
   width: number,
   height: number,
   ink: Ink,
-  run: Run,
+  run: Recording,
   rows: Rows,
   chosen: number,
   reads: Float32Array | null,
@@ -84,7 +84,7 @@ export function paintBlocks(
   width: number,
   height: number,
   ink: Ink,
-  run: Run,
+  run: Recording,
   token: number,
   seen: [number, number],
   opened: number | null,

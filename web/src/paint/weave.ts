@@ -1,6 +1,6 @@
 // The weave: every token a thread running through the blocks, as thick as its residual stream is long.
 
-import type { Run } from '../run'
+import type { Recording } from '../recording'
 import type { Ink } from './ink'
 
 type Pen = CanvasRenderingContext2D
@@ -46,7 +46,7 @@ export const tokensOf = (rows: Rows, row: number) =>
   rows.edges ? { first: rows.edges[row], end: rows.edges[row + 1] } : { first: row, end: row + 1 }
 
 /** Norm of a row's residual stream at a place of the run; of several tokens the mean. */
-function normOf(run: Run, rows: Rows, place: number, row: number): number {
+function normOf(run: Recording, rows: Rows, place: number, row: number): number {
   const { first, end } = tokensOf(rows, row)
   let sum = 0
   for (let t = first; t < end; t++) sum += run.norm(place, t)
@@ -54,14 +54,14 @@ function normOf(run: Run, rows: Rows, place: number, row: number): number {
 }
 
 /** Thread thickness in pixels per unit of norm: the longest vector apart from the first token's fills 0.4 of a row. */
-export function threadScale(run: Run, height: number): number {
+export function threadScale(run: Recording, height: number): number {
   let longest = 0
   for (let place = 0; place <= 2 * run.blocks.length; place++)
     for (let t = Math.min(1, run.length - 1); t < run.length; t++) longest = Math.max(longest, run.norm(place, t))
   return longest > 0 ? Math.min(0.4 * height, 13) / longest : 0
 }
 
-export function thickness(run: Run, rows: Rows, scale: number, place: number, row: number): number {
+export function thickness(run: Recording, rows: Rows, scale: number, place: number, row: number): number {
   const width = normOf(run, rows, place, row) * scale
   return Number.isNaN(width) ? 1 : Math.min(0.55 * rows.height, Math.max(Math.min(0.6, 0.4 * rows.height), width))
 }
@@ -105,7 +105,7 @@ export function blockShape(width: number, parallel = false): BlockShape {
 }
 
 export interface BlockView {
-  run: Run
+  run: Recording
   layer: number
   head: number
   rows: Rows
@@ -315,7 +315,7 @@ export function largest(values: Float32Array | null | undefined, perToken: numbe
 const found = new WeakMap<Float32Array, number>()
 
 /** Of a long text the rows that came along set the scale, so that it stands while the text goes by. */
-export const largestHidden = (run: Run, layer: number): number =>
+export const largestHidden = (run: Recording, layer: number): number =>
   largest(run.along(`blocks.${layer}.mlp.hidden`)?.data, run.blocks[layer].mlp.hidden)
 
 const inset = 4 // pixels between a plate's edge and its first stroke
@@ -437,7 +437,7 @@ function around(pen: Pen, x0: number, x1: number, y: number, aside: number): voi
 export const embeddingStrip = (width: number): [number, number] => [0, width - 16]
 
 /** Embedding rows, one strip of strokes a token, and the threads that begin there. */
-export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Run, rows: Rows, chosen: number, scale: number): void {
+export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Recording, rows: Rows, chosen: number, scale: number): void {
   const [start, end] = embeddingStrip(width)
   const most = largest(run.along('embed')?.data, run.header.spec.stack.width)
   for (const row of inSight(rows)) {
@@ -457,7 +457,7 @@ export function paintDelta(
   pen: Pen,
   width: number,
   ink: Ink,
-  run: Run,
+  run: Recording,
   rows: Rows,
   chosen: number,
   scale: number,

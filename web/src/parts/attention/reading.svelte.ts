@@ -4,7 +4,7 @@ import type { Tensor } from '../../cutawayfile'
 import { mostBins, spanAround, strongest, type Span } from '../../heads'
 import { isMasked, type Cell, type Sheet } from '../../paint/matrix'
 import { quoted } from '../../pieces'
-import { row } from '../../run'
+import { row } from '../../recording'
 import type { Stage } from '../../stage'
 
 export type Vector = 'q' | 'q_rot' | 'k' | 'k_rot' | 'v' | 'z'

@@ -1,0 +1,87 @@
+// The first picture, before the page's own script has come. The document brings the drawing of the stored run as markup
+// (markup.ts); this script, which stands in the document too, puts the sizes on, paints the canvases, and then sends for
+// the page's script, which takes over what stands there.
+//
+//     document ──> markup, sizes ──> stored run ──> painted ──> page script ──> the same elements, alive
+
+import { inkOf } from '../paint/ink'
+import { paintBlock, paintDelta, paintEmbedding, threadScale, type Rows } from '../paint/weave'
+import { Recording } from '../recording'
+import { chosen, dress, system } from '../theme'
+
+declare global {
+  /** The stored run, on its way since the document came. */
+  var storedRun: Promise<ArrayBuffer> | undefined
+}
+
+const page = document.getElementById('page')!
+const choice = chosen()
+const dark = choice === null ? system().matches : choice === 'dark'
+dress(dark)
+
+const stored = (globalThis.storedRun = fetch('stored/first.cutaway').then((answer) => {
+  if (!answer.ok) throw new Error(answer.statusText)
+  return answer.arrayBuffer()
+}))
+
+/** The markup was made for a screen this wide, and no higher than where the drawing's rows begin to grow. */
+const usual = window.matchMedia('(min-width: 1264px) and (max-height: 1077px)').matches
+if (usual && !location.hash && !location.search) {
+  for (const element of page.querySelectorAll<HTMLElement>('[data-style]')) {
+    element.style.cssText = element.dataset.style!
+    delete element.dataset.style
+  }
+  void stored.then(paint).then(shown).finally(takeOver)
+} else {
+  page.replaceChildren()
+  takeOver()
+}
+
+function takeOver(): void {
+  void import(/* @vite-ignore */ new URL(page.dataset.script!, document.baseURI).href)
+}
+
+/** The browser has shown what was painted; in a tab out of sight, where it shows nothing, a moment has passed. */
+function shown(): Promise<unknown> {
+  return new Promise((done) => {
+    setTimeout(done, 200)
+    requestAnimationFrame(() => setTimeout(done))
+  })
+}
+
+function paint(bytes: ArrayBuffer): void {
+  const run = new Recording(bytes)
+  const last = run.length - 1
+  const embedding = page.querySelector<HTMLCanvasElement>('.embedding canvas')!
+  const rows: Rows = { first: 0, count: run.length, height: embedding.clientHeight / run.length, total: run.length, edges: null }
+  const scale = threadScale(run, rows.height)
+  const ink = inkOf(dark ? 'dark' : 'light')
+
+  const begin = (canvas: HTMLCanvasElement) => {
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight]
+    const dense = window.devicePixelRatio || 1
+    ;[canvas.width, canvas.height] = [Math.round(width * dense), Math.round(height * dense)]
+    const pen = canvas.getContext('2d')!
+    pen.scale(dense, dense)
+    return { pen, width, height }
+  }
+
+  const start = begin(embedding)
+  paintEmbedding(start.pen, start.width, ink, run, rows, last, scale)
+
+  page.querySelectorAll<HTMLCanvasElement>('.block canvas').forEach((canvas, layer) => {
+    const { pen, width, height } = begin(canvas)
+    const head = run.tellingHead(layer, last)
+    paintBlock(pen, width, height, ink, { run, layer, head, rows, chosen: last, lit: null, scale })
+  })
+
+  const delta = page.querySelector<HTMLCanvasElement>('.end canvas')!
+  const top = delta.getBoundingClientRect().top
+  const mouths = [...page.querySelectorAll<HTMLElement>('.next li')].map((row) => {
+    const box = row.getBoundingClientRect()
+    const kind = row.dataset.id === undefined ? ('rest' as const) : row.dataset.drawn === undefined ? ('token' as const) : ('drawn' as const)
+    return { y: (box.top + box.bottom) / 2 - top, share: Number(row.dataset.p), kind }
+  })
+  const end = begin(delta)
+  paintDelta(end.pen, end.width, ink, run, rows, last, scale, mouths)
+}

@@ -22,7 +22,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = around / "page"
     (folder / "assets").mkdir(parents=True)
     (folder / "stored").mkdir()
-    (folder / "index.html").write_text("<!doctype html><title>Cutaway</title>")
+    (folder / "index.html").write_text(
+        "<!doctype html><title>Cutaway</title><style>a {\n}</style><div data-script='x'></div><script>1 + 1</script>"
+    )
     (folder / "assets" / "index-BX3k2c9a.js").write_text("export const a = 1;\n" * 200)
     (folder / "assets" / "index-BX3k2c9a.js.br").write_bytes(b"brotli form")
     (folder / "assets" / "style-Ck31aaZ_.css").write_text("a { color: red }\n" * 200)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,14 @@ def test_a_page_that_is_not_built_says_so(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "The page has not been built." in answer.text
         assert "make setup" in answer.text
+
+
+def test_the_page_may_run_what_stands_in_it_and_nothing_else(client: TestClient) -> None:
+    def digest(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    policy = client.get("/").headers["content-security-policy"]
+    assert f"script-src 'self' {digest('1 + 1')}; style-src 'self' {digest('a {' + chr(10) + '}')};" in policy
+    again = client.get("/", headers={"if-none-match": client.get("/").headers["etag"]})
+    assert (again.status_code, again.headers["content-security-policy"]) == (304, policy)
+    assert "sha256" not in client.get("/standalone.html").headers["content-security-policy"]

@@ -52,36 +52,32 @@ function shown(): Promise<unknown> {
 function paint(bytes: ArrayBuffer): void {
   const run = new Recording(bytes)
   const last = run.length - 1
-  const embedding = page.querySelector<HTMLCanvasElement>('.embedding canvas')!
-  const rows: Rows = { first: 0, count: run.length, height: embedding.clientHeight / run.length, total: run.length, edges: null }
-  const scale = threadScale(run, rows.height)
   const ink = inkOf(dark ? 'dark' : 'light')
+  const dense = window.devicePixelRatio || 1
 
-  const begin = (canvas: HTMLCanvasElement) => {
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight]
-    const dense = window.devicePixelRatio || 1
-    ;[canvas.width, canvas.height] = [Math.round(width * dense), Math.round(height * dense)]
+  // Everything is measured before anything is sized: each size that is set would have the page laid out again.
+  const measured = (element: Element) => element.getBoundingClientRect()
+  const canvases = [...page.querySelectorAll<HTMLCanvasElement>('.embedding canvas, .block canvas, .end canvas')]
+  const boxes = canvases.map(measured)
+  const mouths = [...page.querySelectorAll<HTMLElement>('.next li')].map((row) => ({
+    y: (measured(row).top + measured(row).bottom) / 2 - boxes[0].top,
+    share: Number(row.dataset.p),
+    kind: row.dataset.id === undefined ? ('rest' as const) : row.dataset.drawn === undefined ? ('token' as const) : ('drawn' as const),
+  }))
+  const pens = canvases.map((canvas, i) => {
+    ;[canvas.width, canvas.height] = [Math.round(boxes[i].width * dense), Math.round(boxes[i].height * dense)]
     const pen = canvas.getContext('2d')!
     pen.scale(dense, dense)
-    return { pen, width, height }
-  }
-
-  const start = begin(embedding)
-  paintEmbedding(start.pen, start.width, ink, run, rows, last, scale)
-
-  page.querySelectorAll<HTMLCanvasElement>('.block canvas').forEach((canvas, layer) => {
-    const { pen, width, height } = begin(canvas)
-    const head = run.tellingHead(layer, last)
-    paintBlock(pen, width, height, ink, { run, layer, head, rows, chosen: last, lit: null, scale })
+    return pen
   })
 
-  const delta = page.querySelector<HTMLCanvasElement>('.end canvas')!
-  const top = delta.getBoundingClientRect().top
-  const mouths = [...page.querySelectorAll<HTMLElement>('.next li')].map((row) => {
-    const box = row.getBoundingClientRect()
-    const kind = row.dataset.id === undefined ? ('rest' as const) : row.dataset.drawn === undefined ? ('token' as const) : ('drawn' as const)
-    return { y: (box.top + box.bottom) / 2 - top, share: Number(row.dataset.p), kind }
+  const rows: Rows = { first: 0, count: run.length, height: boxes[0].height / run.length, total: run.length, edges: null }
+  const scale = threadScale(run, rows.height)
+  paintEmbedding(pens[0], boxes[0].width, ink, run, rows, last, scale)
+  run.blocks.forEach((_, layer) => {
+    const { width, height } = boxes[layer + 1]
+    const view = { run, layer, head: run.tellingHead(layer, last), rows, chosen: last, lit: null, scale }
+    paintBlock(pens[layer + 1], width, height, ink, view)
   })
-  const end = begin(delta)
-  paintDelta(end.pen, end.width, ink, run, rows, last, scale, mouths)
+  paintDelta(pens.at(-1)!, boxes.at(-1)!.width, ink, run, rows, last, scale, mouths)
 }

@@ -7,5 +7,5 @@ import { desk } from '../desk.svelte'
 export function markup(bytes: ArrayBuffer, vocabulary: string[]): string {
   desk.first.session.begin(bytes, vocabulary)
   // The page's policy lets no style stand in the markup: first.ts puts them on.
-  return render(App).body.replaceAll(' style="', ' data-style="')
+  return render(App).body.replaceAll(/ (?=style=")/g, ' data-')
 }

@@ -324,11 +324,8 @@ const inset = 4 // pixels between a plate's edge and its first stroke
 const strokesIn = (count: number, [x0, x1]: [number, number]) =>
   Math.max(1, Math.min(count, Math.floor(1.5 * (x1 - x0 - 2 * inset))))
 
-/** The values that share a stroke: from `first` up to, not including, `end`. */
-const sharing = (stroke: number, strokes: number, count: number) => {
-  const first = Math.floor((stroke * count) / strokes)
-  return { first, end: Math.max(first + 1, Math.floor(((stroke + 1) * count) / strokes)) }
-}
+/** The first of the values in a stroke; the next stroke's is the end of this one. */
+const firstIn = (stroke: number, strokes: number, count: number) => Math.floor((stroke * count) / strokes)
 
 /** Values as strokes: up is positive, down is negative; where several share a stroke, the largest either way. */
 export function paintStrokes(
@@ -344,17 +341,21 @@ export function paintStrokes(
   const step = (x1 - x0 - 2 * inset) / strokes
   const reach = 0.47 * rowHeight
   pen.fillStyle = color
+  const thick = Math.max(0.55, step * 0.8)
+  let i = 0
   for (let stroke = 0; stroke < strokes; stroke++) {
-    const { first, end } = sharing(stroke, strokes, values.length)
+    const end = firstIn(stroke + 1, strokes, values.length)
     let up = 0
     let down = 0
-    for (let i = first; i < end; i++) {
-      up = Math.max(up, values[i])
-      down = Math.min(down, values[i])
+    for (; i < end; i++) {
+      const value = values[i]
+      if (value > up) up = value
+      else if (value < down) down = value
     }
-    const [top, bottom] = [Math.min(1, up / most) * reach, Math.max(-1, down / most) * reach]
+    const top = Math.min(1, up / most) * reach
+    const bottom = Math.max(-1, down / most) * reach
     if (top - bottom < 0.15) continue
-    pen.fillRect(x0 + inset + stroke * step, y - top, Math.max(0.55, step * 0.8), top - bottom)
+    pen.fillRect(x0 + inset + stroke * step, y - top, thick, top - bottom)
   }
 }
 
@@ -362,7 +363,8 @@ export function paintStrokes(
 export function strokeAt(values: Float32Array, [x0, x1]: [number, number], x: number): { index: number; first: number; last: number } {
   const strokes = strokesIn(values.length, [x0, x1])
   const at = Math.floor(((x - x0 - inset) / (x1 - x0 - 2 * inset)) * strokes)
-  const { first, end } = sharing(Math.max(0, Math.min(strokes - 1, at)), strokes, values.length)
+  const stroke = Math.max(0, Math.min(strokes - 1, at))
+  const [first, end] = [firstIn(stroke, strokes, values.length), firstIn(stroke + 1, strokes, values.length)]
   let index = first
   for (let i = first; i < end; i++) if (Math.abs(values[i]) > Math.abs(values[index])) index = i
   return { index, first, last: end - 1 }

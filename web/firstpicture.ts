@@ -6,13 +6,16 @@ import { build, type InlineConfig, type Plugin, type Rolldown } from 'vite'
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { formulas } from './src/formulas/compile'
 
+/** The style sheet of all that main.ts reaches without an `import()`: preload.ts makes one script of it, `page`. */
+export const pageStyle = /page-[^/]*\.css$/
+
 export const firstPicture: Plugin = {
   name: 'first picture',
   apply: 'build',
   transformIndexHtml: {
     order: 'post',
     async handler(html, { bundle }) {
-      const sheet = Object.values(bundle!).find((part) => part.type === 'asset' && /page-[^/]*\.css$/.test(part.fileName)) as Rolldown.OutputAsset
+      const sheet = Object.values(bundle!).find((part) => part.type === 'asset' && pageStyle.test(part.fileName)) as Rolldown.OutputAsset
       delete bundle![sheet.fileName]
       const style = String(sheet.source).trim().replaceAll('url(./', 'url(./assets/')
       const script = (await bundled('src/first/first.ts', 'iife')).trim().replace(/<(?=\/script|!--)/gi, '\\x3C')

@@ -6,8 +6,9 @@ import { build, type InlineConfig, type Plugin, type Rolldown } from 'vite'
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { formulas } from './src/formulas/compile'
 
-/** The style sheet of all that main.ts reaches without an `import()`: preload.ts makes one script of it, `page`. */
-export const pageStyle = /page-[^/]*\.css$/
+/** The script and the style sheet of all that main.ts reaches without an `import()` (preload.ts). */
+const pageStyle = /page-[^/]*\.css$/
+const pageScript = /page-[^/]*\.js$/
 
 export const firstPicture: Plugin = {
   name: 'first picture',
@@ -24,6 +25,17 @@ export const firstPicture: Plugin = {
         .replace(tag, '')
         .replace(/<link rel="stylesheet"[^>]*>/, () => `<style>${style}</style>`)
         .replace('<div id="page"></div>', (await picture(address)) + `<script>${script}</script>`)
+    },
+  },
+  // Parts that come later would ask for the style sheet, which stands in the document by now: they get, in its place in
+  // the lists of what they need, the script, which is there.
+  generateBundle: {
+    order: 'post',
+    handler(_, bundle) {
+      const script = Object.keys(bundle).find((name) => pageScript.test(name))!
+      const named = /"\.\/page-[\w-]+\.css"/g
+      for (const part of Object.values(bundle))
+        if (part.type === 'chunk') part.code = part.code.replace(named, JSON.stringify(script.replace('assets/', './')))
     },
   },
 }

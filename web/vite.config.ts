@@ -1,6 +1,6 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte'
 import { defineConfig, type UserConfig } from 'vite'
-import { firstPicture, pageStyle } from './firstpicture'
+import { firstPicture } from './firstpicture'
 import { oneScript, packed, preloads, stackless } from './preload'
 import { formulas } from './src/formulas/compile'
 import { standalone } from './standalone'
@@ -17,8 +17,7 @@ const page: UserConfig = {
     outDir,
     emptyOutDir: true,
     assetsInlineLimit: 0, // the page's policy is default-src 'self': nothing may become a data: address
-    // The page's own style sheet stands in the document: nothing that comes later asks for it.
-    modulePreload: { polyfill: false, resolveDependencies: (_, needed) => needed.filter((name) => !pageStyle.test(name)) },
+    modulePreload: { polyfill: false },
     rolldownOptions: { output: { codeSplitting: oneScript } },
     target,
   },

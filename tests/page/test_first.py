@@ -7,10 +7,14 @@ from playwright.sync_api import BrowserContext, Route, expect
 
 from .conftest import Server, Watch
 
-# The pictures of the drawing, as the browser keeps them, and the words beside them.
+# The pictures of the drawing, as the browser keeps them, and the words beside them. Only the chosen one of a list's
+# options stands from the beginning.
 PICTURES = "[...document.querySelectorAll('.drawing canvas')].map(canvas => canvas.toDataURL())"
-WORDS = "document.querySelector('.weave').innerText"
-PAINTED = "[...document.querySelectorAll('.block canvas')].every(canvas => canvas.width !== 300)"
+WORDS = """(() => {
+    const weave = document.querySelector('.weave').cloneNode(true)
+    weave.querySelectorAll('option').forEach(option => option.remove())
+    return weave.textContent
+})()"""
 
 
 @pytest.fixture
@@ -21,12 +25,12 @@ def width() -> int:
 def test_it_stands_before_the_script_and_is_taken_over_as_it_is(
     context: BrowserContext, server: Server, watch: Watch
 ) -> None:
-    page, held = context.new_page(), []
+    page = context.new_page()
+    held: list[Route] = []
     watch.on(page)
-    page.route("**/assets/page-*.js", held.append)
+    page.route("**/assets/page-*.js", lambda route: held.append(route))
     page.goto(server.address)
-    page.wait_for_function(f"document.querySelector('.block canvas') && {PAINTED}")
-    page.wait_for_function("document.querySelector('#page').inert")
+    expect(page.locator("#page[inert] .end canvas[width]")).to_be_visible()  # sized and painted in one task
     page.evaluate("document.fonts.ready")
     before = page.evaluate(PICTURES), page.evaluate(WORDS)
     assert len(set(before[0])) == len(before[0]) > 5
@@ -37,9 +41,8 @@ def test_it_stands_before_the_script_and_is_taken_over_as_it_is(
     watch.expected = ("Failed to load resource",)
     page.wait_for_timeout(300)
     [route] = held
-    assert isinstance(route, Route)
     route.continue_()
-    page.wait_for_function("!document.querySelector('#page').inert")
+    expect(page.locator("#page[inert]")).to_have_count(0)
     page.wait_for_timeout(500)
     assert page.evaluate("document.querySelector('.drawing').was") == "in the document"
     assert (page.evaluate(PICTURES), page.evaluate(WORDS)) == before
@@ -53,8 +56,7 @@ def test_another_screen_is_drawn_by_the_script(
     watch.on(page)
     page.set_viewport_size({"width": across, "height": down})
     page.route("**/assets/page-*.js", lambda route: None)
-    page.goto(server.address, wait_until="commit")
-    page.wait_for_function("document.readyState === 'complete'")
+    page.goto(server.address, wait_until="domcontentloaded")
     expect(page.locator(".drawing")).to_have_count(0)
 
 

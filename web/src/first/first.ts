@@ -23,6 +23,7 @@ const stored = (globalThis.storedRun = fetch('stored/first.cutaway').then((answe
   if (!answer.ok) throw new Error(answer.statusText)
   return answer.arrayBuffer()
 }))
+stored.catch(() => {}) // the page's script asks for it too, and says that it did not come
 
 /** The markup was made for a screen this wide, and no higher than where the drawing's rows begin to grow. */
 const usual = window.matchMedia('(min-width: 1264px) and (max-height: 1077px)').matches
@@ -31,7 +32,7 @@ if (usual && !location.hash && !location.search) {
     element.style.cssText = element.dataset.style!
     delete element.dataset.style
   }
-  void stored.then(paint).then(shown).finally(takeOver)
+  void stored.then(paintAndShow, () => {}).finally(takeOver)
 } else {
   page.replaceChildren()
   takeOver()
@@ -39,6 +40,11 @@ if (usual && !location.hash && !location.search) {
 
 function takeOver(): void {
   void import(/* @vite-ignore */ new URL(page.dataset.script!, document.baseURI).href)
+}
+
+function paintAndShow(bytes: ArrayBuffer): Promise<unknown> {
+  paint(bytes)
+  return shown()
 }
 
 /** The browser has shown what was painted; in a tab out of sight, where it shows nothing, a moment has passed. */

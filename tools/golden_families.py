@@ -27,13 +27,17 @@ SMALLER = {
 }  # fmt: skip
 SMALLER_DISTILBERT = {"vocab_size": 31, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2}
 SMALLER_GPT2 = {"vocab_size": 31, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+SMALLER_IMAGE = {
+    "image_size": 8, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}  # fmt: skip
 LEFT_OUT = {"use_cache", "transformers_version"}
 
 
 def smaller(says: dict) -> dict:
     """The variant's configuration at the smallest size that still shows its facts."""
-    size = SMALLER_GPT2 if "n_embd" in says else SMALLER_DISTILBERT if "dim" in says else SMALLER
-    says = {**says, **size}
+    own = {"n_embd": SMALLER_GPT2, "dim": SMALLER_DISTILBERT, "image_size": SMALLER_IMAGE}
+    says = {**says, **next((size for key, size in own.items() if key in says), SMALLER)}
     if "num_key_value_heads" in says:
         says["num_key_value_heads"] = 1
     if "head_dim" in says:

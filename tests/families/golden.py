@@ -15,6 +15,11 @@ FILE = Path(__file__).parents[1] / "golden" / "families.safetensors"
 TOKENS = torch.tensor([[5, 17, 3, 28, 28, 9, 1, 14, 30, 2, 11, 7]])
 
 
+def image(channels: int, side: int) -> Tensor:
+    """An image of no meaning, (1, channels, side, side), in (-0.9, 0.9)."""
+    return 3 * weight("image", (1, channels, side, side))
+
+
 def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     """The tensor called ``name`` of a golden model, float32, in (-0.3, 0.3); a norm's weight is moved by 1."""
     count = int(torch.Size(shape).numel())

@@ -172,6 +172,28 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "n_heads": 12, "n_layers": 6, "output_past": True, "pad_token_id": 0, "qa_dropout": 0.1,
         "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": 30522,
     },
+    "ViT base": {
+        "_name_or_path": "x", "architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768,
+        "id2label": {str(i): f"class {i}" for i in range(1000)}, "image_size": 224, "initializer_range": 0.02,
+        "intermediate_size": 3072, "label2id": {f"class {i}": i for i in range(1000)}, "layer_norm_eps": 1e-12,
+        "model_type": "vit", "num_attention_heads": 12, "num_channels": 3, "num_hidden_layers": 12, "patch_size": 16,
+        "qkv_bias": True, "transformers_version": "4.13.0.dev0",
+    },
+    "DINO small": {
+        "architectures": ["ViTModel"], "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0, "hidden_size": 384, "image_size": 224, "initializer_range": 0.02,
+        "intermediate_size": 1536, "layer_norm_eps": 1e-12, "model_type": "vit", "num_attention_heads": 6,
+        "num_channels": 3, "num_hidden_layers": 12, "patch_size": 16, "qkv_bias": True, "torch_dtype": "float32",
+    },
+    "DeiT base, distilled": {
+        "architectures": ["DeiTForImageClassificationWithTeacher"], "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768,
+        "id2label": {str(i): f"class {i}" for i in range(1000)}, "image_size": 224, "initializer_range": 0.02,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-12, "model_type": "deit", "num_attention_heads": 12,
+        "num_channels": 3, "num_hidden_layers": 12, "patch_size": 16, "qkv_bias": True,
+        "transformers_version": "4.13.0.dev0",
+    },
 }  # fmt: skip
 
 #: How many parameters their model cards and papers give, tied tables counted once.
@@ -196,4 +218,7 @@ PARAMETERS = {
     "all-MiniLM-L6-v2": 22_713_216 - 384 * 385,  # without the pooler, which sentence vectors do not pass
     "RoBERTa base": 124_697_433,
     "DistilBERT, sentiment": 66_955_010,
+    "ViT base": 86_567_656,
+    "DINO small": 21_665_664,
+    "DeiT base, distilled": 87_338_192,
 }

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.model import spec
 from cutaway.model.tap import record
+from tests.families.golden import image
 from tests.families.variants import VARIANTS
 
 TOKENS = torch.randint(3, 97, (1, 24), generator=torch.Generator().manual_seed(0))
@@ -38,6 +40,14 @@ def stir(model: nn.Module) -> None:
                 parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
 
 
+def inputs_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """What a model, ours or the reference's, is compared on: ``tokens``, or an image of its own size."""
+    if (stem := getattr(getattr(model, "spec", None), "stem", None)) is not None:
+        return image(stem.channels, stem.image) if isinstance(stem, spec.Patches) else tokens
+    config = model.config
+    return image(config.num_channels, config.image_size) if hasattr(config, "image_size") else tokens
+
+
 @torch.no_grad()
 def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
     """What comes out of every block (T, D) and of the head, (T, V) or (V), in the reference's own arithmetic."""
@@ -51,7 +61,7 @@ def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor
         return hook
 
     handles = [layer.register_forward_hook(keep(f"blocks.{i}.resid_post")) for i, layer in enumerate(layers)]
-    result = model(tokens)
+    result = model(inputs_of(model, tokens))
     if (logits := getattr(result, "logits", None)) is not None:
         out["logits"] = logits[0]
     for handle in handles:
@@ -63,7 +73,7 @@ def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor
 def our_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
     """The same of ours, under the same names."""
     with record(model, keep=lambda name: name.endswith("resid_post") or name == "logits") as tape:
-        model(tokens)
+        model(inputs_of(model, tokens))
     return dict(tape.tensors)
 
 

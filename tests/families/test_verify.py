@@ -34,6 +34,16 @@ def test_a_result_is_measured_and_remembered(saved, home):
     assert [file.name for file in (home / "verified").iterdir()] == [f"{opened.fingerprint}.json"]
 
 
+@pytest.mark.parametrize("variant", ["vit, classes", "deit, two heads", "vit, no head"])
+def test_models_of_images_are_compared_on_images(saved, variant):
+    folder, _ = saved(variant)
+    result = verify(checkpoint.open(folder))
+    assert result["agrees"]
+    assert result["relative"] > 0
+    assert result["tokens"] == []
+    assert [len(image) for image in result["positions"]] == [10 if variant.endswith("no head") else 1] * 3
+
+
 def test_a_model_that_differs_is_said_to(saved, monkeypatch):
     folder, _ = saved("llama")
     opened = checkpoint.open(folder)

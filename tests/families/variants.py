@@ -32,6 +32,10 @@ DISTILBERT = {
     "vocab_size": 97, "dim": 48, "hidden_dim": 80, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 64,
     "pad_token_id": 0,
 }  # fmt: skip
+IMAGE = {
+    "image_size": 24, "patch_size": 8, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}  # fmt: skip
 GEMMA = {**SMALL, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 20}
 
 
@@ -156,4 +160,14 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "distilbert, masked": ("DistilBertConfig", "DistilBertForMaskedLM", DISTILBERT),
     "distilbert, classes": ("DistilBertConfig", "DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 4}),
     "distilbert, no head": ("DistilBertConfig", "DistilBertModel", {**DISTILBERT, "activation": "relu"}),
+    "vit, classes": ("ViTConfig", "ViTForImageClassification", {**IMAGE, "num_labels": 5}),
+    "vit, one channel, relu, fewer biases": (
+        "ViTConfig",
+        "ViTForImageClassification",
+        {**IMAGE, "num_channels": 1, "hidden_act": "relu", "qkv_bias": False, "layer_norm_eps": 1e-5},
+    ),
+    "vit, no head": ("ViTConfig", "ViTModel", IMAGE),
+    "deit, classes": ("DeiTConfig", "DeiTForImageClassification", {**IMAGE, "num_labels": 4}),
+    "deit, two heads": ("DeiTConfig", "DeiTForImageClassificationWithTeacher", {**IMAGE, "num_labels": 4}),
+    "deit, no head": ("DeiTConfig", "DeiTModel", IMAGE),
 }  # fmt: skip

@@ -73,6 +73,9 @@ VIT = spec.Transformer(
     spec.Head(11, bias=True, pool="first"),
     17,
 )
+DEIT = dataclasses.replace(
+    VIT, stem=spec.Patches(WIDTH, image=32, patch=8, extra_tokens=2), head=spec.Head(11, bias=True, pool="first_two")
+)
 _SIDE = attention(rope=None, scale=1.0)
 _LOOK = attention(rope=None, scale=1.0, causal=False)
 T5 = spec.Seq2Seq(

@@ -145,6 +145,7 @@ EVERY = {
     **machines.DECODERS,
     "bert": machines.BERT,
     "vit": machines.VIT,
+    "deit": machines.DEIT,
     "t5": machines.T5,
     "whisper": machines.WHISPER,
 }
@@ -160,7 +161,8 @@ def test_a_spec_counts_its_parameters_and_survives_json(name: str) -> None:
 
 
 def test_vision_and_speech_run() -> None:
-    assert machines.lively(machines.VIT)(torch.randn(2, 3, 32, 32)).shape == (2, 11)
+    for machine in (machines.VIT, machines.DEIT):
+        assert machines.lively(machine)(torch.randn(2, 3, 32, 32)).shape == (2, 11)
     assert machines.lively(machines.WHISPER)(torch.randn(2, 12, 60), machines.tokens(2, 5)).shape == (2, 5, 97)
 
 
@@ -175,6 +177,7 @@ def test_vision_and_speech_run() -> None:
         (lambda: spec.MLP(80, "swish9"), "swish9"),
         (lambda: spec.Block(machines.attention(), machines.PLAIN, machines.RMS, ("beside",)), "slots"),
         (lambda: spec.Patches(48, image=30, patch=8), "30 pixels"),
+        (lambda: spec.Head(3, pool="last"), "last"),  # type: ignore[arg-type]
         (lambda: spec.from_json({"kind_of": "Perceptron"}), "Perceptron"),
         (lambda: spec.from_json({"kind_of": "Norm", "kind": "rms", "eps": 1e-5, "colour": "red"}), "colour"),
     ],

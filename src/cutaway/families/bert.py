@@ -88,7 +88,7 @@ def _encoder(
     if task == MASKED:
         head = spec.Head(vocabulary, tied=tied, bias=True, transform=(transforms[0], norm))
     elif task == CLASSES:
-        head = spec.Head(_classes(c), bias=True, transform=(transforms[1], None), pool="first")
+        head = spec.Head(c.classes(), bias=True, transform=(transforms[1], None), pool="first")
     positions = spec.Positions("learned", context, unused_rows)
     stem = spec.Tokens(vocabulary, width, positions=positions, segments=segments, norm=norm)
     return spec.Transformer(stem, spec.Stack(width, (block,) * layers, None), head, context)
@@ -96,8 +96,7 @@ def _encoder(
 
 def _task(c: Config) -> str | None:
     """What stands on the encoder; None where nothing does. Raises Refused for a head that is not read yet."""
-    stated = c.peek("architectures")
-    name = stated[0] if isinstance(stated, list) and stated and isinstance(stated[0], str) else "Model"
+    name = c.architecture()
     if name.endswith("ForPreTraining"):  # BERT's own training: a masked head and one for sentence order
         return MASKED
     for task in (MASKED, CLASSES):
@@ -106,17 +105,9 @@ def _task(c: Config) -> str | None:
     if name.endswith("Model"):
         return None
     raise Refused(
-        f"config.json says architectures = {shown(stated)}, a head that Cutaway does not read yet.",
+        f"config.json says architectures = {shown(c.peek('architectures'))}, a head that Cutaway does not read yet.",
         f"Read are encoders that end in {MASKED}, {CLASSES} or Model.",
     )
-
-
-def _classes(c: Config) -> int:
-    """How many classes there are, from their names or from their number."""
-    named = c.peek("id2label")
-    if isinstance(named, dict) and named:
-        return len(named)
-    return int(c.integer("num_labels", 2, most=1_000_000))
 
 
 BERT = {

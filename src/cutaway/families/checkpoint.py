@@ -34,6 +34,7 @@ from .names import Claim, Names
 from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
 
 EMBEDDING, UNEMBEDDING = "stem.tokens.weight", "head.out.weight"
+FIRST = (EMBEDDING, "stem.patch.weight")  # where a model begins; its dtype counts as the model's
 
 _WRONG_FILES = "Check that config.json and the weights belong together, or download both again."
 
@@ -57,11 +58,12 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What ``load()`` makes the weights: config.json's dtype, else the embedding's own in the file."""
+        """What ``load()`` makes the weights: config.json's dtype, else that of the embedding, or of the patches, in the
+        file."""
         stated = dtype_of(self.config)
         if stated is None:
-            embedding = next(claim for claim in self._plan if EMBEDDING in claim.ours)
-            stated = FLOATING[self._tensors[embedding.theirs].dtype]
+            first = next(claim for claim in self._plan if claim.ours[0] in FIRST)
+            stated = FLOATING[self._tensors[first.theirs].dtype]
         return _dtype(stated)
 
     @functools.cached_property
@@ -150,7 +152,7 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
     if getattr(model, "spec", None) != described:
         raise Misuse("config does not describe this model.", "Pass the config the model was made from.")
     names, state = family.names(described), model.state_dict()
-    dtype = state[EMBEDDING].dtype
+    dtype = next(state[name].dtype for name in FIRST if name in state)
     theirs: dict[str, Tensor] = {}
     for name in state:
         if claim := names.back(name):
@@ -218,9 +220,9 @@ def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Tra
         stored = tensors[claim.theirs]
         try:
             parts = claim.operation.to_ours(torch.empty(stored.shape, device="meta"))
-            got = dict(zip(claim.ours, [tuple(part.shape) for part in parts], strict=True))
+            got: dict[str, Any] = dict(zip(claim.ours, [tuple(part.shape) for part in parts], strict=True))
         except (RuntimeError, ValueError):  # cannot even be cut into its parts
-            got = dict.fromkeys(claim.ours, stored.shape)
+            got = dict.fromkeys(claim.ours)
         filled.update(got)
         if any(name not in shapes for name in got):
             extra.append(claim.theirs)

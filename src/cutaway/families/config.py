@@ -169,6 +169,19 @@ class Config:
     def __iter__(self) -> Iterator[str]:
         return iter(self._content)
 
+    def architecture(self) -> str:
+        """The reference's class that the file was saved from, as "architectures" names it first; "Model" when it is
+        silent."""
+        stated = self.peek("architectures")
+        return stated[0] if isinstance(stated, list) and stated and isinstance(stated[0], str) else "Model"
+
+    def classes(self) -> int:
+        """How many classes a classifier tells apart, from their names or from their number; 2 when it is silent."""
+        named = self.peek("id2label")
+        if isinstance(named, dict) and named:
+            return len(named)
+        return int(self.integer("num_labels", 2, most=1_000_000))
+
     def warnings(self) -> list[str]:
         """One sentence for every key that nobody read and that is neither null nor known to be inert.
 

@@ -3,8 +3,8 @@
     theirs                                ours                                                        operation
     transformer.h.{}.attn.c_attn    <->   stack.blocks.{}.attn.q  ...attn.k  ...attn.v                split, transpose
 
-A rule names modules; it holds for their ``.weight`` and their ``.bias``, or for the one that it names. ``{}`` stands
-for a layer's number.
+A rule names modules, and holds for their ``.weight`` and their ``.bias``; or, where its name of ours ends in one of
+these, single parameters, each by its whole name. ``{}`` stands for a layer's number.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ THIRDS_TRANSPOSED = Operation(lambda w: w.t().chunk(3), lambda ours: _join(ours)
 #: Gemma's norms store w and multiply by 1 + w, in float32, as the reference does. What float32 rounds away there
 #: cannot come back: a bfloat16 w below 2^-16, the last bits of a float32 w. The 1 + w that counts is the same.
 ONE_PLUS = Operation(_one_plus, lambda ours: ours[0] - 1, float32=True)
+#: Rows kept as a batch of one, (1, T, D), as vision models keep learned vectors that are no module's.
+BATCH_OF_ONE = Operation(lambda w: w.unbind(0), lambda ours: ours[0][None])
 
 
 def interleaved(heads: int) -> Operation:
@@ -65,7 +67,8 @@ def interleaved(heads: int) -> Operation:
 
 @dataclass(frozen=True)
 class Rule:
-    """Their module <-> our module or modules; or one parameter <-> one of ours: ``lm_head.bias``."""
+    """Their module <-> our module or modules; or one parameter <-> one of ours: ``embeddings.cls_token`` <->
+    ``stem.extra.0.weight``."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -102,8 +105,9 @@ class Names:
         self.rules = rules
         self.twice = twice
         self._spellings = spellings or {}
-        self._theirs = [(_pattern(rule.theirs), rule) for rule in rules]
-        self._ours = [(_pattern(rule.ours[0]), rule) for rule in rules]
+        each = [one for rule in rules for one in _parameters(rule)]
+        self._theirs = [(re.compile(_numbered(rule.theirs)), rule) for rule in each]
+        self._ours = [(re.compile(_numbered(rule.ours[0])), rule) for rule in each]
         self._dead = [_exactly(name) for name in dead]
 
     def is_dead(self, name: str) -> bool:
@@ -121,35 +125,33 @@ class Names:
         for full in self._full(now):
             for pattern, rule in self._theirs:
                 if match := pattern.fullmatch(full):
-                    *layer, kind = match.groups()
-                    ours = tuple(f"{_module(its).format(*layer)}.{kind}" for its in rule.ours)
-                    return Claim(name, ours, rule.operation)
+                    return Claim(name, tuple(its.format(*match.groups()) for its in rule.ours), rule.operation)
         return None
 
     def back(self, name: str) -> Claim | None:
         """The claim whose first tensor of ours is ``name``; None when no rule makes it."""
         for pattern, rule in self._ours:
             if match := pattern.fullmatch(name):
-                *layer, kind = match.groups()
-                ours = tuple(f"{_module(its).format(*layer)}.{kind}" for its in rule.ours)
-                return Claim(f"{_module(rule.theirs).format(*layer)}.{kind}", ours, rule.operation)
+                layer = match.groups()
+                ours = tuple(its.format(*layer) for its in rule.ours)
+                return Claim(rule.theirs.format(*layer), ours, rule.operation)
         return None
 
 
-def _module(name: str) -> str:
-    """A rule's name without the parameter it may end in."""
-    return name.removesuffix(".weight").removesuffix(".bias")
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    """The parameters of a module, or the one that ``name`` ends in."""
-    module = _module(name)
-    return re.compile(f"{_numbered(module)}\\.({'weight|bias' if name == module else name[len(module) + 1 :]})")
+def _parameters(rule: Rule) -> list[Rule]:
+    """A rule for each parameter of the modules it names; a rule that names a parameter is one already."""
+    if rule.ours[0].endswith((".weight", ".bias")):
+        return [rule]
+    return [
+        Rule(f"{rule.theirs}.{kind}", tuple(f"{its}.{kind}" for its in rule.ours), rule.operation)
+        for kind in ("weight", "bias")
+    ]
 
 
 def _exactly(name: str) -> re.Pattern[str]:
     """A tensor by its whole name; a trailing ``.{}`` is any parameter of a module."""
-    return _pattern(name[:-3]) if name.endswith(".{}") else re.compile(_numbered(name))
+    module = name.removesuffix(".{}")
+    return re.compile(_numbered(module) + ("" if module == name else r"\.(weight|bias)"))
 
 
 def _numbered(name: str) -> str:

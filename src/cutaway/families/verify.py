@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 LENGTHS = (1, 17, 64, 200)  # tokens of the sequences compared, where the context allows
+IMAGES = 3  # compared where a model reads those
 TOLERANCE = 1e-5  # of a position's largest logit
 _CLASSES = {
     "continue": "AutoModelForCausalLM",
     "fill": "AutoModelForMaskedLM",
     "classify": "AutoModelForSequenceClassification",
+    "see": "AutoModelForImageClassification",
     "embed": "AutoModel",
 }
 
@@ -37,10 +39,10 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     Compared are logits, or the stream of a model that has no head (``compared`` says which).
 
     Returns JSON-ready data: ``relative`` and ``absolute``, the largest differences of any logit; ``agrees``, whether
-    ``relative`` is below 1e-5; ``positions``, for each sequence and position {absolute, relative}; and what was used:
-    ``tokens`` (the sequences), ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is
-    relative to the largest logit of its position. Raises Failed when transformers is not installed or cannot load
-    the checkpoint.
+    ``relative`` is below 1e-5; ``positions``, for each sequence (or image) and position {absolute, relative}; and what
+    was used: ``tokens`` (the sequences; none of a model that reads images), ``dtype``, ``transformers``, ``torch``,
+    ``fingerprint``. A relative difference is relative to the largest logit of its position. Raises Failed when
+    transformers is not installed or cannot load the checkpoint.
     """
     if importlib.util.find_spec("transformers") is None:
         raise Failed("There is nothing to compare with: transformers is not installed.", "pip install transformers")
@@ -48,13 +50,13 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     import transformers
 
     described = checkpoint.spec
-    vocabulary = described.stem.vocabulary if isinstance(described.stem, spec.Tokens) else 0
     # A padding token inside a text has no position of its own in some references (RoBERTa).
     padding = None if described.task == "continue" else checkpoint.config.get("pad_token_id")
-    sequences = _sequences(vocabulary, described.context, padding)
+    sequences = _sequences(described, padding)
+    inputs = [torch.tensor([ids]) for ids in sequences] or _images(described)
     with torch.no_grad():
-        ours = _results(checkpoint.load(torch.float32), sequences)
-        theirs = _results(_reference(checkpoint.folder, _CLASSES[described.task]), sequences)
+        ours = _results(checkpoint.load(torch.float32), inputs)
+        theirs = _results(_reference(checkpoint.folder, _CLASSES[described.task]), inputs)
     positions = [_differences(a, b) for a, b in zip(ours, theirs, strict=True)]
     flat = [position for sequence in positions for position in sequence]
     worst = max(position["relative"] for position in flat)
@@ -99,20 +101,32 @@ def _place(fingerprint: str) -> Path:
     return state_folder() / "verified" / f"{fingerprint}.json"
 
 
-def _sequences(vocabulary: int, context: int, padding: int | None = None) -> list[list[int]]:
+def _sequences(described: spec.Transformer, padding: int | None = None) -> list[list[int]]:
     """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size, without
-    ``padding``."""
-    lengths = sorted({min(length, context) for length in LENGTHS})
+    ``padding``; none for a model that does not read tokens."""
+    if not isinstance(described.stem, spec.Tokens):
+        return []
+    vocabulary = described.stem.vocabulary
+    lengths = sorted({min(length, described.context) for length in LENGTHS})
     made = [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
     return [[(id + 1) % vocabulary if id == padding else id for id in ids] for ids in made]
 
 
-def _results(model: Any, sequences: list[list[int]]) -> list[Tensor]:
-    """The logits (T, V) for each sequence, from our model or the reference's; (1, V) of a classifier; the stream (T, D)
+def _images(described: spec.Transformer) -> list[Tensor]:
+    """Noise in the shape of an image, (1, C, Y, X) each, the same for every model of its size."""
+    import torch
+
+    assert isinstance(described.stem, spec.Patches), "the stem of every family reads tokens or patches"
+    shape = (IMAGES, described.stem.channels, described.stem.image, described.stem.image)
+    return list(torch.randn(shape, generator=torch.Generator().manual_seed(0)).split(1))
+
+
+def _results(model: Any, inputs: list[Tensor]) -> list[Tensor]:
+    """The logits (T, V) for each input, from our model or the reference's; (1, V) of a classifier; the stream (T, D)
     of a model without a head."""
     import torch
 
-    outputs = [model(torch.tensor([ids])) for ids in sequences]
+    outputs = [model(one) for one in inputs]
     found = [out if isinstance(out, torch.Tensor) else getattr(out, "logits", None) for out in outputs]
     whole = [out.last_hidden_state if x is None else x for x, out in zip(found, outputs, strict=True)]
     return [(x if x.ndim == 2 else x[0]).float() for x in whole]

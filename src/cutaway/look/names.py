@@ -1,7 +1,8 @@
 """The name of every tensor in a run, in the order the machine makes them, with its axes; and the index behind a name.
 
-Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary (or classes).
-A record has no batch axis. ``name[3,5:9]`` takes one entry per axis from the left, as Python does.
+Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary (or classes);
+of an image C channels, Y rows, X columns of pixels. A record has no batch axis. ``name[3,5:9]`` takes one entry per
+axis from the left, as Python does.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ATTENTION: tuple[tuple[str, Axes], ...] = (
 
 #: What a run stores unless told otherwise; everything else is derived from it on access.
 STORED = frozenset(
-    {"embed", "pos", "segment", "relative.bias", "resid_pre", "resid_mid", "resid_cross", "final"}
+    {"image", "embed", "pos", "segment", "relative.bias", "resid_pre", "resid_mid", "resid_cross", "final"}
     | {f"{kind}.{what}" for kind in ("attn", "cross") for what in ("q_rot", "k_rot", "v", "out")}
     | {"mlp.up", "mlp.gate", "mlp.out"}
 )
@@ -60,6 +61,8 @@ def names(machine: spec.Spec) -> dict[str, Axes]:
 
 
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:
+    if isinstance(stem, spec.Patches):
+        yield f"{prefix}image", ("C", "Y", "X")
     yield f"{prefix}embed", (time, "D")
     if not isinstance(stem, spec.Tokens) or stem.positions is not None:
         yield f"{prefix}pos", (time, "D")
@@ -161,6 +164,8 @@ def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:
         "T": length, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
         "top": min(TOP if name.startswith("logits.") else BEST, size), "bin": min(BINS, length),
     }  # fmt: skip
+    if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
+        whole |= {"C": stem.channels, "Y": stem.image, "X": stem.image}
     if axis in whole:
         return whole[axis]
     its = stack.blocks[int(name.partition("blocks.")[2].partition(".")[0]) if "blocks." in name else 0]

@@ -1,6 +1,7 @@
 """The Record of a run: every intermediate by name, in memory or in one file.
 
-Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary.
+Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary; of an image
+C channels, Y rows, X columns of pixels. A run of an image stores ``image``, as the model read it, before all others.
 
     stored    embed pos | per block: resid_pre, q_rot k_rot v, attention's out, resid_mid, up gate, MLP's out | final
     derived   in, q, k, scores, pattern, z, hidden, resid_post, logits, river: on access, from the stored ones
@@ -494,6 +495,8 @@ class Record:
         head = naming.head_of(self.spec)
         found = [self._embedding] if head.tied else ["head.out.weight"]
         found += ["head.out.bias"] if head.bias else []
+        if head.pool == "first_two":
+            found += ["head.second.weight", *(["head.second.bias"] if head.bias else [])]
         if head.transform is not None:
             found += ["head.dense.weight", "head.dense.bias"]
             found += [] if head.transform[1] is None else _parts_of(head.transform[1], "head.norm")

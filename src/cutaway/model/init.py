@@ -15,7 +15,7 @@ TABLE = (
     ("norm.weight", "one"), ("pre.weight", "one"), ("post.weight", "one"), ("stream.weight", "one"),
     ("bias", "zero"),
     ("attn.o.weight", "stream"), ("cross.o.weight", "stream"), ("mlp.down.weight", "stream"),
-    ("weight", "normal"), ("extra", "normal"),
+    ("weight", "normal"),
 )  # fmt: skip
 
 

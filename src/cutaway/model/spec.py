@@ -245,7 +245,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Patches:
-    """Square image patches -> vectors, behind ``extra_tokens`` learned ones (class; DeiT: and distillation)."""
+    """An image of ``image`` by ``image`` pixels in square patches of ``patch`` pixels -> vectors, behind
+    ``extra_tokens`` learned ones (class; DeiT: and distillation)."""
 
     width: int
     image: int
@@ -258,6 +259,11 @@ class Patches:
             _positive(name, getattr(self, name))
         if self.image % self.patch:
             raise ValueError(f"an image of {self.image} pixels cannot be cut into patches of {self.patch}")
+
+    @property
+    def length(self) -> int:
+        """How many vectors there are: the learned ones, then the patches row by row."""
+        return self.extra_tokens + (self.image // self.patch) ** 2
 
 
 @dataclass(frozen=True)
@@ -281,7 +287,8 @@ class Head:
     """Residual stream -> ``size`` logits.
 
     ``tied``: the token embedding serves as the unembedding. ``transform``: a dense layer, an activation and perhaps a
-    norm first (BERT). ``pool``: read only the first position (ViT, classifiers).
+    norm first (BERT). ``pool``: "first" reads only the first position (ViT, classifiers); "first_two" reads each of
+    the first two with an unembedding of its own, and the logits are their mean (DeiT's class and distillation tokens).
     """
 
     size: int
@@ -290,10 +297,12 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     transform: tuple[str, Norm | None] | None = None
-    pool: Literal["first"] | None = None
+    pool: Literal["first", "first_two"] | None = None
 
     def __post_init__(self) -> None:
         _positive("head size", self.size)
+        if self.pool is not None:
+            _one_of("pool", self.pool, ("first", "first_two"))
         _positive("head scale", self.scale)
         if self.softcap is not None:
             _positive("softcap", self.softcap)
@@ -320,12 +329,13 @@ class Transformer:
             raise ValueError("a tied head needs a token embedding of its own size")
 
     @property
-    def task(self) -> Literal["continue", "fill", "classify", "embed"]:
-        """What it does: continue a text, fill what is masked in one, tell classes apart, or make vectors."""
+    def task(self) -> Literal["continue", "fill", "classify", "see", "embed"]:
+        """What it does: continue a text, fill what is masked in one, tell classes of texts apart, tell what an image
+        shows, or make vectors."""
         if self.head is None:
             return "embed"
         if self.head.pool is not None:
-            return "classify"
+            return "see" if isinstance(self.stem, Patches) else "classify"
         return "continue" if self.stack.blocks[0].attn.causal else "fill"
 
 
@@ -371,8 +381,7 @@ def _norm(norm: Norm | None, width: int) -> int:
 
 def _stem(stem: Stem) -> int:
     if isinstance(stem, Patches):
-        positions = (stem.image // stem.patch) ** 2 + stem.extra_tokens
-        return stem.width * (stem.channels * stem.patch**2 + 1 + positions + stem.extra_tokens)
+        return stem.width * (stem.channels * stem.patch**2 + 1 + stem.length + stem.extra_tokens)
     if isinstance(stem, Mel):
         return stem.width * (3 * stem.bins + 1 + 3 * stem.width + 1 + stem.length)
     rows = stem.vocabulary + stem.segments
@@ -418,6 +427,8 @@ def _head(head: Head | None, width: int) -> int:
     total = 0 if head.tied else head.size * width
     if head.bias:
         total += head.size
+    if head.pool == "first_two":
+        total *= 2
     if head.transform is not None:
         total += width * width + width + _norm(head.transform[1], width)
     return total

@@ -54,14 +54,14 @@ class PatchStem(nn.Module):
 
     def __init__(self, stem: spec.Patches) -> None:
         super().__init__()
-        count = (stem.image // stem.patch) ** 2 + stem.extra_tokens
         self.patch = nn.Conv2d(stem.channels, stem.width, stem.patch, stem.patch)
-        self.extra = nn.Parameter(torch.zeros(1, stem.extra_tokens, stem.width))
-        self.positions = nn.Embedding(count, stem.width)
+        self.extra = nn.ModuleList(nn.Embedding(1, stem.width) for _ in range(stem.extra_tokens))
+        self.positions = nn.Embedding(stem.length, stem.width)
 
     def forward(self, image: Tensor) -> Tensor:
-        patches: Tensor = self.patch(image).flatten(2).transpose(1, 2)  # (B, patches, D)
-        x = tap(self, "embed", torch.cat([self.extra.expand(len(patches), -1, -1), patches], 1))
+        patches: Tensor = self.patch(tap(self, "image", image)).flatten(2).transpose(1, 2)  # (B, patches, D)
+        learned = [rows.expand(len(patches), -1, -1) for rows in self.extra.parameters()]
+        x = tap(self, "embed", torch.cat([*learned, patches], 1))
         return x + tap(self, "pos", self.positions.weight[None])
 
 

@@ -92,7 +92,7 @@ class Unembedding(nn.Module):
 
 
 class Head(nn.Module):
-    """Residual stream (B, T, D) -> logits (B, T, V), or (B, V) when it reads one position only."""
+    """Residual stream (B, T, D) -> logits (B, T, V), or (B, V) when it pools."""
 
     def __init__(self, head: spec.Head, width: int) -> None:
         super().__init__()
@@ -100,14 +100,19 @@ class Head(nn.Module):
         self.dense = None if head.transform is None else nn.Linear(width, width)
         self.norm = None if head.transform is None else make_norm(head.transform[1], width)
         self.out = Unembedding(head.size, width, head.tied, head.bias)
+        self.second = Unembedding(head.size, width, head.tied, head.bias) if head.pool == "first_two" else None
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        if self.head.pool == "first":
-            x = x[:, 0]
+        if self.head.pool is not None:
+            x = x[:, :2] if self.head.pool == "first_two" else x[:, 0]
         if self.head.transform is not None and self.dense is not None:
             x = ACTIVATIONS[self.head.transform[0]](self.dense(x))
             x = x if self.norm is None else self.norm(x)
-        logits = self.out(x * self.head.scale, embedding)
+        x = x * self.head.scale
+        if self.second is None:
+            logits = self.out(x, embedding)
+        else:
+            logits = (self.out(x[:, 0], embedding) + self.second(x[:, 1], embedding)) / 2
         if self.head.softcap is not None:
             logits = self.head.softcap * torch.tanh(logits / self.head.softcap)
         return tap(self, "logits", logits)

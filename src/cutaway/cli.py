@@ -536,7 +536,7 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
 
 @app.command(sort_key=16)
 def train(
-    recipe: Annotated[str, Parameter(help="A recipe by name (stories), or the path of a .toml file.")],
+    recipe: Annotated[str, Parameter(help="A recipe by name (stories, digits), or the path of a .toml file.")],
     /,
     *changes: Annotated[str, Parameter(help="key=value changes to the recipe, such as steps=100.")],
     json: Json = False,
@@ -551,12 +551,15 @@ def train(
     if json:
         _print_json(
             run=str(result.run), model=str(result.model), parameters=result.parameters, steps=result.steps,
-            tokens=result.tokens, seconds=result.seconds, nats_per_token=result.nats, bits_per_byte=result.bits,
+            seconds=result.seconds, confusion=result.confusion, **{result.unit: result.seen}, **result.measured,
         )  # fmt: skip
         return
-    print(f"{result.model}: {result.parameters:,} parameters, {result.steps:,} steps, {result.tokens:,} tokens")
-    for split, nats in result.nats.items():
-        print(f"{split}: {nats:.4f} nats per token, {result.bits[split]:.4f} bits per byte")
+    seen = f"{result.seen:,} {result.unit}"
+    print(f"{result.model}: {result.parameters:,} parameters, {result.steps:,} steps, {seen}")
+    for line in result.lines():
+        print(line)
+    if result.confusion:
+        _print_confusion(result.confusion)
 
 
 @app.command(sort_key=17)
@@ -662,6 +665,14 @@ def _print_choices(distribution: Distribution, top: int) -> None:
         print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
     if others := len(distribution.logits) - len(choices):
         print(f"{distribution.rest(top):11.4%}                    everything else, {others:,} tokens")
+
+
+def _print_confusion(table: list[list[int]]) -> None:
+    """How many images of each class, a row, were taken for which, a column."""
+    print("\nof the test's, by class  taken for")
+    print(f"{'':6}" + "".join(f"{column:6}" for column in range(len(table))))
+    for row, counts in enumerate(table):
+        print(f"{row:6}" + "".join(f"{count:6}" for count in counts))
 
 
 SHOWN = 8  # terms of a derivation in full

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from cutaway.errors import Failed, Misuse, NotFound
-from cutaway.training import loop, state, train
+from cutaway.training import loop, state, text, train
 from cutaway.training.optim import learning_rate, make_optimiser
 from cutaway.training.recipe import resolve
 
@@ -40,7 +40,7 @@ def test_training_learns_and_leaves_a_model(recipe: Write) -> None:
     losses = [line["loss"] for line in lines if "loss" in line]
     assert [line["step"] for line in lines if "loss" in line] == list(range(5, 61, 5))
     assert losses[-1] < 0.8 * losses[0]
-    assert result.nats["valid"] == pytest.approx(losses[-1], rel=0.2)
+    assert result.measured["nats_per_token"]["valid"] == pytest.approx(losses[-1], rel=0.2)
     assert set(os.listdir(result.model)) == {
         "config.json",
         "generation_config.json",
@@ -51,7 +51,7 @@ def test_training_learns_and_leaves_a_model(recipe: Write) -> None:
     }
     assert {t.dtype for t in load_file(result.model / "model.safetensors").values()} == {torch.bfloat16}
     assert (result.run / "recipe.toml").is_file()
-    assert result.tokens == 60 * 2 * 16
+    assert (result.seen, result.unit) == (60 * 2 * 16, "tokens")
 
 
 def test_transformers_agrees_with_the_exported_model(recipe: Write) -> None:
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over(recipe: Write, damage: str) -> None
 def test_training_stops_before_a_step_that_is_not_finite(
     recipe: Write, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    calls, original = 0, loop._loss
+    calls, original = 0, text._loss
     seen: list[torch.nn.Module] = []
 
     def poisoned(model: torch.nn.Module, ids: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_training_stops_before_a_step_that_is_not_finite(
         return loss
 
     before: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr(loop, "_loss", poisoned)
+    monkeypatch.setattr(text, "_loss", poisoned)
     with pytest.raises(Failed, match=r"step 12.*windows at tokens"):
         train(recipe())
     assert all(torch.equal(p, before[name]) for name, p in seen[-1].named_parameters())

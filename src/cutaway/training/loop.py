@@ -1,7 +1,8 @@
 """The training loop. Also ``python -m cutaway.training.loop RECIPE [key=value ...]``.
 
-A run's folder holds recipe.toml (as resolved), data/ (tokenizer and token files), checkpoints/, metrics.jsonl (a line
-per logged step) and, in the end, model/ in the Hugging Face layout with result.json beside it.
+A run's folder holds recipe.toml (as resolved), data/ (of texts: tokenizer and token files), checkpoints/, metrics.jsonl
+(a line per logged step) and, in the end, model/ in the Hugging Face layout with result.json beside it. What is learned,
+and from what, is the recipe's objective (objective.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import signal
 import sys
 import threading
@@ -18,10 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from cutaway.errors import CutawayError, Failed, Misuse
 from cutaway.families import checkpoint, describe
@@ -30,15 +28,12 @@ from cutaway.model import spec
 from cutaway.model.init import initialise
 from cutaway.model.transformer import build
 from cutaway.training import Result, state
-from cutaway.training.data import Sampler, Tokens, windows
+from cutaway.training.objective import Objective, objective
 from cutaway.training.optim import learning_rate, make_optimiser
-from cutaway.training.prepare import prepare
 from cutaway.training.recipe import Recipe, resolve, to_toml
 from cutaway.training.report import Report
-from cutaway.training.tokenizer import end_of
 
 FREE = {"data", "run", "threads", "log_every", "validate_every", "validate_windows", "save_every", "keep"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def run(recipe: Recipe) -> Result:
@@ -49,44 +44,39 @@ def run(recipe: Recipe) -> Result:
         _require_same(recipe, folder)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        tokenizer, tokens = prepare(recipe, folder / "data")
-        config = _complete(recipe, tokenizer.get_vocab_size(), end_of(tokenizer))
-        described = describe(config)[1]
+        learned = objective(recipe, folder / "data")
+        described = describe(learned.config)[1]
         state.require_space(folder, spec.parameters(described), recipe.keep)
         model = initialise(build(described), recipe.seed)
-        progress = _steps(recipe, model, tokens, folder)
-        _export(model, config, folder)
+        progress = _steps(recipe, model, learned, folder)
+        _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)
-        return _measure(recipe, tokens, folder, progress)
+        return _measure(learned, folder, progress)
 
 
-def _steps(recipe: Recipe, model: nn.Module, tokens: dict[str, Tokens], folder: Path) -> state.Progress:
+def _steps(recipe: Recipe, model: nn.Module, learned: Objective, folder: Path) -> state.Progress:
     """Every step from where the run stands to its end."""
     checkpoints = folder / "checkpoints"
     optimiser = make_optimiser(model, recipe)
     progress = state.resume(checkpoints, model, optimiser)
-    sampler = Sampler(len(tokens["train"].ids), recipe.window, recipe.batch, recipe.seed)
     before = progress.seconds
-    with Report(folder / "metrics.jsonl", recipe, progress) as report, _stop_signals() as stop:
+    with Report(folder / "metrics.jsonl", recipe, learned, progress) as report, _stop_signals() as stop:
         while progress.step < recipe.steps:
-            starts = sampler.starts(progress.step)
             lr = learning_rate(progress.step, recipe)
-            ids = windows(tokens["train"].ids, starts, recipe.window + 1)
-            loss, norm = _step(model, optimiser, ids, lr, recipe.clip)
+            loss, norm = _step(model, optimiser, learned, progress.step, lr, recipe.clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise Failed(
                     f"Training became numerically unstable at step {progress.step}: loss {loss}, gradient norm {norm}, "
-                    f"windows at tokens {starts.tolist()}.",
+                    f"{learned.place(progress.step)}.",
                     f"The last checkpoint is as it was; lower lr (now {recipe.lr:g}) or clip and start anew.",
                 )
             progress.step += 1
-            progress.tokens += recipe.batch * recipe.window
+            progress.seen += learned.per_step
             progress.seconds = before + report.elapsed()
             report.step(progress, loss, norm, lr)
             last = progress.step == recipe.steps
             if progress.step % recipe.validate_every == 0 and not last:
-                nats = evaluate(model, tokens["valid"], recipe.window, recipe.validate_windows)
-                report.validation(progress, tokens["valid"], nats)
+                report.validation(progress, learned.validate(model))
             if progress.step % recipe.save_every == 0 or last or stop:
                 state.save(checkpoints, model, optimiser, progress, recipe.keep)
             if stop:
@@ -96,14 +86,14 @@ def _steps(recipe: Recipe, model: nn.Module, tokens: dict[str, Tokens], folder: 
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, ids: Tensor, lr: float, clip: float
+    model: nn.Module, optimiser: torch.optim.Optimizer, learned: Objective, step: int, lr: float, clip: float
 ) -> tuple[float, float]:
-    """One update from ids (B, window + 1): the loss in nats per token and the gradient's norm before clipping.
+    """One update: the loss of the step's batch, and the gradient's norm before clipping.
 
     When either is not finite the weights stay as they are.
     """
     model.train()
-    loss = _loss(model, ids)
+    loss = learned.loss(model, step)
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -114,60 +104,22 @@ def _step(
     return loss.item(), norm.item()
 
 
-def _loss(model: nn.Module, ids: Tensor, reduction: str = "mean") -> Tensor:
-    logits = model(ids[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, tokens: Tokens, window: int, limit: int | None = None, batch: int = 16) -> float:
-    """Mean loss in nats per token over consecutive windows, each seen without what came before.
-
-    ``limit`` takes that many windows, evenly spread; None takes all but the last, shorter one.
-    """
-    model.eval()
-    whole = (len(tokens.ids) - 1) // window
-    if whole == 0:
-        raise Misuse(f"{len(tokens.ids)} tokens are too few to measure on windows of {window}.", "Add text.")
-    starts = window * np.unique(np.linspace(0, whole - 1, min(limit or whole, whole)).astype(np.int64))
-    total = 0.0
-    for i in range(0, len(starts), batch):
-        total += _loss(model, windows(tokens.ids, starts[i : i + batch], window + 1), "sum").item()
-    return total / (len(starts) * window)
-
-
-def _complete(recipe: Recipe, vocabulary: int, end: int) -> dict[str, Any]:
-    """The recipe's [model] as a whole config.json."""
-    facts = {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end}
-    config = {**recipe.model, **facts}
-    longest = config.get("max_position_embeddings", config.get("n_positions"))
-    if longest is not None and recipe.window > longest:
-        raise Misuse(f"A window of {recipe.window} exceeds the model's {longest} positions.", "Make window smaller.")
-    return config
-
-
-def _export(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
-    """model/: weights rounded to bfloat16, to be computed with in float32, as config.json says; and the tokenizer."""
+def _export(model: nn.Module, learned: Objective, folder: Path) -> None:
+    """model/: weights as the objective stores them, to be computed with in float32, as config.json says."""
     place = folder / "model"
-    checkpoint.save(model.to(torch.bfloat16), config, place)
-    extra = {"config.json": {**json.loads((place / "config.json").read_text()), "dtype": "float32"}}
-    extra["generation_config.json"] = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
-    for name, content in extra.items():
-        with write_atomically(place / name) as beside:
-            beside.write_text(json.dumps(content, indent=2) + "\n")
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(folder / "data" / name, place / name)
+    checkpoint.save(model.to(learned.stored), learned.config, place)
+    stated = {**json.loads((place / "config.json").read_text()), "dtype": "float32"}
+    with write_atomically(place / "config.json") as beside:
+        beside.write_text(json.dumps(stated, indent=2) + "\n")
+    learned.export(place)
 
 
-def _measure(recipe: Recipe, tokens: dict[str, Tokens], folder: Path, progress: state.Progress) -> Result:
-    """Losses of the model as saved, over all of valid and test; kept in result.json."""
+def _measure(learned: Objective, folder: Path, progress: state.Progress) -> Result:
+    """How good the model as saved is on all held-out data; kept in result.json."""
     opened = checkpoint.open(folder / "model")
-    model = opened.load()
-    held_out = {split: its for split, its in tokens.items() if split != "train"}
-    nats = {split: evaluate(model, its, recipe.window) for split, its in held_out.items()}
-    bits = {split: its.bits_per_byte(nats[split]) for split, its in held_out.items()}
-    result = Result(folder, folder / "model", opened.parameters, nats=nats, bits=bits, steps=progress.step,
-                    tokens=progress.tokens, seconds=progress.seconds)  # fmt: skip
+    measured, confusion = learned.measure(opened.load())
+    result = Result(folder, folder / "model", opened.parameters, steps=progress.step, seen=progress.seen,
+                    unit=learned.unit, seconds=progress.seconds, measured=measured, confusion=confusion)  # fmt: skip
     with write_atomically(folder / "result.json") as beside:
         beside.write_text(json.dumps(dataclasses.asdict(result), indent=2, default=str) + "\n")
     return result

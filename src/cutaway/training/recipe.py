@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from cutaway.errors import Misuse, NotFound
 
 FOLDER = Path(__file__).parent / "recipes"
-FORMATS = ("books", "stories", "text")
+TASKS = {"continue": ("books", "stories", "text"), "see": ("idx",)}  # task -> the formats that hold what it learns from
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Source:
 
     ``books``: a paragraph a line, an empty line between books, cleaned as scanned books need it. ``stories``: a JSON
     object a line with "title" and "sections" or "pages". ``text``: plain, documents between ``<|endoftext|>`` marks.
+    ``idx``: grey images and their classes; ``train = "t"`` means t-images-idx3-ubyte and t-labels-idx1-ubyte.
     """
 
     format: str
@@ -33,7 +34,7 @@ class Source:
     valid: str = ""
     test: str = ""
     without_licence: str = ""  # leave out stories whose "license" contains this
-    hold_out: float = 0.0  # of stories: the share of titles moved to valid, and as many to test
+    hold_out: float = 0.0  # of stories: the share of titles moved to valid, and as many to test; of idx: to valid
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,34 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class Images:
+    """How images are shown: grey levels from 0 to 1, less ``mean``, over ``std``; and what is changed in each at random
+    while training, so that no image comes twice."""
+
+    mean: float = 0.5
+    std: float = 0.5
+    shift: float = 0.0  # pixels, at most, in each direction
+    turn: float = 0.0  # degrees, at most, either way
+    zoom: float = 0.0  # 0.1: from nine tenths to eleven tenths of its size
+    invert: float = 0.0  # the share shown as negatives
+
+
+@dataclass(frozen=True)
 class Recipe:
     """See docs/training.md for every key. ``model`` is a config.json of any family that Cutaway knows."""
 
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
+    task: str = "continue"  # what the model learns: to continue texts, or to see what images show
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
     threads: int = 0  # 0: as many as torch finds
     tokenizer: Vocabulary = field(default_factory=Vocabulary)
+    images: Images = field(default_factory=Images)
     window: int = 512  # tokens the model sees at once
-    batch: int = 8  # windows a step
+    batch: int = 8  # windows, or images, a step
     steps: int = 1000
     warmup: int = 100  # steps
     lr: float = 1e-3
@@ -82,8 +98,14 @@ class Recipe:
             _require(getattr(self, name) > 0, name, "above 0")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        _require(self.task in TASKS, "task", " or ".join(TASKS))
         for source in self.sources:
-            _require(source.format in FORMATS, "sources.format", " or ".join(FORMATS))
+            _require(source.format in TASKS[self.task], "sources.format", " or ".join(TASKS[self.task]))
+            _require(0 <= source.hold_out < 1, "sources.hold_out", "at least 0 and below 1")
+        for name in ("shift", "turn", "zoom", "invert"):
+            _require(getattr(self.images, name) >= 0, f"images.{name}", "at least 0")
+        _require(self.images.zoom < 1, "images.zoom", "below 1")
+        _require(self.images.std > 0, "images.std", "above 0")
 
     @property
     def folder(self) -> Path:
@@ -115,7 +137,7 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file that :func:`resolve` reads back to an equal one."""
     plain = dataclasses.asdict(recipe)
-    tables = {name: plain.pop(name) for name in ("tokenizer", "model")}
+    tables = {name: plain.pop(name) for name in ("tokenizer", "images", "model")}
     sources = plain.pop("sources")
     lines = _entries(plain)
     for source in sources:
@@ -147,7 +169,7 @@ def _override(table: dict[str, Any], override: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise Misuse(f"{key} is not a key of a recipe.", "Only tokenizer. and model. have keys inside.")
+            raise Misuse(f"{key} is not a key of a recipe.", "Only tokenizer., images. and model. have keys inside.")
     table[last] = value
 
 

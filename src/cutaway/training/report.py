@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cutaway.files import write_atomically
-from cutaway.training.data import Tokens
+from cutaway.training import in_words
+from cutaway.training.objective import Objective
 from cutaway.training.recipe import Recipe
 from cutaway.training.state import Progress
 
@@ -18,10 +19,10 @@ from cutaway.training.state import Progress
 class Report:
     """Tells how a run goes. On a terminal the current step is a live bar (rich); elsewhere every line stays."""
 
-    def __init__(self, metrics: Path, recipe: Recipe, progress: Progress) -> None:
+    def __init__(self, metrics: Path, recipe: Recipe, learned: Objective, progress: Progress) -> None:
         _forget_after(metrics, progress.step)
-        self.recipe = recipe
-        self.began, self.first = time.monotonic(), progress.tokens
+        self.recipe, self.unit, self.per_step = recipe, learned.unit, learned.per_step
+        self.began, self.first = time.monotonic(), progress.seen
         self.file: IO[str] = open(metrics, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
         self.bar: Any = None
         if sys.stderr.isatty():
@@ -50,21 +51,20 @@ class Report:
 
     def step(self, progress: Progress, loss: float, norm: float, lr: float) -> None:
         """After each step; written and, off a terminal, printed every ``log_every`` of them."""
-        speed = (progress.tokens - self.first) / max(self.elapsed(), 1e-9)
-        left = (self.recipe.steps - progress.step) * self.recipe.batch * self.recipe.window / speed
-        words = f"loss {loss:.3f}  lr {lr:.1e}  {speed:,.0f} tokens/s  {_duration(left)} left"
+        speed = (progress.seen - self.first) / max(self.elapsed(), 1e-9)
+        left = (self.recipe.steps - progress.step) * self.per_step / speed
+        words = f"loss {loss:.3f}  lr {lr:.1e}  {speed:,.0f} {self.unit}/s  {_duration(left)} left"
         if self.bar is not None:
             self.bar.update(self.task, completed=progress.step, description=words)
         if progress.step % self.recipe.log_every == 0:
             if self.bar is None:
                 self.line(f"step {progress.step}/{self.recipe.steps}  {words}")
-            self._write(progress, loss=loss, gradient_norm=norm, lr=lr, tokens_per_second=round(speed, 1))
+            speeds = {f"{self.unit}_per_second": round(speed, 1)}
+            self._write(progress, loss=loss, gradient_norm=norm, lr=lr, **speeds)
 
-    def validation(self, progress: Progress, tokens: Tokens, nats: float) -> None:
-        bits = tokens.bits_per_byte(nats)
-        where = f"step {progress.step}/{self.recipe.steps}"
-        self.line(f"{where}  validation {nats:.4f} nats per token, {bits:.4f} bits per byte")
-        self._write(progress, valid_nats_per_token=nats, valid_bits_per_byte=bits)
+    def validation(self, progress: Progress, measures: dict[str, float]) -> None:
+        self.line(f"step {progress.step}/{self.recipe.steps}  validation {in_words(measures)}")
+        self._write(progress, **{f"valid_{name}": value for name, value in measures.items()})
 
     def line(self, text: str) -> None:
         if self.bar is not None:
@@ -73,7 +73,8 @@ class Report:
             print(text, file=sys.stderr, flush=True)
 
     def _write(self, progress: Progress, **numbers: float) -> None:
-        record = {"step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 1), **numbers}
+        so_far = {"step": progress.step, self.unit: progress.seen, "seconds": round(progress.seconds, 1)}
+        record = so_far | numbers
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
 

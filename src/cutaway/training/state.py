@@ -1,7 +1,7 @@
 """Checkpoints of a run: all or nothing, and enough to go on to the very same weights.
 
 step-00000200/  state.safetensors   weights, AdamW's two moments and step counts, torch's random state
-                state.json          step, tokens and seconds so far
+                state.json          step, tokens or images seen and seconds so far
                 manifest.json       SHA-256 of both, written last: a folder without it is no checkpoint
 """
 
@@ -36,10 +36,10 @@ TENSORS, PLACE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 @dataclass
 class Progress:
-    """Where a run stands: steps and tokens done, seconds spent (over all its sessions)."""
+    """Where a run stands: steps done, tokens or images seen, seconds spent (over all its sessions)."""
 
     step: int = 0
-    tokens: int = 0
+    seen: int = 0
     seconds: float = 0.0
 
 

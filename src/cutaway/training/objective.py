@@ -1,0 +1,54 @@
+"""What a model is taught: a recipe's ``task`` says which objective, and the loop asks it for everything else.
+
+recipe, data --> objective --- loss(model, step) -----> the loop takes a step
+                         \\-- validate, measure ------> how good it is, on the way and in the end
+                          \\- config, export ---------> what stands beside the weights
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from cutaway.training.recipe import Recipe
+
+Measured = dict[str, dict[str, float]]
+"""measure -> split -> number: ``measured["accuracy"]["test"]``."""
+
+
+class Objective(Protocol):
+    """``config``: the whole config.json of the model to be trained. ``unit``: what is counted, ``per_step`` of them in
+    each step. ``stored``: the dtype its weights are saved in."""
+
+    config: dict[str, Any]
+    unit: str
+    per_step: int
+    stored: torch.dtype
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """The mean loss over the batch of a step (from 0), which is a function of the recipe's seed and the step."""
+
+    def place(self, step: int) -> str:
+        """Where in the data the batch of a step is, for a message."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Measures of some of the held-out data, quickly."""
+
+    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
+        """Measures of all held-out data; and, of classes, how many of each true one (row) were taken for which
+        (column) in the test."""
+
+    def export(self, folder: Path) -> None:
+        """Write what the model needs beside config.json and its weights."""
+
+
+def objective(recipe: Recipe, folder: Path) -> Objective:
+    """The objective of the recipe's task. ``folder``: where prepared data may be kept."""
+    from cutaway.training.images import See
+    from cutaway.training.text import Continue
+
+    return See(recipe) if recipe.task == "see" else Continue(recipe, folder)

@@ -31,6 +31,7 @@ _SMALL_FILES = [
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
+    "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",

@@ -81,7 +81,10 @@ def imported(folder: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 found.add(node.module.partition(".")[0])
     ours = {"cutaway", "tests", "tools"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
-    return {normal(name) for name in found - set(sys.stdlib_module_names) - ours}
+    return {normal(PACKAGES.get(name, name)) for name in found - set(sys.stdlib_module_names) - ours}
+
+
+PACKAGES = {"PIL": "pillow"}  # what is imported under another name than its package's
 
 
 # `cutaway verify` compares with a transformers that the user has; it says so where there is none.

@@ -70,12 +70,14 @@ class Config:
     """The keys of a config.json (or of an object inside it), each read once by name, checked, and ticked off.
 
     Every reader takes the family's default for an absent key; without a default the key is required. An explicit
-    ``null`` counts as absent. Raises Refused, naming key and value, for a value of the wrong kind or size.
+    ``null`` counts as absent. Raises Refused, naming key and value, for a value of the wrong kind or size; messages
+    call the whole ``file``.
     """
 
-    def __init__(self, content: dict[str, Any], path: str = "") -> None:
+    def __init__(self, content: dict[str, Any], path: str = "", file: str = "config.json") -> None:
         self._content = content
         self._path = path
+        self._file = file
         self._read: set[str] = set()
         self._parts: list[Config] = []
 
@@ -98,7 +100,9 @@ class Config:
         if value is not None:
             return value
         if default is _required:
-            raise Refused(f"config.json does not say {self._path}{key}.", "Get the checkpoint's original config.json.")
+            raise Refused(
+                f"{self._file} does not say {self._path}{key}.", f"Get the checkpoint's original {self._file}."
+            )
         return default
 
     def integer(self, key: str, default: Any = _required, most: int = LARGEST, least: int = 1) -> Any:
@@ -149,7 +153,7 @@ class Config:
         value = self.any(key, {})
         if not isinstance(value, dict):
             raise self._refused(key, value, "it must be an object")
-        part = Config(value, f"{self._path}{key}.")
+        part = Config(value, f"{self._path}{key}.", self._file)
         self._parts.append(part)
         return part
 
@@ -194,18 +198,18 @@ class Config:
             if value is None or key in self._read or (key in INERT and not self._path):
                 continue
             if key == "auto_map":
-                found.append("config.json names Python code of the repository (auto_map); Cutaway never runs it.")
+                found.append(f"{self._file} names Python code of the repository (auto_map); Cutaway never runs it.")
             else:
                 found.append(
-                    f"config.json says {self._path}{plain(key)} = {shown(value)}, which Cutaway does not know."
+                    f"{self._file} says {self._path}{plain(key)} = {shown(value)}, which Cutaway does not know."
                 )
         found += [warning for part in self._parts for warning in part.warnings()]
         more = len(found) - MOST_WARNINGS
-        return found if more <= 0 else [*found[:MOST_WARNINGS], f"config.json says {more} more things like these."]
+        return found if more <= 0 else [*found[:MOST_WARNINGS], f"{self._file} says {more} more things like these."]
 
     def _refused(self, key: str, value: Any, why: str) -> Refused:
         return Refused(
-            f"config.json says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
+            f"{self._file} says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
         )
 
 

@@ -11,6 +11,11 @@ model.fill(text)        -> one Distribution for each [MASK]
 model.classify(text)    -> Classified: the classes with their probabilities
 model.embed(texts)      -> (N, D), a vector for each text
 model.similar(text, texts)
+
+and of vision models
+
+model.see(image)        -> Classified: what it shows, with probabilities
+model.run(image=image)  -> Record
 """
 
 from __future__ import annotations
@@ -31,13 +36,15 @@ from .families import checkpoint, verify
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
 from .generate.sampler import Floats, Sampler
+from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
 from .model.transformer import Transformer
-from .tasks.classify import Classified, classify
+from .tasks.classify import Classified, classify, label_names
 from .tasks.fill import fill
+from .tasks.see import pieces, placed, see, vectors
 from .tasks.sentences import Pooling, embed, pooling_of
 
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
@@ -255,11 +262,14 @@ class Model:
     def embed(self, texts: str | Sequence[str]) -> torch.Tensor:
         """(N, D), float32: a vector for each of ``texts``, pooled as the checkpoint says; else their mean.
 
-        Too long a text loses its end, as sentence-transformers has it. Raises Misuse for an empty text, and for none.
+        Too long a text loses its end, as sentence-transformers has it. Of a vision model ``texts`` are paths of images,
+        and a vector is the stream at its first position. Raises Misuse for an empty text, and for none.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise Misuse("There is no text.", "Give at least one.")
+        if isinstance(self.spec.stem, spec.Patches):
+            return vectors(self.machine, [self._pixels(path)[0] for path in texts])
         lower = self._pooling.lower
         cut = [self._cut(self._ids(text.lower() if lower else text, None), self._pooling.length)[0] for text in texts]
         return embed(self.machine, cut, self._pooling)
@@ -269,6 +279,30 @@ class Model:
         vectors = torch.nn.functional.normalize(self.embed([text, *others]), dim=-1)
         cosines: list[float] = (vectors[1:] @ vectors[0]).tolist()
         return cosines
+
+    # ------------------------------------------------------------------ what vision models are asked
+
+    def see(self, image: pictures.Source) -> Classified:
+        """What ``image`` (a path, a file's content, or a PIL image) shows: its classes, most probable first.
+
+        Raises Misuse for a model that is no classifier of images; NotFound, Misuse or Refused for a file that is not
+        there, is no image, is damaged or far too large.
+        """
+        self._must("see")
+        pixels, notes = self._pixels(image)
+        return see(self.machine, pixels, self.config, notes)
+
+    def _pixels(self, image: pictures.Source) -> tuple[torch.Tensor, list[str]]:
+        """The image as the model reads it (C, Y, X), float32, and sentences about what was not read. Raises Misuse."""
+        if not isinstance(self.spec.stem, spec.Patches):
+            raise Misuse(f"{self.card.name} reads texts, not images.", "Give it a text, or load a vision model.")
+        picture, notes = pictures.open(image)
+        return self._preparation(picture), [*notes, *self._preparation.warnings]
+
+    @functools.cached_property
+    def _preparation(self) -> pictures.Preparation:
+        assert isinstance(self.spec.stem, spec.Patches), "_pixels has asked"
+        return pictures.preparation_of(self.folder, self.card.family, self.spec.stem)
 
     @functools.cached_property
     def _pooling(self) -> Pooling:
@@ -299,20 +333,21 @@ class Model:
         tokens: Sequence[int] | None = None,
         keep: str | Iterable[str] | None = None,
         edit: Mapping[str, Edit] | None = None,
+        image: pictures.Source | None = None,
     ) -> Record:
         """Run once and keep what happened: a Record, every intermediate by name.
 
-        ``keep``: shell-style patterns of names to store instead of the usual set. ``edit``: name -> function that
-        gets the tensor and returns one of the same shape. Raises Misuse for unknown names, an empty text, or a
-        record larger than ``RECORD_BYTES``.
+        One of ``text``, ``tokens`` and ``image`` is what the model reads. ``keep``: shell-style patterns of names to
+        store instead of the usual set. ``edit``: name -> function that gets the tensor and returns one of the same
+        shape. Raises Misuse for unknown names, an empty text, or a record larger than ``RECORD_BYTES``; for an image
+        what ``see`` raises.
         """
+        if image is not None:
+            if text is not None or tokens is not None:
+                raise Misuse("Give a text, tokens or an image, one of them.")
+            return self._run_image(image, keep, edit)
         ids, notes = self.fit(self._ids(text, tokens))
-        size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size(), keep)
-        if size > RECORD_BYTES:
-            raise Misuse(
-                f"Recording {len(ids)} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
-                'Say what to keep, for example keep="blocks.0.*".',
-            )
+        self._refuse_too_large(len(ids), keep)
         return look.run(
             self.machine,
             [torch.tensor([ids], device=self.device)],
@@ -326,6 +361,34 @@ class Model:
             vocabulary=self._spelt,
         )
 
+    def _run_image(
+        self, image: pictures.Source, keep: str | Iterable[str] | None, edit: Mapping[str, Edit] | None
+    ) -> Record:
+        """settings["image"] says what makes grey levels of the numbers of the tensor ``image`` again."""
+        pixels, notes = self._pixels(image)
+        assert isinstance(self.spec.stem, spec.Patches), "_pixels has asked"
+        self._refuse_too_large(self.context, keep)
+        levels = {"image": self._preparation.levels()}
+        return look.run(
+            self.machine,
+            [placed(self.machine, pixels)[None]],
+            self.card,
+            keep,
+            edit,
+            tokens=[],
+            settings=levels | ({"notes": notes} if notes else {}),
+            pieces=pieces(self.spec.stem),
+            vocabulary=self._classes,
+        )
+
+    def _refuse_too_large(self, length: int, keep: str | Iterable[str] | None) -> None:
+        size = stored_bytes(self.spec, length, next(self.machine.parameters()).element_size(), keep)
+        if size > RECORD_BYTES:
+            raise Misuse(
+                f"Recording {length} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
+                'Say what to keep, for example keep="blocks.0.*".',
+            )
+
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
         return look.names.names(self.spec)
@@ -337,21 +400,32 @@ class Model:
         size = self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0
         return [piece.text for piece in self.tokenizer.pieces(range(size))]
 
+    def _classes(self) -> list[str]:
+        """The names of the classes a head tells apart."""
+        return [] if self.spec.head is None else label_names(self.config, self.spec.head.size)
+
     # ------------------------------------------------------------------ checking what comes in
 
     def _texts(self) -> Tokenizer:
+        self._must_read_tokens()
         if self.tokenizer is None:
             raise Misuse(f"{self.card.name} came without a tokenizer, so it cannot read text.", "Pass tokens=[...].")
         return self.tokenizer
 
     def _ids(self, text: str | None, tokens: Sequence[int] | None) -> list[int]:
         """Token ids from exactly one of the two, within the vocabulary, at least one."""
+        self._must_read_tokens()
         if (text is None) == (tokens is None):
             raise Misuse("Give a text or tokens, one of the two.")
         ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec)
         if not ids:
             raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
         return ids
+
+    def _must_read_tokens(self) -> None:
+        """Raises Misuse for a model that reads images."""
+        if not isinstance(self.spec.stem, spec.Tokens):
+            raise Misuse(f"{self.card.name} reads images, not texts.", "Give it one with image=, or --image.")
 
 
 def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:

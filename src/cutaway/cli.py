@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .api import Distribution, Model
     from .look.explain import Explanation
     from .look.record import Record
+    from .tasks.classify import Label
 
 STDIN = "\0"  # stands for "-", which the parser would take for an option; no argument of a process can hold it
 MAX_STDIN_BYTES = 4 * 2**20  # more than the longest text that is read, in any language
@@ -178,24 +179,30 @@ def tokens(text: Text, /, *, model: ModelName = "stories", json: Json = False) -
 
 @app.command(sort_key=4)
 def run(
-    text: Text,
+    text: Annotated[str | None, Parameter(help="What the model reads; - reads standard input.")] = None,
     /,
     *,
+    image: Annotated[str | None, Parameter(help="An image file to read instead of a text.")] = None,
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
-    model: ModelName = "stories",
+    model: Annotated[
+        str | None,
+        Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given."),
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Run once and record every intermediate by name."""
-    text = _read(text)
+    if (text is None) == (image is None):
+        raise Misuse("Give a text or --image, one of the two.")
+    text = None if text is None else _read(text)
     for path in (save, html):
         if path is not None:
             _check_writable(path)
-    loaded = _load(model, dtype, device)
-    record = loaded.run(text, keep=keep)
+    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
+    record = loaded.run(text, keep=keep, image=None if image is None else _read_image(image))
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)
@@ -209,7 +216,7 @@ def run(
             names=record.names(), saved=None if save is None else str(save), html=None if html is None else str(html),
         )  # fmt: skip
         return
-    print(f"{loaded.card.name}: {len(record.tokens)} tokens, {len(record.names())} tensors by name")
+    print(f"{loaded.card.name}: {record.length} tokens, {len(record.names())} tensors by name")
     for name in record.names():
         stored = "×".join(map(str, shapes[name])) if name in shapes else "derived when asked for"
         print(f"{name:28} {' '.join(record.axes(name)):12} {stored}")
@@ -230,7 +237,8 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
         return
     for name, letters in axes.items():
         print(f"{name:28} {' '.join(letters)}")
-    _say("T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.")
+    image = " C channels, Y rows, X columns of pixels." if "image" in axes else ""
+    _say(f"T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.{image}")
 
 
 @app.command(sort_key=6)
@@ -306,7 +314,7 @@ def lens(
     """
     text = _read(text)
     loaded = _load(model, dtype, device)
-    if loaded.spec.task in ("classify", "embed"):
+    if loaded.spec.task in ("classify", "see", "embed"):
         raise Misuse(f"{loaded.card.name} has no words at the end of its stream.", "Ask one that continues or fills.")
     record = loaded.run(text)
     ids, p, final, rank = (record[f"lens.{what}[-1]"].tolist() for what in ("ids", "p", "final", "rank"))
@@ -414,11 +422,41 @@ def classify(
         _print_json(model=loaded.card.name, tokens=found.tokens, exclusive=found.exclusive, labels=labels)
         return
     print("probability     logit  class")
-    for label in found.labels:
-        print(f"{'' if label.p is None else f'{label.p:.4%}':>11} {label.logit:9.3f}  {_safe(label.name)}")
+    _print_labels(found.labels)
 
 
 @app.command(sort_key=12)
+def see(
+    *images: Annotated[str, Parameter(help="Image files; - reads one from standard input.")],
+    model: ModelName = "digits",
+    top: Annotated[int, Parameter(converter=_whole, help="How many of the most probable classes to show.")] = 5,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Tell what images show, with a vision model's own classes."""
+    if not images:
+        raise Misuse("There is no image.", "Name at least one file.")
+    _check_top(top)
+    loaded = _load(model, dtype, device)
+    told: list[dict[str, Any]] = []
+    for image in images:
+        found = loaded.see(_read_image(image))
+        _say(*found.notes)
+        labels, rest = found.labels[:top], found.labels[top:]
+        share = sum(label.p or 0 for label in rest) if found.exclusive else None
+        name = "-" if image == STDIN else image
+        told.append({"image": name, "exclusive": found.exclusive, "rest": share, "labels": [vars(x) for x in labels]})
+        if not json:
+            print(f"{_safe(name)}:" if len(images) > 1 else "probability     logit  class")
+            _print_labels(labels)
+            if share is not None and rest:
+                print(f"{share:11.4%}            everything else, {len(rest):,} classes")
+    if json:
+        _print_json(model=loaded.card.name, images=told)
+
+
+@app.command(sort_key=13)
 def embed(
     *texts: Text,
     model: EncoderName,
@@ -449,7 +487,7 @@ def embed(
         print(f"{first} ... {len(vector)} numbers, length {float(vector.norm()):.4f}  {_safe(text[:40])}")
 
 
-@app.command(sort_key=13)
+@app.command(sort_key=14)
 def similar(
     text: Text,
     /,
@@ -476,7 +514,7 @@ def similar(
         print(f"{cosine:8.4f}  {_safe(other)}")
 
 
-@app.command(sort_key=14)
+@app.command(sort_key=15)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
@@ -507,7 +545,7 @@ def models(*, json: Json = False) -> None:
         _say("None. Name a folder, or a model of the hub such as openai-community/gpt2.")
 
 
-@app.command(sort_key=15)
+@app.command(sort_key=16)
 def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, json: Json = False) -> int:
     """Compare a model's logits with those of an installed transformers.
 
@@ -534,7 +572,7 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     return 0 if result["agrees"] else Failed.exit_code
 
 
-@app.command(sort_key=16)
+@app.command(sort_key=17)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories, digits), or the path of a .toml file.")],
     /,
@@ -562,7 +600,7 @@ def train(
         _print_confusion(result.confusion)
 
 
-@app.command(sort_key=17)
+@app.command(sort_key=18)
 def doctor(*, json: Json = False) -> int:
     """Look at the installation: what is there, what is missing.
 
@@ -640,6 +678,18 @@ def _read(text: str) -> str:
     return checked_text(text)
 
 
+def _read_image(path: str) -> str | bytes:
+    """The path, or all of standard input when it is "-"."""
+    if path != STDIN:
+        return path
+    from .inputs.image import LARGEST_FILE
+
+    content = sys.stdin.buffer.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise Misuse(f"Standard input holds more than {LARGEST_FILE:,} bytes.", "Give a smaller image.")
+    return content
+
+
 def _read_each(texts: Sequence[str]) -> list[str]:
     """Several texts, of which standard input can be one."""
     if texts.count(STDIN) > 1:
@@ -665,6 +715,12 @@ def _print_choices(distribution: Distribution, top: int) -> None:
         print(f"{choice.p:11.4%} {choice.logit:9.3f} {choice.id:7d}  {_safe(choice.text)}")
     if others := len(distribution.logits) - len(choices):
         print(f"{distribution.rest(top):11.4%}                    everything else, {others:,} tokens")
+
+
+def _print_labels(labels: Sequence[Label]) -> None:
+    """A line for each class; one that estimates a number has no probability."""
+    for label in labels:
+        print(f"{'' if label.p is None else f'{label.p:.4%}':>11} {label.logit:9.3f}  {_safe(label.name)}")
 
 
 def _print_confusion(table: list[list[int]]) -> None:

@@ -16,7 +16,7 @@ from cutaway import cli
 
 SURFACE = Path(__file__).with_name("surface.txt")
 VERBS = (
-    "look generate next tokens run names explain heads lens compare fill classify embed similar models verify "
+    "look generate next tokens run names explain heads lens compare fill classify see embed similar models verify "
     "train doctor"
 ).split()
 

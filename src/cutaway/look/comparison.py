@@ -91,7 +91,7 @@ def _parting(ours: list[int], theirs: list[int]) -> int | None:
 
 
 def _token(record: Record, at: int) -> int:
-    length = len(record.tokens)
+    length = record.length
     if not -length <= at < length:
         raise Misuse(f"There is no token {at}: the run has {length}.")
     return at % length
@@ -106,5 +106,5 @@ def _prediction(record: Record, token: int) -> Tensor | None:
     """(V): the log-probabilities that stand at a token; None where a model has none for each."""
     if not names.every_token(record.spec):
         return None
-    last = token == len(record.tokens) - 1
+    last = token == record.length - 1
     return (record["logits.last"] if last else record[f"logits[{token}]"]).double().log_softmax(-1)

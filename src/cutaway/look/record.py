@@ -180,8 +180,13 @@ class Record:
         return explain(self, cell)
 
     def __repr__(self) -> str:
-        what = repr(self.text) if self.text is not None else f"{len(self.tokens)} tokens"
+        what = repr(self.text) if self.text is not None else f"{self.length} tokens"
         return f"Record({self.model.name}, {what}, {len(self.names())} names, {self.nbytes / 1e6:.1f} MB stored)"
+
+    @property
+    def length(self) -> int:
+        """How many positions the (target) stream has: tokens, or what stands for an image."""
+        return len(self.tokens) or self._length("T")
 
     @property
     def nbytes(self) -> int:

@@ -1,16 +1,25 @@
-"""What models other than decoders are asked: fill what is masked, tell classes apart, make vectors of texts."""
+"""What models other than decoders are asked: fill what is masked, tell classes apart, see what an image shows, make
+vectors."""
 
 #: What a model of each kind is, in a sentence that begins with its name; what it does; and what it is asked with.
 IS = {
     "continue": "continues a text",
     "fill": "fills in what is masked in a text",
     "classify": "tells classes of texts apart",
-    "embed": "makes vectors of texts",
+    "see": "tells what an image shows",
+    "embed": "makes vectors",
 }
-DOES = {"continue": "continue texts", "fill": "fill masks", "classify": "classify texts", "embed": "make vectors"}
+DOES = {
+    "continue": "continue texts",
+    "fill": "fill masks",
+    "classify": "classify texts",
+    "see": "see images",
+    "embed": "make vectors",
+}
 ASKED = {
     "continue": "next or generate",
     "fill": "fill",
     "classify": "classify",
+    "see": "see",
     "embed": "embed or similar",
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..model.transformer import Transformer
 
@@ -22,9 +23,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Classified:
-    """The classes of one text, most probable first.
+    """The classes of one text or image, most probable first.
 
     ``exclusive``: probabilities add up to 1 (softmax); else each class is a yes or no of its own (sigmoid).
+    ``tokens`` are those that were read, none of an image.
     """
 
     labels: list[Label]
@@ -44,8 +46,12 @@ def label_names(config: Mapping[str, Any], size: int) -> list[str]:
 def classify(machine: Transformer, ids: list[int], config: Mapping[str, Any], notes: list[str]) -> Classified:
     """Run ``ids`` through a classifier; ``config`` names the classes and says whether they exclude each other."""
     device = next(machine.parameters()).device
-    logits = machine(torch.tensor([ids], device=device))[0].double().cpu()
-    problem = config.get("problem_type")
+    return named(machine(torch.tensor([ids], device=device))[0], config, ids, notes)
+
+
+def named(logits: Tensor, config: Mapping[str, Any], ids: list[int], notes: list[str]) -> Classified:
+    """Logits (V,) as classes by name, the most probable first."""
+    logits, problem = logits.double().cpu(), config.get("problem_type")
     shares: list[float | None]
     if problem == "regression" or (problem is None and len(logits) == 1):
         shares = [None] * len(logits)

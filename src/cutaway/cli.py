@@ -518,6 +518,7 @@ def similar(
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
     from . import hub
+    from .tasks import IS
 
     entries = [*hub.bundled(), *hub.cached()]
     if json:
@@ -525,7 +526,7 @@ def models(*, json: Json = False) -> None:
             models=[
                 {
                     "name": entry.name, "source": entry.source, "folder": str(entry.folder), "family": entry.family,
-                    "parameters": entry.parameters, "dtype": entry.dtype,
+                    "parameters": entry.parameters, "dtype": entry.dtype, "task": entry.task,
                     "problem": None if entry.problem is None else entry.problem.message,
                 }
                 for entry in entries
@@ -535,7 +536,8 @@ def models(*, json: Json = False) -> None:
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
         size = "" if entry.parameters is None else f"{entry.parameters:,} parameters"
-        about = f"{entry.source:8} {entry.family or '':8} {size:>26}  {entry.dtype or ''}"
+        about = f"{entry.source:8} {entry.family or '':11} {size:>26}  {entry.dtype or '':8}"
+        about += f"  {IS[entry.task]}" if entry.task else ""
         print(
             _safe(
                 f"{entry.name:{width}}  {about}" if entry.problem is None else f"{entry.name:{width}}  {entry.problem}"
@@ -724,8 +726,7 @@ def _print_labels(labels: Sequence[Label]) -> None:
 
 
 def _print_confusion(table: list[list[int]]) -> None:
-    """How many images of each class, a row, were taken for which, a column."""
-    print("\nof the test's, by class  taken for")
+    print("\nHow many images of the test, by their class (row), were taken for which (column):")
     print(f"{'':6}" + "".join(f"{column:6}" for column in range(len(table))))
     for row, counts in enumerate(table):
         print(f"{row:6}" + "".join(f"{count:6}" for count in counts))

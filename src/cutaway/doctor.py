@@ -26,7 +26,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything, in the order a person would ask for it."""
-    packages = [_package(name) for name in ("tokenizers", "safetensors", "sentencepiece")]
+    packages = [_package(name) for name in ("tokenizers", "safetensors", "sentencepiece", "pillow")]
     return [
         _cutaway(), _python(), _torch(), *packages, _reference(), _page(), _bundled(), _cache(), _state(), _disk(),
     ]  # fmt: skip

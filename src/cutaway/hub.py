@@ -91,6 +91,11 @@ class Entry:
     def parameters(self) -> int | None:
         return None if self.spec is None else spec.parameters(self.spec)
 
+    @property
+    def task(self) -> str | None:
+        """What it does, as spec.Transformer.task says."""
+        return None if self.spec is None else self.spec.task
+
 
 def find(name: str | os.PathLike[str]) -> Path:
     """The checkpoint folder of a bundled name ("stories"), a folder, or a hub name ("openai-community/gpt2").

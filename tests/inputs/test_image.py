@@ -95,6 +95,8 @@ def test_the_other_reference_is_within_one_grey_level(name: str, tmp_path: Path)
     pytest.importorskip("torchvision", reason="compares with torchvision, which is not installed")
     if SAYS[name].get("resample") in (1, 4, 5):
         pytest.skip("torchvision has no such filter on tensors")
+    if name == "deit, cut larger than it is":
+        pytest.skip("of an odd margin the two references leave the larger half on different sides")
     how, shown = prepared(SAYS[name], tmp_path), picture()
     theirs = of_the_reference(name, tmp_path, "")(shown, return_tensors="pt")["pixel_values"][0]
     level = how.scale / torch.tensor(how.std)[:, None, None]

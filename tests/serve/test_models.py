@@ -246,7 +246,7 @@ def test_two_runs_are_compared(models: Models) -> None:
 def started_with_two(tmp_path: Path, **limits: int) -> Models:
     """The bundled model under two names, both listed, the second not yet loaded."""
     models = started(**limits)
-    folder = shutil.copytree(hub.bundled()[0].folder, tmp_path / "twin")
+    folder = shutil.copytree(hub.find("stories"), tmp_path / "twin")
     models._list["twin"] = replace(models._list["stories"], id="twin", folder=folder)
     return models
 
@@ -370,7 +370,7 @@ def test_the_vocabulary_has_a_text_for_every_id(models: Models) -> None:
 
 
 def test_a_folder_is_listed_under_its_name_and_first(tmp_path: Path) -> None:
-    named = shutil.copytree(hub.bundled()[0].folder, tmp_path / "copy")
+    named = shutil.copytree(hub.find("stories"), tmp_path / "copy")
     assert identity(named) == "local/copy"
     assert identity("stories") == "stories"
     assert next(iter(listed(str(named)))) == "local/copy"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from cutaway import cli
 from cutaway.errors import Failed, Misuse, NotFound, Refused
 from cutaway.families import checkpoint
 from cutaway.training import images, loop, state, train
@@ -253,6 +254,9 @@ def test_data_without_enough_in_it(recipe: Callable[..., str], tmp_path: Path) -
     source[0].write_text(source[1].format(data=tmp_path.as_posix(), run=(tmp_path / "run").as_posix()))
     with pytest.raises(Misuse, match="none to validate on"):
         train(str(source[0]))
+    draw(tmp_path, "train", 0, 1)
+    with pytest.raises(Misuse, match="no images to train on"):
+        train(recipe())
     draw(tmp_path, "train", 60, 1)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(59))
     with pytest.raises(Refused, match="60 images and 59 classes"):
@@ -267,3 +271,19 @@ def test_transformers_agrees_with_the_exported_model(recipe: Callable[..., str])
     with torch.no_grad():
         ours, reference = checkpoint.open(result.model).load()(shown), theirs(shown).logits
     assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
+
+
+def test_the_command_prints_what_was_measured_and_the_table(
+    recipe: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.call(["train", recipe(), "steps=5"]) == 0
+    model, valid, test, _, title, columns, *rows = capsys.readouterr().out.splitlines()
+    assert model.endswith("parameters, 5 steps, 20 images")
+    assert [line.split(":")[0] for line in (valid, test)] == ["valid", "test"]
+    assert "row" in title
+    assert columns.split() == ["0", "1", "2"]
+    assert cli.call(["train", recipe(), "steps=5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [[int(word) for word in row.split()[1:]] for row in rows] == told["confusion"]
+    assert told["images"] == 20
+    assert f"test: {told['accuracy']['test']:.4f} accuracy, {told['loss']['test']:.4f} loss" == test

@@ -26,6 +26,7 @@ from cutaway.errors import Misuse, NotFound, Refused
 from cutaway.families import describe
 from cutaway.files import write_atomically
 from cutaway.model import spec
+from cutaway.training.data import SPLITS
 from cutaway.training.objective import Measured
 from cutaway.training.recipe import Images, Recipe
 
@@ -165,7 +166,7 @@ def read(recipe: Recipe) -> dict[str, Labelled]:
     """
     found: dict[str, list[Labelled]] = {}
     for source in recipe.sources:
-        for split in ("train", "valid", "test"):
+        for split in SPLITS:
             if name := getattr(source, split):
                 found.setdefault(split, []).append(_labelled(Path(recipe.data) / name))
         if source.hold_out and source.train:
@@ -173,7 +174,8 @@ def read(recipe: Recipe) -> dict[str, Labelled]:
             kept = round(len(whole) * (1 - source.hold_out))
             found["train"].append(whole[slice(kept)])
             found.setdefault("valid", []).append(whole[slice(kept, None)])
-    if not {"train", "valid"} <= found.keys():
+    present = [split for split in SPLITS if sum(map(len, found.get(split, [])))]
+    if not {"train", "valid"} <= set(present):
         raise Misuse(
             "The sources hold no images to train on or none to validate on.",
             "Name a train file, and valid or hold_out.",
@@ -181,8 +183,8 @@ def read(recipe: Recipe) -> dict[str, Labelled]:
     if len({part.images.shape[1:] for parts in found.values() for part in parts}) > 1:
         raise Misuse("The sources hold images of several sizes.", "Name files of one size.")
     return {
-        split: Labelled(torch.cat([part.images for part in parts]), torch.cat([part.classes for part in parts]))
-        for split, parts in found.items()
+        split: Labelled(*(torch.cat([getattr(part, what) for part in found[split]]) for what in ("images", "classes")))
+        for split in present
     }
 
 

@@ -42,7 +42,7 @@ from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
 from .model.transformer import Transformer
-from .tasks.classify import Classified, classify, label_names
+from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
 from .tasks.see import pieces, placed, see, vectors
 from .tasks.sentences import Pooling, embed, pooling_of
@@ -148,8 +148,12 @@ class Model:
     # ------------------------------------------------------------------ text <-> tokens
 
     def tokens(self, text: str) -> list[int]:
-        """The ids of ``text``; special tokens typed into it stay text. Raises Misuse without a tokenizer."""
-        return self._texts().encode(text)
+        """The ids of ``text``; control tokens typed into it stay text, but for the "[MASK]" of one that fills masks.
+
+        Raises Misuse without a tokenizer.
+        """
+        texts = self._texts()
+        return texts.encode_masked(text) if self.spec.task == "fill" and texts.has_mask(text) else texts.encode(text)
 
     def pieces(self, text: str | None = None, tokens: Sequence[int] | None = None) -> list[Piece]:
         """Each token with its id and its text made readable (␣ ↵ ⇥; bytes of a cut character as ⟨E2 80⟩)."""
@@ -157,7 +161,9 @@ class Model:
 
     def fit(self, ids: Sequence[int], new_tokens: int = 0, most: int | None = None) -> tuple[list[int], list[str]]:
         """The ids that fit the context (and ``most``), and a sentence when they are not all of them: too long a text
-        keeps its end, with room for ``new_tokens``."""
+        keeps its end, with room for ``new_tokens``; where it is not to be continued, it loses its end."""
+        if self.spec.task != "continue":
+            return self._cut(list(ids), most)
         context = self.context if most is None else min(self.context, most)
         return fit(ids, context, new_tokens, None if self.tokenizer is None else self.tokenizer.bos)
 
@@ -356,7 +362,7 @@ class Model:
             edit,
             tokens=ids,
             text=text,
-            settings={"notes": notes} if notes else {},
+            settings=({"notes": notes} if notes else {}) | self._asked(ids),
             pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
             vocabulary=self._spelt,
         )
@@ -376,9 +382,9 @@ class Model:
             keep,
             edit,
             tokens=[],
-            settings=levels | ({"notes": notes} if notes else {}),
+            settings=levels | ({"notes": notes} if notes else {}) | self._asked([]),
             pieces=pieces(self.spec.stem),
-            vocabulary=self._classes,
+            vocabulary=self._spelt,
         )
 
     def _refuse_too_large(self, length: int, keep: str | Iterable[str] | None) -> None:
@@ -389,20 +395,27 @@ class Model:
                 'Say what to keep, for example keep="blocks.0.*".',
             )
 
+    def _asked(self, ids: list[int]) -> dict[str, Any]:
+        """What a reader of the record must know to read its logits: where the masks are; whether classes exclude each
+        other."""
+        if self.spec.task == "fill" and self.tokenizer is not None:
+            return {"masks": [place for place, id in enumerate(ids) if id == self.tokenizer.mask]}
+        if self.spec.head is not None and self.spec.head.pool is not None:
+            return {"exclusive": problem(self.config, self.spec.head.size) == "one class"}
+        return {}
+
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
         return look.names.names(self.spec)
 
     def _spelt(self) -> list[str]:
-        """The readable text of every token id."""
+        """What each logit stands for: the readable text of a token, the name of a class."""
+        if self.spec.head is not None and self.spec.head.pool is not None:
+            return label_names(self.config, self.spec.head.size)
         if self.tokenizer is None:
             return []
         size = self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0
         return [piece.text for piece in self.tokenizer.pieces(range(size))]
-
-    def _classes(self) -> list[str]:
-        """The names of the classes a head tells apart."""
-        return [] if self.spec.head is None else label_names(self.config, self.spec.head.size)
 
     # ------------------------------------------------------------------ checking what comes in
 

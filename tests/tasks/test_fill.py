@@ -43,7 +43,24 @@ def test_typed_control_tokens_stay_text(encoder: Make) -> None:
     ids = model.fill("[SEP] the [MASK] [CLS]")[0].tokens
     special = [id for id in ids if id in model.tokenizer.special - {1}]  # 1: unknown
     assert special == [2, 4, 3]  # [CLS], the mask, [SEP]: the template's and ours
-    assert model.tokens("[MASK]").count(4) == 0  # outside fill, a typed mask is text as well
+    assert model.tokens("[SEP] [MASK] [CLS]") == model.run("[SEP] [MASK] [CLS]").tokens
+    assert model.tokens("[SEP] [MASK] [CLS]").count(4) == 1
+    classifier = cutaway.load(encoder(architectures=["BertForSequenceClassification"]))
+    assert classifier.tokens("[MASK]").count(4) == 0  # who fills nothing has no masks either
+    assert "masks" not in classifier.run("[MASK]").settings
+
+
+def test_a_run_has_its_masks(encoder: Make) -> None:
+    model = cutaway.load(encoder())
+    record = model.run("the [MASK] sat on the [MASK]")
+    blanks = model.fill("the [MASK] sat on the [MASK]")
+    assert record.settings["masks"] == [blank.position for blank in blanks] == [2, 6]
+    for blank in blanks:
+        assert np.abs(record[f"logits[{blank.position}]"].numpy() - blank.logits).max() < 1e-5
+    assert model.run("the cat").settings["masks"] == []
+    long = model.run("the cat sat on the mat " * 10)
+    assert (len(long.tokens), long.tokens[0], long.tokens[-1]) == (40, 2, 3)  # the end is left out, not the frame
+    assert "its end was left out" in long.settings["notes"][0]
 
 
 def test_what_cannot_be_filled_is_said(encoder: Make) -> None:

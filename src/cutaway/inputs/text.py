@@ -121,6 +121,10 @@ class Tokenizer:
         before = next((i for i, (a, b) in enumerate(zip(empty, one, strict=False)) if a != b), len(empty))
         return empty[:before], empty[before:]
 
+    def has_mask(self, text: str) -> bool:
+        """Does ``text`` have "[MASK]" in it, or the tokenizer's own word for it?"""
+        return self.mask is not None and (MASK in text or self.named["mask_token"] in text)
+
     def encode_masked(self, text: str) -> list[int]:
         """As ``encode``, with the mask token wherever ``text`` has "[MASK]" or the tokenizer's own word for it.
 

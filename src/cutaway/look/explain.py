@@ -109,10 +109,10 @@ def explain(record: Record, cell: str) -> Explanation:
 def parse(record: Record, cell: str) -> tuple[str, tuple[int, ...]]:
     """ "final[3,-1]" -> ("final", (3, 47)). Raises Misuse unless it names one number that a rule derives."""
     name, index = naming.split(cell)
-    if not _is_decoder(record.spec):
+    if not (isinstance(record.spec, specs.Transformer) and isinstance(record.spec.stem, specs.Tokens)):
         raise Misuse(
-            f"{name} cannot be explained: this is not the run of a decoder.",
-            "Explained are the runs of models that read tokens in one stack, such as GPT-2, Llama or Gemma.",
+            f"{name} cannot be explained: this is not the run of one stack that reads tokens.",
+            "Explained are the runs of models such as GPT-2, Llama, Gemma or BERT.",
         )
     if name.startswith(naming.WEIGHT):
         raise Misuse(f"{name} is a weight: it was learned, nothing in the run made it.")
@@ -136,12 +136,6 @@ def kind_of(name: str) -> str:
 
 def name_of(name: str, index: Sequence[int | str]) -> str:
     return f"{name}[{','.join(map(str, index))}]"
-
-
-def _is_decoder(machine: specs.Spec) -> bool:
-    if not isinstance(machine, specs.Transformer) or not isinstance(machine.stem, specs.Tokens):
-        return False
-    return naming.every_token(machine) and naming.head_of(machine).transform is None and not machine.stem.segments
 
 
 def _plain(value: Any) -> Any:
@@ -363,12 +357,17 @@ def pos(at: At) -> Work:
     return read(Factor(f"{function}({t} × {frequency:.6g})", value), "lookup", "a wave over the positions")
 
 
+def segment(at: At) -> Work:
+    """segment[t,d] = table[0,d]: a text alone is all of the first segment"""
+    return read(at.weight("stem.segments.weight", 0, at.index[1]), "lookup", "the row of the first segment")
+
+
 def resid_pre(at: At) -> Work:
-    """resid_pre[t,d] = embed + pos in block 0, afterwards resid_post of the block before"""
+    """resid_pre[t,d] = embed + pos + segment in block 0, afterwards resid_post of the block before"""
     if at.layer:
         return read(at.cell(f"blocks.{at.layer - 1}.resid_post", *at.index), "copy", "as the block before left it")
-    parts = ["embed"] if at.stem.positions is None else ["embed", "pos"]
-    return at.added(parts, at.stem.norm, "stem.norm")
+    there = {"embed": True, "pos": at.stem.positions is not None, "segment": at.stem.segments > 0}
+    return at.added([part for part, is_there in there.items() if is_there], at.stem.norm, "stem.norm")
 
 
 def read_by_a_branch(at: At) -> Work:
@@ -498,12 +497,28 @@ def final(at: At) -> Work:
     return at.normed(at.cells(f"blocks.{last}.resid_post", t, ALL), d, at.machine.stack.final_norm, "stack.norm")
 
 
+def head_up(at: At) -> Work:
+    """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the first position, and is not written"""
+    *time, d = at.index
+    return at.projected("head.dense", d, True, at.cells("final", *(time or [0]), ALL))
+
+
+def head_hidden(at: At) -> Work:
+    """head.hidden[t,d] = norm(act(head.up[t]))[d]: what the unembedding reads"""
+    *time, d = at.index
+    activation, norm = naming.head_of(at.machine).transform or ("", None)
+    work = read(at.cell("head.up", *at.index), "copy").activate(activation)
+    return at.settled(work, ACTIVATIONS[activation](at.tensor("head.up", *time, ALL)).flatten(), d, norm, "head.norm")
+
+
 def logits(at: At) -> Work:
-    """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped"""
-    t, v = at.index if at.name == "logits" else (len(at.record.tokens) - 1, *at.index)
+    """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped; where a layer stands before the unembedding, it
+    reads head.hidden; of a classifier t is the first position, and is not written"""
+    *time, v = at.index if at.name == "logits" else (len(at.record.tokens) - 1, *at.index)
     head = naming.head_of(at.machine)
     unembedding = "stem.tokens.weight" if head.tied else "head.out.weight"
-    work = products(at.cells("final", t, ALL), at.weights(unembedding, v, ALL))
+    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells("final", *(time or [0]), ALL)
+    work = products(vector, at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)
     return work.softcap(head.softcap)
 
@@ -555,6 +570,7 @@ def _hidden_by(attn: specs.Attention, t: int, s: int) -> str:
 RULES: dict[str, Callable[[At], Work]] = {
     "embed": embed,
     "pos": pos,
+    "segment": segment,
     "relative.bias": relative_bias,
     "resid_pre": resid_pre,
     "attn.in": read_by_a_branch,
@@ -575,6 +591,8 @@ RULES: dict[str, Callable[[At], Work]] = {
     "mlp.out": mlp_out,
     "resid_post": resid_post,
     "final": final,
+    "head.up": head_up,
+    "head.hidden": head_hidden,
     "logits": logits,
     "logits.last": logits,
     "river": river,

@@ -57,7 +57,10 @@ def names(machine: spec.Spec) -> dict[str, Axes]:
         found |= dict(_side("decoder.", machine.target, machine.decoder, "T"))
     if machine.head is None:
         return found
-    return found | {"logits": ("T", "V") if every_token(machine) else ("V",)}
+    time = ("T",) if every_token(machine) else ()
+    if machine.head.transform is not None:
+        found |= {"head.up": (*time, "D"), "head.hidden": (*time, "D")}
+    return found | {"logits": (*time, "V")}
 
 
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:

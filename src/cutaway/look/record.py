@@ -75,7 +75,8 @@ class Record:
     pieces: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     edits: list[str] = field(default_factory=list)
-    #: The readable text of every token id, in order; asked for when a file is written. Empty where nobody knows.
+    #: What each logit stands for, in order: the readable text of a token, the name of a class; asked for when a file is
+    #: written. Empty where nobody knows.
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -248,6 +249,10 @@ class Record:
     def _sources(self, name: str) -> list[str]:
         """The names a derived tensor is computed from; empty when there is no way."""
         place, _, kind = name.rpartition(".")
+        if name == "head.up":
+            return [f"{self._decoder}final", *_weights(self._head_weights())]
+        if name == "head.hidden":
+            return ["head.up", *_weights(self._head_weights())]
         if kind in ("q", "k"):
             return [f"{place}.{kind}_rot"]
         if kind == "scores":
@@ -266,7 +271,8 @@ class Record:
         if kind == "resid_pre":
             return [_next_block(name, "resid_post", -1)]
         if name == "logits" or name.startswith("logits."):
-            return [f"{self._decoder}final", *_weights(self._head_weights())]
+            read = self._unembedded
+            return [f"{self._decoder}final" if read == "final" else read, *_weights(self._head_weights())]
         if name == "river":
             return self.stops()
         if kind in ("kinds", "even", "mean", "max", "coarse"):
@@ -294,6 +300,13 @@ class Record:
     def _derive(self, name: str, *part: slice) -> Tensor:
         """The tensor, or that part of its leading axes which ``_in_parts`` says can be computed alone."""
         place, _, kind = name.rpartition(".")
+        if name == "head.up":
+            dense = self._head().dense
+            assert dense is not None, "a head without this layer has no such name"
+            up: Tensor = dense(self._read_by_head("final", *part))
+            return up
+        if name == "head.hidden":
+            return self._head().hidden(self._read_by_head("head.up", *part))
         if kind in ("q", "k"):
             return self._unrotate(place, self[f"{place}.{kind}_rot"])
         if kind == "scores":
@@ -423,7 +436,8 @@ class Record:
         streams = torch.stack([self[stop][rows] for stop in self.stops()[:-1]], 1)  # (T, stop, D)
         streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
         few = max(1, 2**22 // (streams.shape[1] * naming.head_of(self.spec).size))  # 4 million logits at a time
-        return torch.cat([lens(self._head(streams[i : i + few]))[what] for i in range(0, len(streams), few)])
+        head, embedding = self._head(), self._embedding_of_head()
+        return torch.cat([lens(head(streams[i : i + few], embedding))[what] for i in range(0, len(streams), few)])
 
     def _finally_normed(self, x: Tensor) -> Tensor:
         return self._norm_with(self._stack(self._decoder).final_norm, self._final_norm_weights(), x)
@@ -431,17 +445,37 @@ class Record:
     def _logits(self, name: str, rows: slice = slice(None)) -> Tensor:
         whole = self.tensors.get("logits")
         if name == "logits.last":
-            return self._head(self[f"{self._decoder}final"][-1:])[-1] if whole is None else whole[-1]
-        logits = self._head(self[f"{self._decoder}final"][rows]) if whole is None else whole[rows]
+            return self._logits("logits", slice(-1, None))[0]
+        if whole is not None:
+            logits = whole[rows]
+        else:
+            logits = self._head().unembed(self._read_by_head(self._unembedded, rows), self._embedding_of_head())
         return logits if name == "logits" else tops(logits)[name]
 
-    def _head(self, final: Tensor) -> Tensor:
+    def _read_by_head(self, name: str, rows: slice = slice(None)) -> Tensor:
+        """What of ``final`` the head reads, or of what it makes of it: some tokens; of a classifier the first alone, or two."""
+        x = self[f"{self._decoder}final" if name == "final" else name]
+        if naming.every_token(self.spec):
+            return x[rows]
+        if x.ndim == 1:
+            return x
+        return x[:2] if naming.head_of(self.spec).pool == "first_two" else x[0]
+
+    def _head(self) -> Head:
+        """The head with the weights at hand."""
         with torch.device("meta"):
-            head = Head(naming.head_of(self.spec), final.shape[-1])
+            head = Head(naming.head_of(self.spec), self._stack(self._decoder).width)
         weights = {name.removeprefix("head."): self.weights[name] for name in self._head_weights() if "head." in name}
-        embedding = self.weights[self._embedding] if head.head.tied else None
-        logits: Tensor = functional_call(head, weights, (final[None], embedding))
-        return logits[0]
+        head.load_state_dict(weights, assign=True)
+        return head
+
+    def _embedding_of_head(self) -> Tensor | None:
+        return self.weights[self._embedding] if naming.head_of(self.spec).tied else None
+
+    @property
+    def _unembedded(self) -> str:
+        """The vectors that meet the unembedding's rows."""
+        return "head.hidden" if naming.head_of(self.spec).transform is not None else "final"
 
     # ------------------------------------------------------------------ where things are
 
@@ -578,7 +612,8 @@ def run(
         raise Misuse(f"No tensor of this model is called {unknown[0]!r}.", _hint(unknown[0], known))
     needed = {*edit, *(before for name in edit if (before := _before(name)) in known)}
     with torch.no_grad(), record(model, lambda name: name in needed or kept(name), edit) as tape:
-        if isinstance(model, Transformer) and "logits" not in edit and not kept("logits"):
+        asked = (name for name in ("head.up", "head.hidden", "logits") if name in edit or kept(name))
+        if isinstance(model, Transformer) and not any(asked):
             model.stream(inputs[0])  # the logits of every position are derived when somebody asks
         else:
             model(*inputs)
@@ -649,7 +684,7 @@ def _in_parts(name: str, axes: naming.Axes) -> int:
     kind = name.rpartition(".")[2]
     if kind in ("scores", "pattern", "z"):
         return 2
-    rows = name.startswith(("logits", "lens.")) and axes[0] == "T"
+    rows = name.startswith(("logits", "head.", "lens.")) and axes[0] == "T"
     return int(rows or _way(name) is not None or kind in ("kinds", "coarse", "mean", "max"))
 
 

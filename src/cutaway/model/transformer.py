@@ -105,17 +105,27 @@ class Head(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         if self.head.pool is not None:
             x = x[:, :2] if self.head.pool == "first_two" else x[:, 0]
-        if self.head.transform is not None and self.dense is not None:
-            x = ACTIVATIONS[self.head.transform[0]](self.dense(x))
-            x = x if self.norm is None else self.norm(x)
+        if self.dense is not None:
+            x = tap(self, "head.hidden", self.hidden(tap(self, "head.up", self.dense(x))))
+        return tap(self, "logits", self.unembed(x, embedding))
+
+    def hidden(self, up: Tensor) -> Tensor:
+        """What the layer before the unembedding makes of its sums (..., D): activation, then perhaps a norm."""
+        if self.head.transform is None:
+            raise ValueError("no layer stands before this unembedding")
+        x = ACTIVATIONS[self.head.transform[0]](up)
+        return x if self.norm is None else self.norm(x)
+
+    def unembed(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """The vectors the unembedding reads (..., D), of two unembeddings (..., 2, D), to logits (..., V)."""
         x = x * self.head.scale
         if self.second is None:
             logits = self.out(x, embedding)
         else:
-            logits = (self.out(x[:, 0], embedding) + self.second(x[:, 1], embedding)) / 2
+            logits = (self.out(x[..., 0, :], embedding) + self.second(x[..., 1, :], embedding)) / 2
         if self.head.softcap is not None:
             logits = self.head.softcap * torch.tanh(logits / self.head.softcap)
-        return tap(self, "logits", logits)
+        return logits
 
 
 class Transformer(nn.Module):

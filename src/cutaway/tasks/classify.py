@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,14 @@ def label_names(config: Mapping[str, Any], size: int) -> list[str]:
     return [str(named.get(str(i), f"LABEL_{i}")) for i in range(size)]
 
 
+def problem(config: Mapping[str, Any], size: int) -> Literal["one class", "classes", "numbers"]:
+    """What a classifier's logits say: which one class it is, of each class whether it is, or numbers as they are."""
+    stated = config.get("problem_type")
+    if stated == "regression" or (stated is None and size == 1):
+        return "numbers"
+    return "classes" if stated == "multi_label_classification" else "one class"
+
+
 @torch.no_grad()
 def classify(machine: Transformer, ids: list[int], config: Mapping[str, Any], notes: list[str]) -> Classified:
     """Run ``ids`` through a classifier; ``config`` names the classes and says whether they exclude each other."""
@@ -51,16 +59,14 @@ def classify(machine: Transformer, ids: list[int], config: Mapping[str, Any], no
 
 def named(logits: Tensor, config: Mapping[str, Any], ids: list[int], notes: list[str]) -> Classified:
     """Logits (V,) as classes by name, the most probable first."""
-    logits, problem = logits.double().cpu(), config.get("problem_type")
+    logits = logits.double().cpu()
+    what = problem(config, len(logits))
     shares: list[float | None]
-    if problem == "regression" or (problem is None and len(logits) == 1):
+    if what == "numbers":
         shares = [None] * len(logits)
-    elif problem == "multi_label_classification":
-        shares = logits.sigmoid().tolist()
     else:
-        shares = logits.softmax(0).tolist()
+        shares = (logits.softmax(0) if what == "one class" else logits.sigmoid()).tolist()
     names = label_names(config, len(logits))
     labels = [Label(name, x, p) for name, x, p in zip(names, logits.tolist(), shares, strict=True)]
     labels.sort(key=lambda label: -label.logit)
-    exclusive = problem != "multi_label_classification" and shares[0] is not None
-    return Classified(labels, exclusive, ids, notes)
+    return Classified(labels, what == "one class", ids, notes)

@@ -155,6 +155,16 @@ class Model:
         texts = self._texts()
         return texts.encode_masked(text) if self.spec.task == "fill" and texts.has_mask(text) else texts.encode(text)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` without control tokens; where masks are filled, those that are left stay in it."""
+        texts, inner = self._texts(), list(ids)
+        if self.spec.task != "fill":
+            return texts.decode(inner)
+        before, after = texts.frame
+        if inner[: len(before)] == before and inner[len(inner) - len(after) :] == after:
+            inner = inner[len(before) : len(inner) - len(after)]
+        return texts.decode(inner, special=True)
+
     def pieces(self, text: str | None = None, tokens: Sequence[int] | None = None) -> list[Piece]:
         """Each token with its id and its text made readable (␣ ↵ ⇥; bytes of a cut character as ⟨E2 80⟩)."""
         return self._texts().pieces(self._ids(text, tokens))

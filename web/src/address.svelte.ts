@@ -27,14 +27,14 @@ export function written(session: Session, view: View, text = true): string {
   if (text && (session.typed !== session.firstText || location.search)) found.set('text', session.typed)
   if (session.model && session.model !== session.firstModel) found.set('model', session.model)
   if (text && session.branches.path.length)
-    found.set('more', session.branches.path.map(({ how }) => `${how.draw ? '' : '~'}${how.token}`).join())
+    found.set('more', session.branches.path.map(({ how }) => `${how.draw ? '' : '~'}${how.token}${how.place === null ? '' : `@${how.place}`}`).join())
   for (const [name, letter] of Object.entries(short)) {
     const value = session.settings[name as keyof typeof short]
     if (value !== usual[name]) found.set(letter, value === null ? '' : String(value))
   }
   if (session.seed !== 7) found.set('seed', String(session.seed))
   if (view.opened !== null) found.set('open', String(view.opened))
-  if (session.run && view.chosen !== session.run.length - 1) found.set('token', String(view.chosen))
+  if (session.followed !== null) found.set('token', String(view.chosen))
   const heads = Object.entries(view.pickedHeads).map(([layer, head]) => `${layer}:${head}`)
   if (heads.length) found.set('heads', heads.join())
   if (view.trail.length) found.set('trail', view.trail.join(';'))
@@ -60,7 +60,7 @@ function setView(session: Session, view: View, told: URLSearchParams): void {
   const open = told.get('open')
   const stop: Stop | null = open === 'embedding' || open === 'end' ? open : whole(open, run.blocks.length)
   const token = whole(told.get('token'), run.length)
-  if (token === null) view.followLast()
+  if (token === null) view.followHome()
   else view.follow(token)
   for (const pair of (told.get('heads') ?? '').split(',')) {
     const layer = whole(pair.split(':')[0], run.blocks.length)
@@ -75,7 +75,7 @@ function setView(session: Session, view: View, told: URLSearchParams): void {
 export function follow(session: Session, view: View): void {
   // The run the address asks for may arrive after the stored one, and a new run is looked at afresh: it is told again.
   let told: URLSearchParams | null = addressed()
-  const more = (told.get('more') ?? '').split(',').filter((id) => /^~?\d{1,9}$/.test(id))
+  const more = (told.get('more') ?? '').split(',').filter((id) => /^~?\d{1,9}(@\d{1,9})?$/.test(id))
   let opened = view.opened
   let waiting: ReturnType<typeof setTimeout> | undefined
 

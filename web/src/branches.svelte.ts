@@ -1,4 +1,5 @@
-// The texts that grew from a typed one, as a tree: every token appended stays, and can be returned to.
+// The texts that grew from a typed one, as a tree: every token appended stays, and can be returned to. So does every one
+// that was put in a mask's place.
 //
 // The step of a draw is the number of tokens drawn on the path so far. A token chosen by hand is no draw and takes none,
 // so that the draws of a path are those of Python's generate with the same seed, as long as nothing was chosen.
@@ -15,6 +16,8 @@ export interface Draw {
 
 export interface Appended {
   token: number
+  /** Which token's place it took; null: it came after the last. */
+  place: number | null
   /** How a reader sees it. */
   label: string
   /** Null: chosen by hand. */
@@ -89,7 +92,9 @@ export class Branches {
 
   /** A token was appended to `place`. Drawn again or chosen again it is the same branch, and its last draw is kept. */
   grow(place: Place, how: Appended): TokenNode {
-    const known = place.branches.find((node) => node.how.token === how.token && !node.how.draw === !how.draw)
+    const known = place.branches.find(
+      (node) => node.how.token === how.token && node.how.place === how.place && !node.how.draw === !how.draw,
+    )
     if (known) known.how = how
     else place.branches = [...place.branches, new TokenNode(place, how)]
     return known ?? place.branches.at(-1)!
@@ -115,5 +120,7 @@ export class Branches {
 
 /** The ids of the whole text up to a place. */
 export function tokensOf(place: Place): number[] {
-  return [...typedOf(place).tokens, ...pathTo(place).map((node) => node.how.token)]
+  const tokens = [...typedOf(place).tokens]
+  for (const { how } of pathTo(place)) tokens[how.place ?? tokens.length] = how.token
+  return tokens
 }

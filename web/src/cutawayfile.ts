@@ -30,11 +30,14 @@ export interface RecordHeader {
   text: string | null
   tokens: number[]
   pieces?: Piece[]
-  /** `notes`: sentences a reader should know, such as a text cut to the context. */
-  settings?: { notes?: string[]; [name: string]: unknown }
+  /**
+   * `notes`: sentences a reader should know, such as a text cut to the context. `masks`: where the masks are, of a model
+   * that fills them. `exclusive`: of a classifier, whether its classes exclude each other.
+   */
+  settings?: { notes?: string[]; masks?: number[]; exclusive?: boolean; [name: string]: unknown }
   edits?: unknown[]
   axes?: { [name: string]: string[] }
-  /** The text of every token id, in a file that is to be read far from its model. */
+  /** What each logit stands for, token or class, in a file that is to be read far from its model. */
   vocabulary?: string[]
   /** How numbers that a reader had opened were made (src/cutaway/look/explain.py). */
   explanations?: { [cell: string]: unknown }
@@ -42,9 +45,19 @@ export interface RecordHeader {
 
 /** The parts of a spec (src/cutaway/model/spec.py) that the page reads. Everything else passes through untouched. */
 export interface Spec {
-  stem: { scale: number; positions: { kind: 'learned' | 'sinusoid' } | null; norm: NormSpec | null }
+  stem: { vocabulary: number; scale: number; positions: { kind: 'learned' | 'sinusoid' } | null; segments: number; norm: NormSpec | null }
   stack: { width: number; blocks: BlockSpec[]; final_norm: NormSpec | null; relative: object | null }
-  head: { size: number; tied: boolean; bias: boolean; scale: number; softcap: number | null }
+  head: {
+    size: number
+    tied: boolean
+    bias: boolean
+    scale: number
+    softcap: number | null
+    /** A layer before the unembedding: its activation, and the norm after that. */
+    transform: [string, NormSpec | null] | null
+    /** `first`: only the first token is read. */
+    pool: 'first' | null
+  }
   context: number
 }
 export interface NormSpec {

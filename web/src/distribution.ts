@@ -20,14 +20,18 @@ export interface Row {
 // What no slider moves, kept as long as the logits are: the ranking, plain probabilities, what the sampler begins with.
 const ranked = new WeakMap<Float32Array, { order: Uint32Array; plain: Float64Array; start: Still }>()
 
-/** The ids from the likeliest on, and the probability of each as the model gave it. */
-export function rank(logits: Float32Array): { order: Uint32Array; plain: Float64Array; start: Still } {
+/**
+ * The ids from the likeliest on, and the probability of each as the model gave it. `exclusive` false: each is a yes or no
+ * of its own, as some classifiers' classes are.
+ */
+export function rank(logits: Float32Array, exclusive = true): { order: Uint32Array; plain: Float64Array; start: Still } {
   let known = ranked.get(logits)
   if (!known) {
     const ids = possible(logits)
     const start = still(ids, taken(logits, ids))
     const plain = new Float64Array(logits.length)
-    for (let i = 0; i < ids.length; i++) plain[ids[i]] = start.weights[i] / start.sum
+    for (let i = 0; i < ids.length; i++)
+      plain[ids[i]] = exclusive ? start.weights[i] / start.sum : 1 / (1 + Math.exp(-logits[ids[i]]))
     ranked.set(logits, (known = { order: ranking(logits), plain, start }))
   }
   return known
@@ -45,8 +49,19 @@ export function listedRows(logits: Float32Array, trace: Trace, drawn: number | n
     probability: trace.probabilities[id],
     plain: plain[id],
   }))
+  if (ids.length === logits.length) return rows
   const rest = { id: null, rank: 0, logit: NaN, probability: without(trace.probabilities, ids), plain: without(plain, ids) }
   return [...rows, rest]
+}
+
+/** The likeliest classes, and where they exclude each other one exact row for all the others. */
+export function listedClasses(logits: Float32Array, exclusive: boolean): Row[] {
+  const { order, plain } = rank(logits, exclusive)
+  const ids = [...order.subarray(0, shownTokens)]
+  const rows = ids.map((id, i): Row => ({ id, rank: i + 1, logit: logits[id], probability: plain[id], plain: plain[id] }))
+  if (!exclusive || ids.length === logits.length) return rows
+  const rest = without(plain, ids)
+  return [...rows, { id: null, rank: 0, logit: NaN, probability: rest, plain: rest }]
 }
 
 /** The sum of all but these. */

@@ -9,8 +9,12 @@ export const chunk = 32
 /** How many of its last rows come along with the run itself, as the answer's size allows. */
 export const tails = [64, 1]
 
+/** What a model does: continue a text, fill what is masked in one, tell classes apart (src/cutaway/model/spec.py). */
+export type Task = 'continue' | 'fill' | 'classify'
+
 export class Recording {
   readonly header: RecordHeader
+  readonly task: Task
   readonly pieces: Piece[]
   readonly blocks: BlockSpec[]
   readonly length: number
@@ -20,7 +24,9 @@ export class Recording {
     this.file = parse(bytes)
     this.header = this.file.header
     this.length = this.header.tokens.length
-    this.blocks = this.header.spec.stack.blocks
+    const { stack, head } = this.header.spec
+    this.blocks = stack.blocks
+    this.task = head?.pool ? 'classify' : this.blocks[0].attn.causal ? 'continue' : 'fill'
     this.pieces = this.header.pieces?.length
       ? this.header.pieces
       : this.header.tokens.map((id) => ({ id, text: `#${id}` }))
@@ -105,14 +111,35 @@ export class Recording {
     return river ? river.data[place * this.length + t] : NaN
   }
 
-  /** Logits of the whole vocabulary after the last token. */
-  logits(): Float32Array | null {
-    return this.held('logits.last')?.data ?? null
+  /** What stands between the last block and the unembedding: a norm, a layer of the head, or nothing. */
+  get ending(): 'norm' | 'layer' | 'plain' {
+    const { stack, head } = this.header.spec
+    return stack.final_norm ? 'norm' : head.transform ? 'layer' : 'plain'
+  }
+
+  /** Where the masks are that a model like this one fills. */
+  get masks(): number[] {
+    return this.header.settings?.masks ?? []
+  }
+
+  /** The token the head reads: the last one; the first mask; of a classifier the first token. */
+  get home(): number {
+    if (this.task === 'classify') return 0
+    if (this.task === 'continue') return this.length - 1
+    const words = [...this.pieces.keys()].filter((token) => !this.pieces[token].special)
+    return this.masks[0] ?? words.at(-1) ?? 0
+  }
+
+  /** Logits of the whole vocabulary at the token that is read, or of the classes. */
+  logits(token = this.home): Float32Array | null {
+    if (this.task === 'classify') return this.held('logits')?.data ?? null
+    if (this.task === 'continue') return this.held('logits.last')?.data ?? null
+    return this.get('logits', token)?.data ?? null
   }
 
   /**
-   * The head of a block to show first: the one in which `token` reads most from a token other than itself and the very
-   * first, which many heads use as a place to rest. A choice of view only.
+   * The head of a block to show first: the one in which `token` reads most from a token other than itself and those at
+   * the ends that frame a text, which many heads use as a place to rest. A choice of view only.
    */
   tellingHead(layer: number, token: number): number {
     const patterns = this.held(`blocks.${layer}.attn.pattern`)
@@ -121,7 +148,8 @@ export class Recording {
     let best = 0
     let most = -1
     for (let head = 0; head < heads; head++) {
-      for (let from = 1; from < token; from++) {
+      for (let from = 1; from < length; from++) {
+        if (from === token || this.pieces[from].special) continue
         const weight = patterns.data[(head * length + token) * length + from]
         if (weight > most) [best, most] = [head, weight]
       }

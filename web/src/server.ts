@@ -1,6 +1,7 @@
 // The page's side of the server's API (src/cutaway/serve). Same origin; the cookie is the key.
 
 import { parse, type Tensor } from './cutawayfile'
+import type { Task } from './recording'
 import { enclosure, unpacked } from './takeaway/pack'
 
 export interface ModelEntry {
@@ -11,6 +12,7 @@ export interface ModelEntry {
   width: number
   heads: number
   vocabulary: number
+  task: Task
   context: number
   dtype: string
   source: string

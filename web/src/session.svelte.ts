@@ -5,7 +5,8 @@ import { tails } from './recording'
 import { Run } from './run'
 import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
-import { listedRows, rank, type Row } from './distribution'
+import { listedClasses, listedRows, rank, type Row } from './distribution'
+import { filled } from './masks'
 import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
 import { addressed, setSession } from './address.svelte'
@@ -54,26 +55,37 @@ export class Session {
   }
   playing = $state(false)
   pace = $state<keyof typeof paces>('steady')
+  task = $derived(this.run?.task ?? 'continue')
   /** The model wrote its end-of-text token. */
-  ended = $derived(this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
-  full = $derived(this.run !== null && this.run.length >= this.run.header.spec.context)
+  ended = $derived(this.task === 'continue' && this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
+  full = $derived(this.task === 'continue' && this.run !== null && this.run.length >= this.run.header.spec.context)
 
-  /** The last distribution as the settings make it, step by step. */
-  trace = $derived.by(() => {
-    const logits = this.run?.logits()
-    return logits ? trace(logits, this.run!.header.tokens, this.settings) : null
+  /** The token the reader follows; null: the one the head reads. */
+  followed = $state<number | null>(null)
+  /** The token whose vector the distribution on screen is made of. Where masks are filled the reader chooses it. */
+  place = $derived.by(() => {
+    if (!this.run) return 0
+    return this.task === 'fill' && this.followed !== null ? Math.min(this.followed, this.run.length - 1) : this.run.home
   })
+  private logits = $derived(this.run?.logits(this.place) ?? null)
+  /** The distribution over tokens as the settings make it, step by step; null for classes: nothing is drawn of them. */
+  trace = $derived.by(() =>
+    this.logits && this.task !== 'classify' ? trace(this.logits, this.run!.header.tokens, this.settings) : null,
+  )
+  /** Every token or class by its logit, and the model's own probability of each. */
+  standing = $derived(this.logits && rank(this.logits, this.run!.header.settings?.exclusive))
 
   /** Where the next draw falls. */
   next = $derived.by(() => {
-    if (!this.trace) return null
+    if (!this.trace || (this.task === 'fill' && !this.run!.masks.includes(this.place))) return null
     if (this.trace.argmax) return { id: this.trace.probabilities.indexOf(1), u: null }
     return draw(this.trace.probabilities, this.seed, this.drawnCount)
   })
 
-  /** The rows of the list of next tokens. */
+  /** The rows of the list of next tokens, or of classes. */
   listed = $derived.by((): Row[] => {
-    const logits = this.run?.logits()
+    const { logits } = this
+    if (logits && this.task === 'classify') return listedClasses(logits, this.run!.header.settings?.exclusive !== false)
     return logits && this.trace ? listedRows(logits, this.trace, this.next?.id ?? null) : []
   })
 
@@ -81,9 +93,10 @@ export class Session {
   stale = $derived(this.trouble !== null || (this.run?.origin === 'stored' && this.run.header.text !== this.text))
 
   /** Why no token can be appended now; null when one can. */
-  hindrance = $derived.by((): 'step.wait' | 'step.text' | 'step.full' | 'step.ended' | null => {
-    if (link.connection !== 'ready' || this.run?.origin !== 'live' || this.next === null) return 'step.wait'
+  hindrance = $derived.by((): 'step.wait' | 'step.text' | 'step.full' | 'step.ended' | 'step.mask' | 'step.filled' | null => {
+    if (link.connection !== 'ready' || this.run?.origin !== 'live' || !this.logits) return 'step.wait'
     if (this.trouble) return 'step.text'
+    if (this.next === null) return this.run.masks.length ? 'step.mask' : 'step.filled'
     if (this.full) return 'step.full'
     return this.ended ? 'step.ended' : null
   })
@@ -231,8 +244,10 @@ export class Session {
 
   /** Appends what was appended before: each id as it is drawn again, or, where it is not or begins with ~, as chosen. */
   async regrow(ids: string[]): Promise<void> {
-    for (const id of ids) {
+    for (const told of ids) {
       await this.underWay
+      const [id, place] = told.split('@')
+      if (place !== undefined) this.followed = Number(place) === this.run?.home ? null : Number(place)
       if (this.hindrance) return
       const token = Number(id.replace('~', ''))
       if (token >= this.vocabulary.length) return
@@ -241,13 +256,22 @@ export class Session {
     }
   }
 
+  /** Appends a token, or puts it in the place of the mask that is looked at. */
   private append(id: number, how: Draw | null, travel?: Travel): Promise<boolean> {
-    const { branches, trace, run } = this
-    const place = branches.here!
+    const { branches, trace } = this
+    const here = branches.here!
     const label = this.label(id)
-    const odds = { probability: trace!.probabilities[id], plain: rank(run!.logits()!).plain[id] }
-    const arrived = () => (branches.here = branches.grow(place, { token: id, label, draw: how, ...odds }))
-    return this.send({ tokens: [...run!.header.tokens, id] }, arrived, travel?.({ id, text: label }))
+    const odds = { probability: trace!.probabilities[id], plain: this.standing!.plain[id] }
+    const tokens = [...this.run!.header.tokens]
+    const place = this.task === 'fill' ? this.place : null
+    tokens[place ?? tokens.length] = id
+    const text = place === null ? null : filled(this.text, this.run!, place, label)
+    const arrived = () => {
+      branches.here = branches.grow(here, { token: id, label, place, draw: how, ...odds })
+      this.followed = null
+      if (text !== null) this.text = text
+    }
+    return this.send({ tokens }, arrived, travel?.({ id, text: label }))
   }
 
   /** Back to a text that stood here before: its very tokens are run again, on the model that read them. */
@@ -258,7 +282,10 @@ export class Session {
     if (model !== null && link.models.some((entry) => entry.id === model)) this.model = model
     this.typed = text
     if (!(place instanceof TokenNode)) return this.type(text)
-    await this.send({ tokens: tokensOf(place) }, () => (this.branches.here = place))
+    await this.send({ tokens: tokensOf(place) }, () => {
+      this.branches.here = place
+      this.followed = null
+    })
   }
 
   /** Forgets a branch; where it was on screen, what it grew from takes its place. */
@@ -278,12 +305,13 @@ export class Session {
   }
 
   private wants(length: number): server.Want[] {
-    const { layers, width, heads } = link.models.find((entry) => entry.id === this.model)!
+    const { layers, width, heads, vocabulary, task } = link.models.find((entry) => entry.id === this.model)!
     const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
     const last = tails.find((count) => rows(count) <= mostNumbers) ?? 1
     const wants: server.Want[] = [
       { name: 'river', at: null },
-      { name: 'logits.last', at: null },
+      ...(task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
+      ...(task === 'classify' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
       { name: 'embed', at: width * length > mostNumbers ? `-${tails[0]}:` : null },
       { name: 'blocks.*.mlp.hidden', at: rows(length) > mostNumbers ? `-${last}:` : null },
     ]

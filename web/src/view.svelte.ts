@@ -20,15 +20,15 @@ export class View {
   predicted = $state.raw<{ token: number; beside: DOMRect } | null>(null)
   private soon: ReturnType<typeof setTimeout> | undefined
   private picked = $state<{ [layer: number]: number }>({})
-  private pickedToken = $state<number | null>(null)
   private suggested = $state.raw<number[]>([])
 
   constructor(private readonly session: Session) {}
 
-  /** The token that is followed through the drawing: the last one until another is chosen. */
+  /** The token that is followed through the drawing: the one the head reads, until another is chosen. */
   get chosen(): number {
-    const last = (this.session.run?.length ?? 1) - 1
-    return this.pickedToken === null ? last : Math.min(this.pickedToken, last)
+    const { run, followed } = this.session
+    if (!run) return 0
+    return followed === null ? run.home : Math.min(followed, run.length - 1)
   }
 
   head(layer: number): number {
@@ -57,11 +57,11 @@ export class View {
   }
 
   follow(token: number): void {
-    this.pickedToken = token === (this.session.run?.length ?? 0) - 1 ? null : token
+    this.session.followed = token === this.session.run?.home ? null : token
   }
 
-  followLast(): void {
-    this.pickedToken = null
+  followHome(): void {
+    this.session.followed = null
   }
 
   /** Looks at a new text afresh; while tokens are drawn the heads stay. */
@@ -69,8 +69,8 @@ export class View {
     const run = this.session.run
     if (!run) return
     this.trail = []
-    this.pickedToken = null
-    this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.length - 1))
+    this.followHome()
+    this.suggested = run.blocks.map((_, layer) => run.tellingHead(layer, run.home))
   }
 
   /** Shows how one number of the record was made, in the stop that is open, or in its own. */

@@ -3,8 +3,8 @@ import { Branches, pathTo, tokensOf, TokenNode, type Appended } from '../src/bra
 
 const settings = { temperature: 1, topK: null, topP: null, minP: null, repetitionPenalty: null }
 const odds = { probability: 0.5, plain: 0.25 }
-const drawn = (token: number, step = 0, seed = 7): Appended => ({ token, label: `t${token}`, draw: { seed, step, u: 0.3, settings }, ...odds })
-const chosen = (token: number): Appended => ({ token, label: `t${token}`, draw: null, ...odds })
+const drawn = (token: number, step = 0, seed = 7): Appended => ({ token, label: `t${token}`, place: null, draw: { seed, step, u: 0.3, settings }, ...odds })
+const chosen = (token: number): Appended => ({ token, label: `t${token}`, place: null, draw: null, ...odds })
 
 function grow(tree: Branches, ...hows: Appended[]): void {
   for (const how of hows) tree.here = tree.grow(tree.here!, how)
@@ -22,6 +22,15 @@ describe('the tree of texts', () => {
     expect(tokensOf(first)).toEqual([1, 2, 10, 11])
     expect(tree.typed!.branches.length).toBe(1)
     expect(tree.path[0].branches.map((node) => node.how.token)).toEqual([11, 20])
+  })
+
+  it('puts tokens in the places of masks, in any order', () => {
+    const tree = new Branches()
+    tree.begin('a [MASK] b [MASK]', [1, 9, 2, 9], 'm')
+    grow(tree, { ...drawn(10), place: 3 }, { ...chosen(20), place: 1 })
+    expect(tokensOf(tree.here!)).toEqual([1, 20, 2, 10])
+    expect(tokensOf(tree.path[0])).toEqual([1, 9, 2, 10])
+    expect(tree.grow(tree.typed!, { ...drawn(10), place: 1 })).not.toBe(tree.path[0])
   })
 
   it('counts the drawn tokens of the path: the step of the next draw', () => {

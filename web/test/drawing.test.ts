@@ -107,7 +107,7 @@ describe('strokes', () => {
 })
 
 describe('the weave', () => {
-  const rows = { first: 1, count: 2, height: 20, total: 3, edges: null }
+  const rows = { first: 1, count: 2, height: 20, total: 3, edges: null, leads: 2 }
   const view: BlockView = {
     run: new Run(file, 'stored', null),
     layer: 0,

@@ -70,7 +70,7 @@ def compare(first: Record, second: Record, at: tuple[int, int] = (-1, -1)) -> Co
     divergence = moved = changes = None
     log_p, log_q = _prediction(first, here), _prediction(second, there)
     if log_p is None or log_q is None:
-        notes.append("Not both models have a prediction for every token: none are compared.")
+        notes.append("Not both models have a distribution over tokens or classes: none are compared.")
     elif len(log_p) == len(log_q):
         p, q = log_p.exp(), log_q.exp()
         divergence = float((p * (log_p - log_q)).sum())
@@ -103,8 +103,10 @@ def _streams(record: Record, token: int) -> Tensor:
 
 
 def _prediction(record: Record, token: int) -> Tensor | None:
-    """(V): the log-probabilities that stand at a token; None where a model has none for each."""
-    if not names.every_token(record.spec):
+    """(V): the log-probabilities that stand at a token, or of a text's classes; None where there are none."""
+    if record.spec.head is None or record.settings.get("exclusive") is False:
         return None
+    if not names.every_token(record.spec):
+        return record["logits"].double().log_softmax(-1)
     last = token == record.length - 1
     return (record["logits.last"] if last else record[f"logits[{token}]"]).double().log_softmax(-1)

@@ -30,7 +30,7 @@ SHOWN = (
     "river", "blocks.*.attn.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds", "blocks.*.attn.even",
     "blocks.*.attn.mean", "blocks.*.attn.max", "lens.*", "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*",
     "blocks.*.attn.in", "blocks.*.mlp.in", "blocks.*.mlp.strength", "blocks.*.attn.scores", "logits",
-    "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z",
+    "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z", "head.up", "head.hidden",
 )  # fmt: skip
 
 #: No tensor is taken along that takes more numbers to compute, nor all of them together beyond as many numbers.
@@ -48,9 +48,9 @@ def save(record: Record, path: str | os.PathLike[str]) -> None:
 
 def page(record: Record) -> str:
     """The whole file. Raises Failed where the page has not been built, Misuse for a run too large for one."""
-    if not isinstance(record.spec, specs.Transformer) or record.spec.task != "continue":
+    if not isinstance(record.spec, specs.Transformer) or record.spec.task not in ("continue", "fill", "classify"):
         raise Misuse(
-            "The page shows the runs of models that continue a text, so far; this is the run of another kind.",
+            "The page shows the runs of models of text that have a head, so far; this is the run of another kind.",
             "record.save() keeps it, and record[name] answers.",
         )
     if not TEMPLATE.is_file():
@@ -92,15 +92,24 @@ def shown(record: Record) -> list[str]:
 
 def _rows(record: Record) -> Iterator[str]:
     """The rows of weights that the stops open with: of the likeliest tokens and of each block's strongest neurons."""
-    if "logits.last" in record:
+    if (name := _read_by_page(record)) in record:
+        yield name
         table = "stem.tokens" if names.head_of(record.spec).tied else "head.out"
-        logits = record["logits.last"]
+        logits = record[name]
         likeliest = logits.topk(min(12, len(logits))).indices
         yield from (f"weights.{table}.weight[{token}]" for token in likeliest.tolist())
     for name in names.matching(record.names(views=True), "blocks.*.mlp.strength")[0]:
         place = name.removesuffix(".strength")
         for neuron in record[f"{name}[-1]"].topk(3).indices.tolist():
             yield from (f"weights.stack.{place}.{of}[{neuron}]" for of in ("up.weight", "gate.weight", "down.weight.T"))
+
+
+def _read_by_page(record: Record) -> str:
+    """The logits the page opens with: after the last token; at the first mask; of a classifier all."""
+    if not names.every_token(record.spec):
+        return "logits"
+    masks = record.settings.get("masks", [])
+    return f"logits[{masks[0]}]" if masks else "logits.last"
 
 
 def in_notebook(record: Record) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..look import Record
 
 Answer = tuple[dict[str, Any], bytes]
+SHOWN = ("continue", "fill", "classify")  # tasks of models that the page shows
 TELL_SECONDS = 0.25  # between two events about the same work
 
 
@@ -65,7 +66,8 @@ class Listed:
             "layers": len(blocks),
             "width": self.spec.stack.width,
             "heads": max(block.attn.heads for block in blocks),
-            "vocabulary": self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0,
+            "vocabulary": 0 if self.spec.head is None else self.spec.head.size,
+            "task": self.spec.task,
             "context": self.spec.context,
             "dtype": self.dtype,
             "source": self.source,
@@ -86,9 +88,9 @@ def asked_for(name_or_path: str) -> Listed:
     id, folder = identity(name_or_path), hub.find(name_or_path)
     config = read_config(folder)
     _, described, _ = describe(config)
-    if described.task != "continue":
+    if not _shown(described):
         raise Misuse(
-            f"{id} {IS[described.task]}; the page shows models that continue a text, so far.",
+            f"{id} {IS[described.task]}; the page shows models with a head, so far.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
     return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
@@ -101,9 +103,14 @@ def listed(preferred: str | None = None) -> dict[str, Listed]:
         one = asked_for(preferred)
         found[one.id] = one
     for entry in (*hub.bundled(), *hub.cached()):
-        if entry.spec is not None and entry.problem is None and entry.spec.task == "continue":
+        if entry.spec is not None and entry.problem is None and _shown(entry.spec):
             found.setdefault(entry.name, Listed(entry.name, entry.folder, entry.source, entry.spec, entry.dtype))
     return found
+
+
+def _shown(described: spec.Transformer) -> bool:
+    """Does the page show models like this one?"""
+    return described.task in SHOWN
 
 
 class Models:
@@ -203,7 +210,7 @@ class Models:
         ids, notes = self._fit(its, ids)
         with self._stoppable(check):
             record = its.run(tokens=ids)
-        record.text = text if text is not None else its.tokenizer.decode(ids) if its.tokenizer else None
+        record.text = text if text is not None else its.text(ids) if its.tokenizer else None
         record.settings |= {"notes": notes} if notes else {}
         check()
         body = self._answer(record, want)
@@ -255,14 +262,18 @@ class Models:
         return self._records[id][0]
 
     def vocabulary(self, check: Check, *, model: str) -> Answer:
-        """The readable text of every token id, as a JSON array."""
+        """What each logit stands for, as a JSON array: the readable text of a token, the name of a class."""
         from ..inputs.text import Tokenizer
+        from ..tasks.classify import label_names
 
         if model not in self._spelt:
             one = self._list[model]
             ids = range(one.entry()["vocabulary"])
             try:
-                texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
+                if one.spec.task == "classify":
+                    texts = label_names(read_config(one.folder), len(ids))
+                else:
+                    texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
             except NotFound:
                 texts = [f"⟨{id}⟩" for id in ids]
             self._spelt[model] = json.dumps(texts, ensure_ascii=False).encode()

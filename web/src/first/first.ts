@@ -77,7 +77,7 @@ function paint(bytes: ArrayBuffer): void {
     return pen
   })
 
-  const rows: Rows = { first: 0, count: run.length, height: boxes[0].height / run.length, total: run.length, edges: null }
+  const rows: Rows = { first: 0, count: run.length, height: boxes[0].height / run.length, total: run.length, edges: null, leads: last }
   const scale = threadScale(run, rows.height)
   paintEmbedding(pens[0], boxes[0].width, ink, run, rows, last, scale)
   run.blocks.forEach((_, layer) => {

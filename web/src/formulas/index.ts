@@ -1,13 +1,13 @@
 // The formulas of the page. <Formula name="attn.scores" values={...} /> (Formula.svelte) shows one:
 //
-//   embed  pos.learned  pos.sinusoid  relative.bias  stream.first  stream.next
+//   embed  pos.learned  pos.sinusoid  segment  relative.bias  stream.first  stream.next
 //   norm.rms  norm.layer  norm.none
 //   attention  attn.q  attn.k  attn.v  attn.q_rot  attn.k_rot  attn.q_rot.none  attn.k_rot.none
 //   attn.scores  attn.pattern  attn.z  attn.out
 //   resid_mid  resid_post  block.chain  block.parallel  river
 //   mlp.up  mlp.gate  mlp.hidden.plain  mlp.hidden.gated  mlp.out
 //   act.gelu  act.gelu_tanh  act.relu  act.silu  act.tanh
-//   final  logits
+//   final  head.up  head.hidden  logits
 //   repetition  temperature  argmax  top-k  top-p  min-p  draw
 //
 // The names in braces in sources.ts are its `values`. For a number of the record `formulasOf(rule, spec, layer)` knows
@@ -33,12 +33,14 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
       return [{ name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
     case 'pos':
       return [{ name: spec.stem.positions?.kind === 'sinusoid' ? 'pos.sinusoid' : 'pos.learned', values: {} }]
+    case 'segment':
+      return [{ name: 'segment', values: {} }]
     case 'relative.bias':
       return [{ name: 'relative.bias', values: {} }]
     case 'resid_pre':
       if (layer) return [{ name: 'stream.next', values: {} }]
       return [
-        { name: 'stream.first', values: { added: spec.stem.positions !== null, norm: spec.stem.norm !== null } },
+        { name: 'stream.first', values: { added: spec.stem.positions !== null, segments: spec.stem.segments > 0, norm: spec.stem.norm !== null } },
         ...(spec.stem.norm ? [normed(spec.stem.norm)] : []),
       ]
     case 'attn.in':
@@ -80,10 +82,17 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
         { name: mlp.gated ? 'mlp.hidden.gated' : 'mlp.hidden.plain', values: { act: mlp.activation.replace('_tanh', '') } },
         { name: `act.${mlp.activation}` as FormulaName, values: {} },
       ]
+    case 'head.up':
+      return [{ name: rule, values: {} }]
+    case 'head.hidden': {
+      const [act, norm] = spec.head.transform!
+      const made: Shown = { name: rule, values: { act: act.replace('_tanh', ''), norm: norm !== null } }
+      return [made, { name: `act.${act}` as FormulaName, values: {} }, ...(norm ? [normed(norm)] : [])]
+    }
     case 'logits':
     case 'logits.last': {
-      const { tied, bias, scale, softcap } = spec.head
-      return [{ name: 'logits', values: { tied, bias, softcap, scale: unlessOne(scale) } }]
+      const { tied, bias, scale, softcap, transform } = spec.head
+      return [{ name: 'logits', values: { tied, bias, softcap, scale: unlessOne(scale), layered: transform !== null } }]
     }
     case 'river':
       return [{ name: 'river', values: {} }]

@@ -49,9 +49,10 @@ export const sources = {
   'pos.sinusoid': [
     tex`\n{pos}_{t,d} = \sin(t\,\omega_{d}),\quad \n{pos}_{t,\,d+D/2} = \cos(t\,\omega_{d}),\quad \omega_{d} = 10000^{-2d/D}`,
   ],
+  'segment': [tex`\n{segment}_{t} = \w{S}_{0}`],
   'relative.bias': [tex`\n{bias}_{h,t,s} = \w{B}_{\n{bucket}(s-t),\,h}`],
   'stream.first': [
-    tex`\n{stream}_{t} = \when{norm}{\n{norm}\big(}\n{embed}_{t} \when{added}{{}+ \n{pos}_{t}}\when{norm}{\big)}`,
+    tex`\n{stream}_{t} = \when{norm}{\n{norm}\big(}\n{embed}_{t} \when{added}{{}+ \n{pos}_{t}}\when{segments}{{}+ \n{segment}_{t}}\when{norm}{\big)}`,
   ],
   'stream.next': [tex`\n{stream}^{(i)} = \n{stream}^{(i-1)} \n{, as the block before left it}`],
 
@@ -107,8 +108,10 @@ export const sources = {
 
   // the end
   'final': [tex`\n{final} = \n{norm}(x)`],
+  'head.up': [tex`\n{up}_{t,d} = \sum_{i} \w{W_{d,i}}\; \n{final}_{t,i} + \w{b_{d}}`],
+  'head.hidden': [tex`\n{hidden}_{t} = \when{norm}{\n{norm}\big(}\n{\{act\}}(\n{up}_{t})\when{norm}{\big)}`],
   'logits': [
-    tex`\n{logit}_{t,v} = ${capped(tex`\sum_{d} \n{final}_{t,d}\; \w{{\when{tied}{E}\unless{tied}{U}}_{v,d}} \when{scale}{{}\times \fill{scale}} \when{bias}{{}+ \w{b_{v}}}`)}`,
+    tex`\n{logit}_{t,v} = ${capped(tex`\sum_{d} ${either('layered', tex`\n{hidden}_{t,d}`, tex`\n{final}_{t,d}`)}\; \w{{\when{tied}{E}\unless{tied}{U}}_{v,d}} \when{scale}{{}\times \fill{scale}} \when{bias}{{}+ \w{b_{v}}}`)}`,
   ],
 
   // one token drawn

@@ -16,6 +16,8 @@ export interface Rows {
   /** Rows of the whole text. */
   total: number
   edges: number[] | null
+  /** The row of the token the head reads: its thread leads on. */
+  leads: number
 }
 
 export const middle = (rows: Rows, row: number) => (row - rows.first + 0.5) * rows.height
@@ -116,9 +118,9 @@ export interface BlockView {
   scale: number
 }
 
-/** The chosen token's thread is dark, and so is the last one's, which leads to the next token. */
+/** The chosen token's thread is dark, and so is the one that leads on, to the next token say. */
 const threadColor = (ink: Ink, rows: Rows, row: number, chosen: number) =>
-  row === chosen || row === rows.total - 1 ? ink.chosen : ink.thread
+  row === chosen || row === rows.leads ? ink.chosen : ink.thread
 
 export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, view: BlockView): void {
   const { run, layer, rows, chosen, scale } = view

@@ -17,9 +17,11 @@ const attention: [string, string][] = [
 
 /** In the order the machine makes them. Of a run without a server, those that it holds. */
 export function named(run: Run): Named[] {
-  const { stem, stack } = run.header.spec
+  const { stem, stack, head } = run.header.spec
+  const time = head.pool ? '' : 'T '
   const all: [string, string][] = [['embed', 'T D']]
   if (stem.positions) all.push(['pos', 'T D'])
+  if (stem.segments) all.push(['segment', 'T D'])
   run.blocks.forEach((block, i) => {
     all.push([`blocks.${i}.resid_pre`, 'T D'])
     for (const [what, axes] of attention) all.push([`blocks.${i}.attn.${what}`, axes])
@@ -27,7 +29,10 @@ export function named(run: Run): Named[] {
     for (const what of block.mlp.gated ? ['up', 'gate', 'hidden'] : ['up', 'hidden']) all.push([`blocks.${i}.mlp.${what}`, 'T F'])
     all.push([`blocks.${i}.mlp.strength`, 'T F'], [`blocks.${i}.mlp.out`, 'T D'], [`blocks.${i}.resid_post`, 'T D'])
   })
-  all.push(['final', 'T D'], ['logits', 'T V'], ['river', 'stop T'], ['lens.ids', 'T stop top'], ['lens.p', 'T stop top'])
+  all.push(['final', 'T D'])
+  if (head.transform) all.push(['head.up', `${time}D`], ['head.hidden', `${time}D`])
+  all.push(['logits', `${time}V`], ['river', 'stop T'])
+  if (time) all.push(['lens.ids', 'T stop top'], ['lens.p', 'T stop top'])
   const known = all.map(([name, axes]) => ({ name, axes: axes.split(' '), shape: axes.split(' ').map((axis) => extent(run, name, axis)) }))
   if (run.source) return known
   const listed = known.filter(({ name }) => run.held(name))

@@ -38,16 +38,19 @@ function check({ header, names, entry }: RecordFile): void {
   if (header.pieces?.length && (header.pieces.length !== header.tokens.length || header.pieces.some(({ text }) => typeof text !== 'string')))
     throw new NotACutawayFile('its pieces are not those of its tokens')
   if (typeof header.model?.name !== 'string') throw new NotACutawayFile('it does not name its model')
+  const { masks } = header.settings ?? {}
+  if (masks !== undefined && !(Array.isArray(masks) && masks.every((at) => Number.isSafeInteger(at) && at >= 0 && at < header.tokens.length)))
+    throw new NotACutawayFile('its masks are none of its tokens')
   for (const name of names) {
     const sizes = extents(header, name)
-    const axes = axesOf(name)
+    const axes = axesOf(name, head.pool != null)
     const { shape } = entry(name)
     if (axes && (shape.length !== axes.length || axes.some((axis, i) => sizes[axis] !== shape[i]))) throw new NotACutawayFile(`the shape of ${name}`)
   }
 }
 
 const ends: [RegExp, string][] = [
-  [/^(embed|pos|final)$|\.(resid_pre|resid_mid|resid_post)$|\.(attn|mlp)\.(in|out)$/, 'T D'],
+  [/^(embed|pos|segment|final|head\.up|head\.hidden)$|\.(resid_pre|resid_mid|resid_post)$|\.(attn|mlp)\.(in|out)$/, 'T D'],
   [/\.attn\.(q|q_rot|z)$/, 'T H E'],
   [/\.attn\.(k|k_rot|v)$/, 'T K E'],
   [/\.attn\.(scores|pattern)$/, 'H T T'],
@@ -58,8 +61,10 @@ const ends: [RegExp, string][] = [
   [/^river$/, 'stop T'],
 ] // prettier-ignore
 
-function axesOf(name: string): string[] | undefined {
-  return ends.find(([end]) => end.test(name))?.[1].split(' ')
+/** `pooled`: the head reads one token only, and what it makes has no axis for them. */
+function axesOf(name: string, pooled: boolean): string[] | undefined {
+  const axes = ends.find(([end]) => end.test(name))?.[1].split(' ')
+  return pooled && /^(head|logits)\b/.test(name) ? axes?.filter((axis) => axis !== 'T') : axes
 }
 
 function extents({ spec, tokens }: RecordFile['header'], name: string): { [axis: string]: number } {

@@ -2,6 +2,7 @@
 
 export const lessons = {
   'lessons': 'Lessons',
+  'lessons.only': 'The lessons are about models that continue a text: choose one to take them',
   'lessons.hint': 'Seven short tours through your own text',
   'lessons.about': 'Seven tours, two or three minutes each, on your own text and this model.',
   'lessons.finished': 'taken',

@@ -1,11 +1,17 @@
 // From the last vector to the next token, and the texts that grow from it.
 
 export const next = {
-  'distribution': 'Next token',
-  'distribution.after': 'after {text}, over all {vocabulary}',
+  'distribution.continue': 'Next token',
+  'distribution.continue.about': 'after {text}, over all {vocabulary}',
+  'distribution.fill': 'Word in this place',
+  'distribution.fill.about': 'where {text} stands, over all {vocabulary}',
+  'distribution.classify': 'Class of the text',
+  'distribution.classify.about': 'read off {text}, over all {vocabulary}',
   'distribution.rest': 'everything else ({count})',
   'distribution.cut': 'cut',
-  'distribution.row': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it. Click to append it by hand.',
+  'distribution.row.fill': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it. Click to put it in the mask’s place.',
+  'distribution.row.classify': '{text}, class {id}: logit {logit}, {plain}.',
+  'distribution.row.continue': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it. Click to append it by hand.',
   'distribution.row.still': '{text}, id {id}: logit {logit}, {p} after the settings, {plain} as the model gave it.',
   'sampling': 'From logits to one token',
   'sampling.plain': 'Back to plain',

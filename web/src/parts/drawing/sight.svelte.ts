@@ -26,15 +26,16 @@ export function heights(length: number, room: Room): (number | null)[] {
   return found
 }
 
-/** The rows in sight, `back` of them from the end of the text, at one of `heights`. */
-export function rowsOf(length: number, room: Room, height: number | null, back: number): Rows {
+/** The rows in sight, `back` of them from the end of the text, at one of `heights`. `leads`: the token that leads on. */
+export function rowsOf(length: number, room: Room, height: number | null, back: number, leads = length - 1): Rows {
   const space = room.count * room.height
   if (height === null) {
     const edges = binEdges(length)
-    return { first: 0, count: edges.length - 1, height: space / (edges.length - 1), total: edges.length - 1, edges }
+    const rows = { first: 0, count: edges.length - 1, height: space / (edges.length - 1), total: edges.length - 1, edges, leads }
+    return { ...rows, leads: rowOf(rows, leads) }
   }
   const count = Math.min(length, space / height)
-  return { first: Math.min(length - count, Math.max(0, length - count - back)), count, height, total: length, edges: null }
+  return { first: Math.min(length - count, Math.max(0, length - count - back)), count, height, total: length, edges: null, leads }
 }
 
 export class Sight {
@@ -44,11 +45,12 @@ export class Sight {
   constructor(
     private readonly length: () => number,
     private readonly room: () => Room,
+    private readonly leads: () => number,
   ) {}
 
   private readonly levels = $derived.by(() => heights(this.length(), this.room()))
   private readonly depth = $derived.by(() => Math.min(this.level, this.levels.length - 1))
-  readonly rows = $derived.by(() => rowsOf(this.length(), this.room(), this.levels[this.depth], this.back))
+  readonly rows = $derived.by(() => rowsOf(this.length(), this.room(), this.levels[this.depth], this.back, this.leads()))
   /** There is more text than fits. */
   readonly long = $derived(this.levels.length > 1)
   readonly canWiden = $derived(this.depth < this.levels.length - 1)

@@ -68,14 +68,22 @@ export class Neurons {
     return this.stage.session.label(id)
   }
 
+  /** Each neuron moves the logits in a direction of its own, the same in every text: not where a layer stands between. */
+  private get directed(): boolean {
+    const { head } = this.run.header.spec
+    return !head.transform && !head.pool
+  }
+
   /** The token a neuron raises most, with the sign its value has now; undefined on its way, null where nobody says. */
   raised(neuron: number): number | null | undefined {
+    if (!this.directed) return null
     const ids = this.run.get(`${this.place}.${this.hidden![neuron] < 0 ? 'demotes' : 'promotes'}.ids`, neuron)
     return ids && ids.data[0]
   }
 
   /** What it does to logits now. */
   moved(neuron: number): { raised: Moved[]; lowered: Moved[] } | null | undefined {
+    if (!this.directed) return null
     const [promotes, demotes] = [this.column('promotes', neuron), this.column('demotes', neuron)]
     if (!promotes || !demotes) return promotes === null ? null : undefined
     return movedBy(this.hidden![neuron], promotes, demotes)

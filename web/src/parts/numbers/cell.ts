@@ -22,6 +22,7 @@ export interface Cell {
 const axes: { [rule: string]: string } = {
   'embed': 'td',
   'pos': 'td',
+  'segment': 'td',
   'relative.bias': 'hts',
   'resid_pre': 'td',
   'attn.in': 'td',
@@ -42,6 +43,8 @@ const axes: { [rule: string]: string } = {
   'mlp.out': 'td',
   'resid_post': 'td',
   'final': 'td',
+  'head.up': 'td', // of a classifier, which reads one token only, without its first axis, and so the logits
+  'head.hidden': 'td',
   'logits': 'tv',
   'logits.last': 'v',
   'river': 'pt',
@@ -76,16 +79,17 @@ export function roleOf(cell: Cell | null): Role {
 
 /** What a cell is, in a sentence about this text. */
 export function sentence(cell: Cell, run: Run, label: (id: number) => string): string {
-  if (cell.weight) return aboutWeight(cell, label)
+  if (cell.weight) return aboutWeight(cell, run, label)
   if (!(cell.rule in axes)) return cell.text
   const places = { block: cell.layer ?? '', text: quoted(run.pieces.at(-1)!.text), ...indices(cell, run, label) }
-  return say(`number.${cell.rule}` as Key, places)
+  const kind = cell.rule === 'logits' && run.task !== 'continue' ? `.${run.task}` : ''
+  return say(`number.${cell.rule}${kind}` as Key, places)
 }
 
 function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: string]: string | number } {
   const places: { [name: string]: string | number } = {}
   cell.index.forEach((at, axis) => {
-    const letter = axes[cell.rule][axis]
+    const letter = axes[cell.rule].slice(-cell.index.length)[axis]
     places[letter] = at
     if (letter === 't') places.text = named(run, at)
     if (letter === 's') places.from = named(run, at)
@@ -101,12 +105,13 @@ function named(run: Run, token: number): string {
   return alone ? quoted(text) : `${quoted(text)} (${token})`
 }
 
-function aboutWeight(cell: Cell, label: (id: number) => string): string {
+function aboutWeight(cell: Cell, run: Run, label: (id: number) => string): string {
   const name = cell.tensor.slice('weights.'.length)
   const [row, column] = cell.index
   if (column === undefined) return say('number.weight.one', { name, row })
-  if (name === 'stem.tokens.weight' || name === 'head.out.weight')
-    return say('number.weight.token', { name, row, column, token: quoted(label(row)) })
+  // A classifier's labels are those of its classes, not of its tokens.
+  const token = name === 'stem.tokens.weight' ? (run.pieces.find((piece) => piece.id === row)?.text ?? label(row)) : label(row)
+  if (name === 'stem.tokens.weight' || name === 'head.out.weight') return say('number.weight.token', { name, row, column, token: quoted(token) })
   return say('number.weight', { name, row, column })
 }
 

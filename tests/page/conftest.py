@@ -27,7 +27,7 @@ FLAGS = (
 )
 PATIENCE = 90_000  # milliseconds: importing torch on a busy machine takes its time
 expect.set_options(timeout=30_000)
-SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(browser=False))"
+SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(model=sys.argv[1] or None, browser=False))"
 
 
 def missing(what: str) -> None:
@@ -40,11 +40,11 @@ def missing(what: str) -> None:
 class Server:
     """`cutaway look --no-browser` as a process of its own; ``address`` is what it printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str | Path = "") -> None:
         if not BUILT.is_file():
             missing("the page has not been built: run `make setup`")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-c", SERVE, str(model)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()

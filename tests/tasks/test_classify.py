@@ -7,7 +7,8 @@ import torch
 
 import cutaway
 
-from .conftest import BERT, ROBERTA, Make
+from .conftest import Make
+from .encoders import BERT, ROBERTA
 
 TEXT = "The cat sat on the mat."
 NAMES = {"0": "sad", "1": "neither", "2": "happy"}

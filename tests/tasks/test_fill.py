@@ -9,7 +9,8 @@ import torch
 import cutaway
 from cutaway.errors import Misuse
 
-from .conftest import BERT, ROBERTA, Make
+from .conftest import Make
+from .encoders import BERT, ROBERTA
 
 TEXTS = ["The capital of France is [MASK].", "[MASK] cat sat [MASK][MASK] the mat", "the [MASK]", "[MASK]"]
 

@@ -93,7 +93,8 @@ def shown(record: Record) -> list[str]:
 def _rows(record: Record) -> Iterator[str]:
     """The rows of weights that the stops open with: of the likeliest tokens and of each block's strongest neurons."""
     if (name := _read_by_page(record)) in record:
-        yield name
+        if "[" in name:  # the others are in every file
+            yield name
         table = "stem.tokens" if names.head_of(record.spec).tied else "head.out"
         logits = record[name]
         likeliest = logits.topk(min(12, len(logits))).indices

@@ -453,7 +453,7 @@ class Record:
         return logits if name == "logits" else tops(logits)[name]
 
     def _read_by_head(self, name: str, rows: slice = slice(None)) -> Tensor:
-        """What the head reads of ``final``, or of what it made of that: some tokens; of a classifier the first, or two."""
+        """What the head reads of ``final``, or what it made of that: some tokens; of a classifier the first, or two."""
         x = self[f"{self._decoder}final" if name == "final" else name]
         if naming.every_token(self.spec):
             return x[rows]

@@ -120,7 +120,7 @@ class Head(nn.Module):
         """The vectors the unembedding reads (..., D), of two unembeddings (..., 2, D), to logits (..., V)."""
         x = x * self.head.scale
         if self.second is None:
-            logits = self.out(x, embedding)
+            logits: Tensor = self.out(x, embedding)
         else:
             logits = (self.out(x[..., 0, :], embedding) + self.second(x[..., 1, :], embedding)) / 2
         if self.head.softcap is not None:

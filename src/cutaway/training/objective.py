@@ -48,7 +48,11 @@ class Objective(Protocol):
 
 def objective(recipe: Recipe, folder: Path) -> Objective:
     """The objective of the recipe's task. ``folder``: where prepared data may be kept."""
-    from cutaway.training.images import See
+    if recipe.task == "see":
+        from cutaway.training.images import See
+
+        return See(recipe)
+    from cutaway.training.masked import Fill
     from cutaway.training.text import Continue
 
-    return See(recipe) if recipe.task == "see" else Continue(recipe, folder)
+    return Fill(recipe, folder) if recipe.task == "fill" else Continue(recipe, folder)

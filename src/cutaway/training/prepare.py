@@ -25,8 +25,8 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Tokenizer, dict[str, Tokens]]
     about = folder / "corpus.json"
     if not about.is_file() or json.loads(about.read_text())["made_from"] != made_from:
         corpus, dropped = read_corpus(recipe.sources, Path(recipe.data))
-        tokenizer = train_tokenizer(corpus["train"], recipe.tokenizer.size, recipe.tokenizer.pattern)
-        save_tokenizer(tokenizer, folder, recipe.window)
+        tokenizer = train_tokenizer(corpus["train"], recipe.tokenizer.size, recipe.tokenizer.pattern, recipe.task)
+        save_tokenizer(tokenizer, folder, recipe.window, recipe.task)
         for split, documents in corpus.items():
             write_tokens(documents, tokenizer, end_of(tokenizer), folder / f"{split}.bin")
         with write_atomically(about) as beside:
@@ -37,7 +37,9 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Tokenizer, dict[str, Tokens]]
 
 
 def _fingerprint(recipe: Recipe) -> str:
-    digest = hashlib.sha256(json.dumps([[asdict(s) for s in recipe.sources], asdict(recipe.tokenizer)]).encode())
+    digest = hashlib.sha256(
+        json.dumps([[asdict(s) for s in recipe.sources], asdict(recipe.tokenizer), recipe.task]).encode()
+    )
     for source in recipe.sources:
         for name in filter(None, (getattr(source, split) for split in SPLITS)):
             path = Path(recipe.data) / name

@@ -17,7 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from cutaway.errors import Misuse, NotFound
 
 FOLDER = Path(__file__).parent / "recipes"
-TASKS = {"continue": ("books", "stories", "text"), "see": ("idx",)}  # task -> the formats that hold what it learns from
+TEXTS = ("books", "stories", "text")
+TASKS = {"continue": TEXTS, "fill": TEXTS, "see": ("idx",)}  # task -> the formats that hold what it learns from
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Recipe:
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
-    task: str = "continue"  # what the model learns: to continue texts, or to see what images show
+    task: str = "continue"  # what the model learns: to continue texts, to fill masks, or to see what images show
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
@@ -73,6 +74,7 @@ class Recipe:
     tokenizer: Vocabulary = field(default_factory=Vocabulary)
     images: Images = field(default_factory=Images)
     window: int = 512  # tokens the model sees at once
+    masked: float = 0.15  # the share of them it is to tell, where masks are filled
     batch: int = 8  # windows, or images, a step
     steps: int = 1000
     warmup: int = 100  # steps
@@ -96,6 +98,7 @@ class Recipe:
             _require(getattr(self, name) >= 0, name, "at least 0")
         for name in ("lr", "clip"):
             _require(getattr(self, name) > 0, name, "above 0")
+        _require(0 < self.masked < 1, "masked", "above 0 and below 1")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
         _require(self.task in TASKS, "task", " or ".join(TASKS))

@@ -58,8 +58,13 @@ class Continue:
         generation = {key: self.config[key] for key in ("bos_token_id", "eos_token_id")}
         with write_atomically(folder / "generation_config.json") as beside:
             beside.write_text(json.dumps(generation, indent=2) + "\n")
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(self.folder / name, folder / name)
+        take_tokenizer(self.folder, folder)
+
+
+def take_tokenizer(data: Path, model: Path) -> None:
+    """The tokenizer that was learned, beside the model that learned with it."""
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(data / name, model / name)
 
 
 def _loss(model: nn.Module, ids: Tensor, reduction: str = "mean") -> Tensor:
@@ -75,14 +80,22 @@ def evaluate(model: nn.Module, tokens: Tokens, window: int, limit: int | None = 
     ``limit`` takes that many windows, evenly spread; None takes all but the last, shorter one.
     """
     model.eval()
-    whole = (len(tokens.ids) - 1) // window
-    if whole == 0:
-        raise Misuse(f"{len(tokens.ids)} tokens are too few to measure on windows of {window}.", "Add text.")
-    starts = window * np.unique(np.linspace(0, whole - 1, min(limit or whole, whole)).astype(np.int64))
+    starts = consecutive(tokens, window, limit)
     total = 0.0
     for i in range(0, len(starts), batch):
         total += _loss(model, windows(tokens.ids, starts[i : i + batch], window + 1), "sum").item()
     return total / (len(starts) * window)
+
+
+def consecutive(tokens: Tokens, window: int, limit: int | None) -> np.ndarray:
+    """Where windows start that follow one another, all but the last, shorter one; or ``limit`` of them, evenly spread.
+
+    Raises Misuse where there is none.
+    """
+    whole = (len(tokens.ids) - 1) // window
+    if whole == 0:
+        raise Misuse(f"{len(tokens.ids)} tokens are too few to measure on windows of {window}.", "Add text.")
+    return window * np.unique(np.linspace(0, whole - 1, min(limit or whole, whole)).astype(np.int64))
 
 
 def _complete(recipe: Recipe, vocabulary: int, end: int) -> dict[str, Any]:

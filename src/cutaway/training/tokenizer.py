@@ -9,12 +9,18 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cutaway.errors import Misuse
 from cutaway.files import write_atomically
 
 END = "<|endoftext|>"
+#: The control tokens of a model that fills masks, in RoBERTa's order; the mask takes the space before it along.
+FRAME = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+CONTROL = {
+    "continue": dict.fromkeys(("bos_token", "eos_token", "unk_token"), END),
+    "fill": FRAME | {"cls_token": FRAME["bos_token"], "sep_token": FRAME["eos_token"]},
+}
 PATTERNS = {  # how text is cut before pairs are merged: GPT-2's encoder.py and Llama 3's tokenizer, to the letter
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -22,12 +28,18 @@ PATTERNS = {  # how text is cut before pairs are merged: GPT-2's encoder.py and 
 }
 
 
-def train_tokenizer(texts: Iterable[str], size: int, pattern: str) -> Tokenizer:
-    """Learn a vocabulary of ``size`` entries: ``<|endoftext|>`` (id 0), the 256 bytes, merges."""
+def train_tokenizer(texts: Iterable[str], size: int, pattern: str, task: str = "continue") -> Tokenizer:
+    """Learn a vocabulary of ``size`` entries: the control tokens of ``task`` (from id 0), the 256 bytes, merges."""
     if pattern not in PATTERNS:
         raise Misuse(f"Unknown tokenizer pattern {pattern!r}.", f"Choose one of {', '.join(PATTERNS)}.")
-    if size < 257:
-        raise Misuse(f"A tokenizer of {size} entries has no room for every byte.", "Make tokenizer.size at least 257.")
+    control = [
+        AddedToken(token, lstrip=token == FRAME["mask_token"]) for token in dict.fromkeys(CONTROL[task].values())
+    ]
+    least = 256 + len(control)
+    if size < least:
+        raise Misuse(
+            f"A tokenizer of {size} entries has no room for every byte.", f"Make tokenizer.size at least {least}."
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -38,24 +50,33 @@ def train_tokenizer(texts: Iterable[str], size: int, pattern: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[END],
+        special_tokens=control,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if task == "fill":
+        before, after = ((token, id_of(tokenizer, token)) for token in (FRAME["bos_token"], FRAME["eos_token"]))
+        tokenizer.post_processor = processors.RobertaProcessing(after, before, add_prefix_space=False)
     return tokenizer
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a control token that the tokenizer was made with."""
+    id = tokenizer.token_to_id(token)
+    assert id is not None, "made by train_tokenizer"
+    return id
 
 
 def end_of(tokenizer: Tokenizer) -> int:
     """The id that ends a document."""
-    end = tokenizer.token_to_id(END)
-    assert end is not None, "made by train_tokenizer"
-    return end
+    masks = tokenizer.token_to_id(FRAME["mask_token"]) is not None
+    return id_of(tokenizer, FRAME["eos_token"] if masks else END)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int, task: str = "continue") -> None:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json, as ``transformers`` reads them."""
-    special = {"bos_token": END, "eos_token": END, "unk_token": END}
+    special = CONTROL[task]
     config = {
         **special,
         "tokenizer_class": "PreTrainedTokenizerFast",

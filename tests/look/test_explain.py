@@ -48,13 +48,31 @@ ENCODERS = {
     "plain classes": dataclasses.replace(machines.BERT, head=spec.Head(5, pool="first")),
     "no head": dataclasses.replace(machines.BERT, head=None),
 }
-MACHINES = machines.DECODERS | MORE | ENCODERS
+#: Of images: with the class token alone, and with that of distillation beside it.
+IMAGES = {
+    "image": machines.VIT,
+    "distilled": dataclasses.replace(
+        machines.VIT, stem=spec.Patches(48, image=32, patch=8, extra_tokens=2), context=18,
+        head=spec.Head(11, bias=True, pool="first_two"),
+    ),
+}  # fmt: skip
+MACHINES = machines.DECODERS | MORE | ENCODERS | IMAGES
 
 
 def ran(machine: spec.Transformer, **how: object) -> Record:
+    if isinstance(machine.stem, spec.Patches):
+        return seen(machine)
     ids = machines.tokens(1, LENGTH)
     model = machines.lively(machine)
     return run(model, [ids], ModelCard("tiny"), tokens=ids[0].tolist(), **how)  # type: ignore[arg-type]
+
+
+def seen(machine: spec.Transformer) -> Record:
+    levels = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    settings = {"image": {"scale": 1 / 255, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}}
+    mean, std = (torch.tensor(settings["image"][name])[:, None, None] for name in ("mean", "std"))
+    model = machines.lively(machine)
+    return run(model, [(levels / 255 - mean) / std], ModelCard("tiny"), tokens=[], settings=settings)
 
 
 def cells(record: Record, name: str, chance: random.Random, count: int = 2) -> list[str]:
@@ -132,6 +150,10 @@ def mistake(record: Record, found: Explanation) -> str:
 def number(record: Record, cell: str) -> float:
     """What really stands in a cell; of a wave, what its name says it is."""
     inside = re.fullmatch(r"([^\[]+)\[(.*)\]", cell)
+    if cell.startswith("level["):
+        channel, how = int(cell[6]), record.settings["image"]
+        value = float(record["image"][tuple(map(int, cell[6:-1].split(",")))])
+        return (value * how["std"][channel] + how["mean"][channel]) / how["scale"]
     if inside is None:
         wave = re.fullmatch(r"(-?)(?:([\d.]+)·)?(sin|cos)\((\d+) × ([\d.e-]+)\)", cell)
         assert wave is not None, cell
@@ -284,7 +306,7 @@ def test_what_is_no_cell_is_refused(cell: str, words: str) -> None:
 def test_other_kinds_are_refused_plainly() -> None:
     ids = machines.tokens(1, 5)
     record = run(machines.lively(machines.T5), [ids, ids], ModelCard("tiny"), tokens=ids[0].tolist())
-    with pytest.raises(Misuse, match="not the run of one stack that reads tokens"):
+    with pytest.raises(Misuse, match="not the run of one stack that reads tokens or an image"):
         record.explain("logits[0,0]")
 
 

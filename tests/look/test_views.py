@@ -249,3 +249,27 @@ def test_views_are_listed_apart() -> None:
     views = set(kept.names(views=True)) - set(kept.names())
     assert {"lens.p", "blocks.0.attn.kinds", "blocks.2.mlp.promotes.ids", "blocks.1.attn.coarse"} <= views
     assert not any(name.endswith((".pattern", ".hidden", "logits", "river")) for name in views)
+
+
+@pytest.mark.parametrize("name", ["llama", "image"])
+def test_alike_is_the_cosine_between_streams(name: str) -> None:
+    kept = image() if name == "image" else ran(name)[2]
+    length = kept.length
+    for stop, where in enumerate(kept.stops()):
+        x = kept[where]
+        expected = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1)
+        torch.testing.assert_close(kept["alike"][stop], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(kept[f"alike[{stop},2]"], expected[2], rtol=1e-5, atol=1e-5)
+    assert kept.shape("alike") == (len(kept.stops()), length, length)
+
+
+def test_a_picture_has_views_but_no_kinds_of_heads() -> None:
+    kept = image()
+    assert {"alike", "blocks.0.attn.mean", "blocks.1.mlp.strength"} <= set(kept.names(views=True))
+    assert not {"blocks.0.attn.kinds", "lens.p", "blocks.0.mlp.promotes.ids"} & set(kept.names(views=True))
+    torch.testing.assert_close(kept["blocks.0.attn.mean"], kept["blocks.0.attn.pattern"].mean(0))
+
+
+def image() -> Record:
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return run(machines.lively(machines.VIT), [pixels], ModelCard("tiny"), tokens=[])

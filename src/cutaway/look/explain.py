@@ -109,10 +109,10 @@ def explain(record: Record, cell: str) -> Explanation:
 def parse(record: Record, cell: str) -> tuple[str, tuple[int, ...]]:
     """ "final[3,-1]" -> ("final", (3, 47)). Raises Misuse unless it names one number that a rule derives."""
     name, index = naming.split(cell)
-    if not (isinstance(record.spec, specs.Transformer) and isinstance(record.spec.stem, specs.Tokens)):
+    if not (isinstance(record.spec, specs.Transformer) and isinstance(record.spec.stem, specs.Tokens | specs.Patches)):
         raise Misuse(
-            f"{name} cannot be explained: this is not the run of one stack that reads tokens.",
-            "Explained are the runs of models such as GPT-2, Llama, Gemma or BERT.",
+            f"{name} cannot be explained: this is not the run of one stack that reads tokens or an image.",
+            "Explained are the runs of models such as GPT-2, Llama, Gemma, BERT or ViT.",
         )
     if name.startswith(naming.WEIGHT):
         raise Misuse(f"{name} is a weight: it was learned, nothing in the run made it.")
@@ -239,8 +239,8 @@ class At:
         return self.record.spec
 
     @property
-    def stem(self) -> specs.Tokens:
-        assert isinstance(self.machine.stem, specs.Tokens)
+    def stem(self) -> specs.Tokens | specs.Patches:
+        assert isinstance(self.machine.stem, specs.Tokens | specs.Patches)
         return self.machine.stem
 
     @property
@@ -336,17 +336,53 @@ class At:
 # ------------------------------------------------------------------ the rules, in the order the machine works
 
 
+def image(at: At) -> Work:
+    """image[c,y,x] = (level · scale - mean) / std, of a grey level from 0 to 255"""
+    how = at.record.settings.get("image")
+    value = at.cell("image", *at.index)
+    if not isinstance(how, dict):
+        return read(value, "copy", "what the model was given")
+    channel = at.index[0]
+    mean, std, scale = how["mean"][channel], how["std"][channel], how["scale"]
+    level = Factor(name_of("level", at.index), round((value.value * std + mean) / scale, 3))
+    return (
+        read(level, "lookup", "a grey level of the picture")
+        .scale(scale, "scale of the levels")
+        .add(-mean, "less the mean")
+        .scale(1 / std, "over the deviation")
+    )
+
+
 def embed(at: At) -> Work:
-    """embed[t,d] = table[token t, d] · scale"""
+    """embed[t,d] = table[token t, d] · scale; of a patch Σ W[d,c,i,j] · image[c,y,x] + b"""
     t, d = at.index
+    if isinstance(at.stem, specs.Patches):
+        return _patch(at, at.stem, t, d)
     token = at.record.tokens[t]
     row = at.weight("stem.tokens.weight", token, d)
     return read(row, "lookup", f"the row of token {token}").scale(at.stem.scale, "scale of the embedding")
 
 
+def _patch(at: At, stem: specs.Patches, t: int, d: int) -> Work:
+    if t < stem.extra_tokens:
+        return read(at.weight(f"stem.extra.{t}.weight", 0, d), "lookup", "learned, the same for every image")
+    side = stem.patch
+    row, column = divmod(t - stem.extra_tokens, stem.image // side)
+    pixels, weights = at.tensor("image", ALL, ALL, ALL), at.tensor("weights.stem.patch.weight", d, ALL, ALL, ALL)
+    places = list(itertools.product(range(stem.channels), range(side), range(side)))
+    seen = [(c, row * side + i, column * side + j) for c, i, j in places]
+    work = products(
+        [Factor(name_of("image", place), float(pixels[place])) for place in seen],
+        [Factor(name_of("weights.stem.patch.weight", (d, *place)), float(weights[place])) for place in places],
+    )
+    return work.plus(at.weight("stem.patch.bias", d))
+
+
 def pos(at: At) -> Work:
     """pos[t,d] = table[t,d]; or, without a table, sin or cos of t · frequency"""
     t, d = at.index
+    if isinstance(at.stem, specs.Patches):
+        return read(at.weight("stem.positions.weight", t, d), "lookup", f"the row of position {t}")
     positions = at.stem.positions
     assert positions is not None
     if positions.kind == "learned":
@@ -366,6 +402,8 @@ def resid_pre(at: At) -> Work:
     """resid_pre[t,d] = embed + pos + segment in block 0, afterwards resid_post of the block before"""
     if at.layer:
         return read(at.cell(f"blocks.{at.layer - 1}.resid_post", *at.index), "copy", "as the block before left it")
+    if isinstance(at.stem, specs.Patches):
+        return at.added(["embed", "pos"], None, "")
     there = {"embed": True, "pos": at.stem.positions is not None, "segment": at.stem.segments > 0}
     return at.added([part for part, is_there in there.items() if is_there], at.stem.norm, "stem.norm")
 
@@ -514,13 +552,25 @@ def head_hidden(at: At) -> Work:
 def logits(at: At) -> Work:
     """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped; where a layer stands before the unembedding, it
     reads head.hidden; of a classifier t is the first position, and is not written"""
-    *time, v = at.index if at.name == "logits" else (len(at.record.tokens) - 1, *at.index)
+    *time, v = at.index if at.name == "logits" else (at.record.length - 1, *at.index)
     head = naming.head_of(at.machine)
+    if head.pool == "first_two":
+        return _twice(at, head, v)
     unembedding = "stem.tokens.weight" if head.tied else "head.out.weight"
     vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells("final", *(time or [0]), ALL)
     work = products(vector, at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)
     return work.softcap(head.softcap)
+
+
+def _twice(at: At, head: specs.Head, v: int) -> Work:
+    """(Σ final[0,d] · U[v,d] + Σ final[1,d] · U'[v,d]) / 2: the class token's logit and the distillation token's"""
+    rows = [at.weights(f"{which}.weight", v, ALL) for which in ("head.out", "head.second")]
+    work = products(itertools.chain(*(at.cells("final", t, ALL) for t in (0, 1))), itertools.chain(*rows))
+    work.scale(head.scale, "scale of the logits")
+    for which in ("head.out", "head.second") if head.bias else ():
+        work.plus(at.weight(f"{which}.bias", v))
+    return work.scale(0.5, "the mean of the two").softcap(head.softcap)
 
 
 def river(at: At) -> Work:
@@ -556,7 +606,7 @@ def _shared(at: At) -> int:
 
 def _readable(at: At, t: int) -> list[int]:
     """The positions that position t may read."""
-    length = len(at.record.tokens)
+    length = at.record.length
     visible = Mask(torch.tensor([t]), torch.arange(length), aligned=False).table(at.block.attn)
     return list(range(length)) if visible is None else visible[0].nonzero().flatten().tolist()
 
@@ -568,6 +618,7 @@ def _hidden_by(attn: specs.Attention, t: int, s: int) -> str:
 
 
 RULES: dict[str, Callable[[At], Work]] = {
+    "image": image,
     "embed": embed,
     "pos": pos,
     "segment": segment,

@@ -31,6 +31,7 @@ SHOWN = (
     "blocks.*.attn.mean", "blocks.*.attn.max", "lens.*", "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*",
     "blocks.*.attn.in", "blocks.*.mlp.in", "blocks.*.mlp.strength", "blocks.*.attn.scores", "logits",
     "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z", "head.up", "head.hidden",
+    "alike",
 )  # fmt: skip
 
 #: No tensor is taken along that takes more numbers to compute, nor all of them together beyond as many numbers.

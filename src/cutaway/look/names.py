@@ -102,13 +102,14 @@ def _crossing(name: str, axes: Axes) -> Axes:
 
 
 def views(machine: spec.Spec) -> dict[str, Axes]:
-    """What is read off a run of tokens on request and never stored by one: name -> axes."""
-    if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens)):
+    """What is read off a run of tokens or of an image on request and never stored by one: name -> axes."""
+    if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens | spec.Patches)):
         return {}
-    found: dict[str, Axes] = {}
+    found: dict[str, Axes] = {"alike": ("stop", "T", "T")}
     for i in range(len(machine.stack.blocks)):
         attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
-        found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
+        if isinstance(machine.stem, spec.Tokens):  # what a head does is told by the tokens it reads
+            found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
         found |= {f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
         found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
         if every_token(machine) and head_of(machine).transform is None:  # else it is no fixed direction

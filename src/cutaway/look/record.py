@@ -140,6 +140,8 @@ class Record:
             return made[0] * made[1] * full[2]
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
             return max(size, keys * keys)  # one head at a time
+        if plain == "alike":
+            return size
         if plain.startswith("lens."):
             return made[0] * full[1] * naming.head_of(self.spec).size
         return made[0] * naming.head_of(self.spec).size if _in_parts(plain, axes) else size
@@ -273,7 +275,7 @@ class Record:
         if name == "logits" or name.startswith("logits."):
             read = self._unembedded
             return [f"{self._decoder}final" if read == "final" else read, *_weights(self._head_weights())]
-        if name == "river":
+        if name in ("river", "alike"):
             return self.stops()
         if kind in ("kinds", "even", "mean", "max", "coarse"):
             return [f"{place}.pattern"]
@@ -327,6 +329,8 @@ class Record:
             return self.tensors[self._sources(name)[0]]
         if name == "river":
             return torch.stack([self[stop].float().norm(dim=-1) for stop in self.stops()])
+        if name == "alike":
+            return torch.stack([self._alike(stop, part[1]) for stop in self.stops()[part[0]]])
         if kind == "kinds":
             ids, readable = self._readable(place)
             return torch.stack([heads.kinds(p, ids, readable) for _, p in self._patterns(place, *part)])
@@ -400,6 +404,11 @@ class Record:
         values = {weight.rpartition(".")[2]: self.weights[weight] for weight in weights}
         normed: Tensor = functional_call(norm, values, (x,))
         return normed
+
+    def _alike(self, stop: str, rows: slice) -> Tensor:
+        """(T, T), for some tokens: the cosine of the angle between the streams of two at a stop."""
+        directions = torch.nn.functional.normalize(self[stop].float(), dim=-1)
+        return directions[rows] @ directions.T
 
     def _over_heads(self, place: str, kind: str, rows: slice) -> Tensor:
         """(T, S): the mean or the largest weight over the heads."""
@@ -682,7 +691,7 @@ def _way(name: str) -> str | None:
 def _in_parts(name: str, axes: naming.Axes) -> int:
     """How many leading axes of a derived tensor can be computed in part."""
     kind = name.rpartition(".")[2]
-    if kind in ("scores", "pattern", "z"):
+    if kind in ("scores", "pattern", "z", "alike"):
         return 2
     rows = name.startswith(("logits", "head.", "lens.")) and axes[0] == "T"
     return int(rows or _way(name) is not None or kind in ("kinds", "coarse", "mean", "max"))

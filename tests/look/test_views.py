@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.look import Record, heads
+from cutaway.look import ModelCard, Record, heads, run
 from cutaway.look.heads import KINDS
 from cutaway.look.lens import lens
 from cutaway.model import spec

@@ -24,7 +24,7 @@ export function addressed(): URLSearchParams {
 /** How the drawing is looked at, as it stands behind the #. `text` false: all but the text and its tokens. */
 export function written(session: Session, view: View, text = true): string {
   const found = new URLSearchParams()
-  if (text && (session.typed !== session.firstText || location.search)) found.set('text', session.typed)
+  if (text && session.asks !== 'see' && (session.typed !== session.firstText || location.search)) found.set('text', session.typed)
   if (session.model && session.model !== session.firstModel) found.set('model', session.model)
   if (text && session.branches.path.length)
     found.set('more', session.branches.path.map(({ how }) => `${how.draw ? '' : '~'}${how.token}${how.place === null ? '' : `@${how.place}`}`).join())

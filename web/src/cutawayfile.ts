@@ -7,9 +7,13 @@ export interface Tensor {
 }
 
 export interface Piece {
-  id: number
+  /** None where no token stands: in a picture. */
+  id?: number
   text: string
   special?: boolean
+  /** Of a patch of a picture: where it was cut out. */
+  row?: number
+  column?: number
 }
 
 interface RecordModel {
@@ -32,9 +36,16 @@ export interface RecordHeader {
   pieces?: Piece[]
   /**
    * `notes`: sentences a reader should know, such as a text cut to the context. `masks`: where the masks are, of a model
-   * that fills them. `exclusive`: of a classifier, whether its classes exclude each other.
+   * that fills them. `exclusive`: of a classifier, whether its classes exclude each other. `image`: how a picture's grey
+   * levels became numbers: (level × scale − mean) ÷ std.
    */
-  settings?: { notes?: string[]; masks?: number[]; exclusive?: boolean; [name: string]: unknown }
+  settings?: {
+    notes?: string[]
+    masks?: number[]
+    exclusive?: boolean
+    image?: { scale: number; mean: number[]; std: number[] }
+    [name: string]: unknown
+  }
   edits?: unknown[]
   axes?: { [name: string]: string[] }
   /** What each logit stands for, token or class, in a file that is to be read far from its model. */
@@ -45,7 +56,7 @@ export interface RecordHeader {
 
 /** The parts of a spec (src/cutaway/model/spec.py) that the page reads. Everything else passes through untouched. */
 export interface Spec {
-  stem: { vocabulary: number; scale: number; positions: { kind: 'learned' | 'sinusoid' } | null; segments: number; norm: NormSpec | null }
+  stem: Stem
   stack: { width: number; blocks: BlockSpec[]; final_norm: NormSpec | null; relative: object | null }
   head: {
     size: number
@@ -55,10 +66,24 @@ export interface Spec {
     softcap: number | null
     /** A layer before the unembedding: its activation, and the norm after that. */
     transform: [string, NormSpec | null] | null
-    /** `first`: only the first token is read. */
-    pool: 'first' | null
+    /** Only the first token is read, or the first two. */
+    pool: 'first' | 'first_two' | null
   }
   context: number
+}
+/** Tokens by their rows of a table, or, where `patch` is, patches of a picture by one matrix. */
+interface Stem {
+  vocabulary: number
+  scale: number
+  positions: { kind: 'learned' | 'sinusoid' } | null
+  segments: number
+  norm: NormSpec | null
+  /** Pixels of a patch's side, and of the whole picture's. */
+  patch?: number
+  image: number
+  channels: number
+  /** Learned vectors that stand before the patches. */
+  extra_tokens: number
 }
 export interface NormSpec {
   kind: 'layer' | 'rms'

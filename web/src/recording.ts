@@ -9,12 +9,14 @@ export const chunk = 32
 /** How many of its last rows come along with the run itself, as the answer's size allows. */
 export const tails = [64, 1]
 
-/** What a model does: continue a text, fill what is masked in one, tell classes apart (src/cutaway/model/spec.py). */
-export type Task = 'continue' | 'fill' | 'classify'
+/** What a model does: continue a text, fill what is masked in one, tell its class, or that of a picture (model/spec.py). */
+export type Task = 'continue' | 'fill' | 'classify' | 'see'
 
 export class Recording {
   readonly header: RecordHeader
   readonly task: Task
+  /** Its logits are of classes, of the whole text or picture; else of tokens, at every token. */
+  readonly classes: boolean
   readonly pieces: Piece[]
   readonly blocks: BlockSpec[]
   readonly length: number
@@ -23,10 +25,12 @@ export class Recording {
   constructor(bytes: ArrayBuffer) {
     this.file = parse(bytes)
     this.header = this.file.header
-    this.length = this.header.tokens.length
-    const { stack, head } = this.header.spec
+    this.length = this.header.tokens.length || (this.header.pieces?.length ?? 0)
+    const { stem, stack, head } = this.header.spec
     this.blocks = stack.blocks
-    this.task = head?.pool ? 'classify' : this.blocks[0].attn.causal ? 'continue' : 'fill'
+    this.classes = Boolean(head?.pool)
+    if (this.classes) this.task = stem.patch ? 'see' : 'classify'
+    else this.task = this.blocks[0].attn.causal ? 'continue' : 'fill'
     this.pieces = this.header.pieces?.length
       ? this.header.pieces
       : this.header.tokens.map((id) => ({ id, text: `#${id}` }))
@@ -124,7 +128,7 @@ export class Recording {
 
   /** The token the head reads: the last one; the first mask; of a classifier the first token. */
   get home(): number {
-    if (this.task === 'classify') return 0
+    if (this.classes) return 0
     if (this.task === 'continue') return this.length - 1
     const words = [...this.pieces.keys()].filter((token) => !this.pieces[token].special)
     return this.masks[0] ?? words.at(-1) ?? 0
@@ -132,7 +136,7 @@ export class Recording {
 
   /** Logits of the whole vocabulary at the token that is read, or of the classes. */
   logits(token = this.home): Float32Array | null {
-    if (this.task === 'classify') return this.held('logits')?.data ?? null
+    if (this.classes) return this.held('logits')?.data ?? null
     if (this.task === 'continue') return this.held('logits.last')?.data ?? null
     return this.get('logits', token)?.data ?? null
   }

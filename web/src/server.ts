@@ -13,6 +13,8 @@ export interface ModelEntry {
   heads: number
   vocabulary: number
   task: Task
+  /** Of the pictures it reads, where it does. */
+  picture: { side: number; channels: number } | null
   context: number
   dtype: string
   source: string
@@ -125,7 +127,7 @@ export async function vocabulary(model: string): Promise<string[]> {
 
 export async function run(
   model: string,
-  input: { text: string } | { tokens: number[] },
+  input: { text: string } | { tokens: number[] } | { image: string },
   want: Want[],
   signal: AbortSignal,
 ): Promise<{ bytes: ArrayBuffer; record: string }> {

@@ -16,7 +16,7 @@ interface Trouble {
   fix: string
 }
 
-type Input = { text: string } | { tokens: number[] }
+type Input = { text: string } | { tokens: number[] } | { image: string }
 /** Carries a token across the page; resolves when it has arrived. */
 type Travel = (token: { id: number; text: string }) => Promise<void>
 
@@ -45,6 +45,8 @@ export class Session {
   text = $state(usualText)
   /** The text as it was typed, before anything was drawn. */
   typed = $state(usualText)
+  /** What a model that sees was shown last. */
+  picture = $state.raw<Blob | null>(null)
   settings = $state<Settings>({ ...plain, temperature: 0.8 })
   seed = $state(7)
   /** Every text tokens were appended to, and where in their trees the run on screen stands. */
@@ -62,6 +64,8 @@ export class Session {
 
   /** The token the reader follows; null: the one the head reads. */
   followed = $state<number | null>(null)
+  /** What the chosen model does: that of the run on screen may be another yet. */
+  asks = $derived.by(() => link.models.find((entry) => entry.id === this.model)?.task ?? this.task)
   /** The token whose vector the distribution on screen is made of. Where masks are filled the reader chooses it. */
   place = $derived.by(() => {
     if (!this.run) return 0
@@ -70,7 +74,7 @@ export class Session {
   private logits = $derived(this.run?.logits(this.place) ?? null)
   /** The distribution over tokens as the settings make it, step by step; null for classes: nothing is drawn of them. */
   trace = $derived.by(() =>
-    this.logits && this.task !== 'classify' ? trace(this.logits, this.run!.header.tokens, this.settings) : null,
+    this.logits && !this.run!.classes ? trace(this.logits, this.run!.header.tokens, this.settings) : null,
   )
   /** Every token or class by its logit, and the model's own probability of each. */
   standing = $derived(this.logits && rank(this.logits, this.run!.header.settings?.exclusive))
@@ -85,12 +89,14 @@ export class Session {
   /** The rows of the list of next tokens, or of classes. */
   listed = $derived.by((): Row[] => {
     const { logits } = this
-    if (logits && this.task === 'classify') return listedClasses(logits, this.run!.header.settings?.exclusive !== false)
+    if (logits && this.run!.classes) return listedClasses(logits, this.run!.header.settings?.exclusive !== false)
     return logits && this.trace ? listedRows(logits, this.trace, this.next?.id ?? null) : []
   })
 
   /** The drawing shows another text than the one in the box. */
-  stale = $derived(this.trouble !== null || (this.run?.origin === 'stored' && this.run.header.text !== this.text))
+  stale = $derived(
+    this.trouble !== null || (this.run?.origin === 'stored' && this.task !== 'see' && this.run.header.text !== this.text),
+  )
 
   /** Why no token can be appended now; null when one can. */
   hindrance = $derived.by((): 'step.wait' | 'step.text' | 'step.full' | 'step.ended' | 'step.mask' | 'step.filled' | null => {
@@ -154,7 +160,7 @@ export class Session {
     this.trouble = null
     this.vocabulary = vocabulary
     this.run = run
-    this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
+    if (run.task !== 'see') this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
     this.branches.begin(this.text, run.header.tokens, null)
     this.onnewtext()
   }
@@ -165,6 +171,7 @@ export class Session {
     this.vocabulary = other.vocabulary
     this.text = other.text
     this.typed = other.typed
+    this.picture = other.picture
     this.settings = { ...other.settings }
     this.seed = other.seed
     this.branches.join(other.branches)
@@ -200,7 +207,23 @@ export class Session {
     if (this.laid) return
     const place = this.branches.here
     if (this.run?.origin === 'live' && place instanceof TokenNode) void this.show(place)
-    else void this.send({ text: this.text })
+    else void this.again()
+  }
+
+  /** Runs what the chosen model reads: the text in the box, or the picture; without one there is nothing to run. */
+  private async again(): Promise<void> {
+    if (this.asks !== 'see') void this.send({ text: this.text })
+    else if (this.picture) await this.look(this.picture)
+  }
+
+  /** A model that sees is shown a picture, the newest alone counting. */
+  async look(picture: Blob): Promise<void> {
+    this.stop()
+    this.laid = false
+    this.picture = picture
+    const { base64 } = await import('./parts/picture/file')
+    const image = await base64(picture)
+    if (this.picture === picture) await this.send({ image })
   }
 
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
@@ -223,7 +246,8 @@ export class Session {
 
   choose(model: string): void {
     this.model = model
-    this.type(this.typed)
+    if (this.asks === 'see') void this.again()
+    else this.type(this.typed)
   }
 
   /** Draw the next token, let it travel, and run the model on the longer text. */
@@ -311,7 +335,8 @@ export class Session {
     const wants: server.Want[] = [
       { name: 'river', at: null },
       ...(task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
-      ...(task === 'classify' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
+      ...(task === 'see' ? [{ name: 'image', at: null }] : []),
+      ...(task === 'classify' || task === 'see' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
       { name: 'embed', at: width * length > mostNumbers ? `-${tails[0]}:` : null },
       { name: 'blocks.*.mlp.hidden', at: rows(length) > mostNumbers ? `-${last}:` : null },
     ]
@@ -339,7 +364,8 @@ export class Session {
     const request = (this.request = new AbortController())
     const model = this.model
     try {
-      const length = 'tokens' in input ? input.tokens.length : input.text.length
+      const entry = link.models.find(({ id }) => id === model)!
+      const length = 'tokens' in input ? input.tokens.length : 'text' in input ? input.text.length : entry.context
       const asked = server.run(model, input, this.wants(length), request.signal)
       const [{ bytes, record }, words] = await Promise.all([asked, link.words(model), hold])
       if (request.signal.aborted) return false
@@ -352,6 +378,9 @@ export class Session {
       this.trouble = null
       if ('text' in input) {
         this.branches.begin(input.text, this.run.header.tokens, model)
+        this.onnewtext()
+      } else if ('image' in input) {
+        this.branches.begin('', [], model)
         this.onnewtext()
       } else if (this.run.header.text !== null) this.text = this.run.header.text
       arrived?.()

@@ -5,9 +5,9 @@ import { screen } from './screen.svelte'
 
 const duration = 420
 
-/** Resolves when the token has arrived: at once when motion is unwanted or there is nowhere to start. */
-export async function travel(text: string, start: Element | null, end: Element): Promise<void> {
-  if (!start || screen.calm || document.hidden) return
+/** Resolves when the token has arrived: at once when motion is unwanted or there is nowhere to start or to go. */
+export async function travel(text: string, start: Element | null, end: Element | null | undefined): Promise<void> {
+  if (!start || !end || screen.calm || document.hidden) return
   const [from, to] = [start.getBoundingClientRect(), end.getBoundingClientRect()]
   const chip = document.createElement('span')
   chip.className = 'travelling'

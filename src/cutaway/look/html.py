@@ -49,9 +49,14 @@ def save(record: Record, path: str | os.PathLike[str]) -> None:
 
 def page(record: Record) -> str:
     """The whole file. Raises Failed where the page has not been built, Misuse for a run too large for one."""
-    if not isinstance(record.spec, specs.Transformer) or record.spec.task not in ("continue", "fill", "classify"):
+    if not isinstance(record.spec, specs.Transformer) or record.spec.task not in (
+        "continue",
+        "fill",
+        "classify",
+        "see",
+    ):
         raise Misuse(
-            "The page shows the runs of models of text that have a head, so far; this is the run of another kind.",
+            "The page shows the runs of models that have a head, so far; this is the run of another kind.",
             "record.save() keeps it, and record[name] answers.",
         )
     if not TEMPLATE.is_file():

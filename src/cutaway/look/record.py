@@ -627,7 +627,8 @@ def run(
         else:
             model(*inputs)
     weights = dict(model.state_dict())
-    return Record(card, model.spec, tensors=tape.tensors, weights=weights, edits=sorted(edit), **described)
+    tensors = {name: x.detach() for name, x in tape.tensors.items()}  # one may be a view of a weight, which has a gradient
+    return Record(card, model.spec, tensors=tensors, weights=weights, edits=sorted(edit), **described)
 
 
 def _before(name: str) -> str | None:

@@ -9,8 +9,9 @@ from torch import nn
 
 STANDARD_DEVIATION = 0.02
 
-#: state-dict name ends with -> how it starts. The first match holds; "stream" is 0.02 / sqrt(additions to the stream)
-#: so that the residual stream does not grow with depth (Radford et al. 2019, section 2.3).
+#: state-dict name ends with -> how it starts. The first match holds; "stream" is less by sqrt(additions to the stream)
+#: so that the residual stream does not grow with depth (Radford et al. 2019, section 2.3). Where a norm stands on the
+#: stream it cannot grow, and a weak branch would only be slow to learn: there "stream" is "normal".
 TABLE = (
     ("norm.weight", "one"), ("pre.weight", "one"), ("post.weight", "one"), ("stream.weight", "one"),
     ("bias", "zero"),
@@ -20,7 +21,7 @@ TABLE = (
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int) -> nn.Module:
+def initialise(model: nn.Module, seed: int, deviation: float = STANDARD_DEVIATION) -> nn.Module:
     """Fill every parameter of ``model`` from ``seed``, the same on every machine (drawn on the CPU in float32)."""
     generator = torch.Generator().manual_seed(seed)
     parameters = dict(model.named_parameters())
@@ -30,6 +31,8 @@ def initialise(model: nn.Module, seed: int) -> nn.Module:
         if start in ("zero", "one"):
             parameter.fill_(0.0 if start == "zero" else 1.0)
             continue
-        deviation = STANDARD_DEVIATION / math.sqrt(additions) if start == "stream" else STANDARD_DEVIATION
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        sublayer = name.rpartition(".")[0].rpartition(".")[0]
+        grows = start == "stream" and f"{sublayer}.stream.weight" not in parameters
+        its = deviation / math.sqrt(additions) if grows else deviation
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * its)
     return model

@@ -5,6 +5,7 @@ Imports torch only in ``start``, after the list of models has been sent: the pag
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..look import Record
 
 Answer = tuple[dict[str, Any], bytes]
-SHOWN = ("continue", "fill", "classify")  # tasks of models that the page shows
+SHOWN = ("continue", "fill", "classify", "see")  # tasks of models that the page shows
 TELL_SECONDS = 0.25  # between two events about the same work
 
 
@@ -57,7 +58,7 @@ class Listed:
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
-        blocks = self.spec.stack.blocks
+        blocks, stem = self.spec.stack.blocks, self.spec.stem
         measured = verification.verified(fingerprint(self.folder))
         return {
             "id": self.id,
@@ -68,6 +69,7 @@ class Listed:
             "heads": max(block.attn.heads for block in blocks),
             "vocabulary": 0 if self.spec.head is None else self.spec.head.size,
             "task": self.spec.task,
+            "picture": None if not isinstance(stem, spec.Patches) else {"side": stem.image, "channels": stem.channels},
             "context": self.spec.context,
             "dtype": self.dtype,
             "source": self.source,
@@ -151,7 +153,7 @@ class Models:
             block.register_forward_pre_hook(self._before_block)
         self._tell({"stage": f"first run of {model}"})
         with self._stoppable(check):
-            self._answer(loaded.run(tokens=[0]), [])  # the first run of a process is a slow one: let it be this
+            self._answer(_first_run(loaded), [])  # the first run of a process is a slow one: let it be this
         self._models[model] = loaded
         self._tell({"loaded": list(self._models)})
         return {}, b""
@@ -199,13 +201,26 @@ class Models:
         self._check()
 
     def run(
-        self, check: Check, *, model: str, text: str | None, tokens: list[int] | None, want: list[dict[str, Any]]
+        self,
+        check: Check,
+        *,
+        model: str,
+        text: str | None,
+        tokens: list[int] | None,
+        image: str | None,
+        want: list[dict[str, Any]],
     ) -> Answer:
         """One run; the answer is a .cutaway file of what is wanted, the record stays for slices."""
         if model not in self._models:
             raise NotFound(f"{model} is not loaded.", "Ask again.")
         self._models.move_to_end(model)
         its = self._models[model]
+        if image is not None:
+            self._refuse_record(its, its.context)
+            with self._stoppable(check):
+                record = its.run(image=base64.b64decode(image))
+            check()
+            return {"record": self._keep(record)}, self._answer(record, want)
         ids = its.tokens(text) if text is not None else tokens or []
         ids, notes = self._fit(its, ids)
         with self._stoppable(check):
@@ -270,7 +285,7 @@ class Models:
             one = self._list[model]
             ids = range(one.entry()["vocabulary"])
             try:
-                if one.spec.task == "classify":
+                if one.spec.head is not None and one.spec.head.pool is not None:
                     texts = label_names(read_config(one.folder), len(ids))
                 else:
                     texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
@@ -281,16 +296,19 @@ class Models:
 
     def _fit(self, model: Model, ids: list[int]) -> tuple[list[int], list[str]]:
         """The end of too long a text, with a sentence that says so; refused when its record would be too large."""
+        ids, notes = model.fit(ids, most=self._limits.tokens)
+        self._refuse_record(model, len(ids))
+        return ids, notes
+
+    def _refuse_record(self, model: Model, length: int) -> None:
         from ..look.record import stored_bytes
 
-        ids, notes = model.fit(ids, most=self._limits.tokens)
         width = next(model.machine.parameters()).element_size()
-        if (size := stored_bytes(model.spec, len(ids), width)) > self._limits.record_bytes:
+        if (size := stored_bytes(model.spec, length, width)) > self._limits.record_bytes:
             limit = self._limits.record_bytes // MiB
             raise TooLarge(
                 f"A record of this run takes {size // MiB:,} MiB; at most {limit:,} are made.", "Shorten it."
             )
-        return ids, notes
 
     def _answer(self, record: Record, want: list[dict[str, Any]]) -> bytes:
         """The wanted tensors as a .cutaway file."""
@@ -322,6 +340,15 @@ class Models:
             _, (_, freed) = self._records.popitem(last=False)
             self._kept -= freed
         return id
+
+
+def _first_run(model: Model) -> Record:
+    """The smallest there is."""
+    if not isinstance(stem := model.spec.stem, spec.Patches):
+        return model.run(tokens=[0])
+    from PIL import Image
+
+    return model.run(image=Image.new("L", (stem.image, stem.image)))
 
 
 def _weights_bytes(model: Model) -> int:

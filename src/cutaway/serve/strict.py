@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
 import re
@@ -26,11 +28,12 @@ class Want:
 
 @dataclass(frozen=True)
 class Run:
-    """The body of ``POST /api/run``; exactly one of ``text`` and ``tokens`` is not None."""
+    """The body of ``POST /api/run``; exactly one of ``text``, ``tokens`` and ``image`` (base64) is not None."""
 
     model: str
     text: str | None
     tokens: list[int] | None
+    image: str | None
     want: list[Want]
 
 
@@ -51,16 +54,18 @@ def parse(body: bytes) -> Any:
 def run(body: bytes, limits: Limits) -> Run:
     """The checked body of ``POST /api/run``. Raises a 400, or a 413 naming the limit that was passed."""
     value = parse(body)
-    _keys(value, "the request", required={"model"}, optional={"text", "tokens", "want"})
-    if ("text" in value) == ("tokens" in value):
-        raise _bad('it needs either "text" or "tokens"')
+    inputs = {"text", "tokens", "image"}
+    _keys(value, "the request", required={"model"}, optional={*inputs, "want"})
+    if len(inputs & value.keys()) != 1:
+        raise _bad('it needs one of "text", "tokens" and "image"')
     text = _text(value["text"], '"text"') if "text" in value else None
     if text is not None and len(text) > limits.text_characters:
         raise Problem(
             413, f"The text has {len(text):,} characters; at most {limits.text_characters:,} are read.", "Shorten it."
         )
     tokens = _tokens(value["tokens"], limits) if "tokens" in value else None
-    return Run(_text(value["model"], '"model"'), text, tokens, _wants(value.get("want", []), limits))
+    image = _base64(value["image"], '"image"') if "image" in value else None
+    return Run(_text(value["model"], '"model"'), text, tokens, image, _wants(value.get("want", []), limits))
 
 
 def model(body: bytes) -> str:
@@ -119,6 +124,15 @@ def _text(value: object, what: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise _bad(f"{what} holds half of a character (a lone surrogate)") from None
+    return value
+
+
+def _base64(value: object, what: str) -> str:
+    value = _text(value, what)
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad(f"{what} is not base64") from None
     return value
 
 

@@ -50,7 +50,14 @@ class Engine(Protocol):
     def load(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
     def run(
-        self, check: Check, *, model: str, text: str | None, tokens: list[int] | None, want: list[dict[str, Any]]
+        self,
+        check: Check,
+        *,
+        model: str,
+        text: str | None,
+        tokens: list[int] | None,
+        image: str | None,
+        want: list[dict[str, Any]],
     ) -> tuple[dict[str, Any], bytes]: ...
 
     def tensor(self, check: Check, *, record: str, name: str, at: str | None) -> tuple[dict[str, Any], bytes]: ...

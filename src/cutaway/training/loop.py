@@ -25,7 +25,7 @@ from cutaway.errors import CutawayError, Failed, Misuse
 from cutaway.families import checkpoint, describe
 from cutaway.files import write_atomically
 from cutaway.model import spec
-from cutaway.model.init import initialise
+from cutaway.model.init import STANDARD_DEVIATION, initialise
 from cutaway.model.transformer import build
 from cutaway.training import Result, state
 from cutaway.training.objective import Objective, objective
@@ -47,7 +47,8 @@ def run(recipe: Recipe) -> Result:
         learned = objective(recipe, folder / "data")
         described = describe(learned.config)[1]
         state.require_space(folder, spec.parameters(described), recipe.keep)
-        model = initialise(build(described), recipe.seed)
+        deviation = learned.config.get("initializer_range", STANDARD_DEVIATION)
+        model = initialise(build(described), recipe.seed, deviation)
         progress = _steps(recipe, model, learned, folder)
         _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)

@@ -1,13 +1,13 @@
 // The formulas of the page. <Formula name="attn.scores" values={...} /> (Formula.svelte) shows one:
 //
-//   embed  pos.learned  pos.sinusoid  segment  relative.bias  stream.first  stream.next
+//   image  embed  embed.patch  pos.learned  pos.sinusoid  segment  relative.bias  stream.first  stream.next
 //   norm.rms  norm.layer  norm.none
 //   attention  attn.q  attn.k  attn.v  attn.q_rot  attn.k_rot  attn.q_rot.none  attn.k_rot.none
 //   attn.scores  attn.pattern  attn.z  attn.out
 //   resid_mid  resid_post  block.chain  block.parallel  river
 //   mlp.up  mlp.gate  mlp.hidden.plain  mlp.hidden.gated  mlp.out
 //   act.gelu  act.gelu_tanh  act.relu  act.silu  act.tanh
-//   final  head.up  head.hidden  logits
+//   final  head.up  head.hidden  logits  logits.two
 //   repetition  temperature  argmax  top-k  top-p  min-p  draw
 //
 // The names in braces in sources.ts are its `values`. For a number of the record `formulasOf(rule, spec, layer)` knows
@@ -29,8 +29,10 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
   const { attn, mlp } = block
   const letter = rule.split('.').at(-1)!
   switch (rule) {
+    case 'image':
+      return [{ name: 'image', values: {} }]
     case 'embed':
-      return [{ name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
+      return [spec.stem.patch ? { name: 'embed.patch', values: {} } : { name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
     case 'pos':
       return [{ name: spec.stem.positions?.kind === 'sinusoid' ? 'pos.sinusoid' : 'pos.learned', values: {} }]
     case 'segment':
@@ -40,7 +42,7 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
     case 'resid_pre':
       if (layer) return [{ name: 'stream.next', values: {} }]
       return [
-        { name: 'stream.first', values: { added: spec.stem.positions !== null, segments: spec.stem.segments > 0, norm: spec.stem.norm !== null } },
+        { name: 'stream.first', values: { added: spec.stem.positions !== null, segments: spec.stem.segments > 0, norm: Boolean(spec.stem.norm) } },
         ...(spec.stem.norm ? [normed(spec.stem.norm)] : []),
       ]
     case 'attn.in':
@@ -91,7 +93,8 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
     }
     case 'logits':
     case 'logits.last': {
-      const { tied, bias, scale, softcap, transform } = spec.head
+      const { tied, bias, scale, softcap, transform, pool } = spec.head
+      if (pool === 'first_two') return [{ name: 'logits.two', values: { bias } }]
       return [{ name: 'logits', values: { tied, bias, softcap, scale: unlessOne(scale), layered: transform !== null } }]
     }
     case 'river':

@@ -45,6 +45,11 @@ const branch = (made: string, stream: string, sublayer: string) =>
 export const sources = {
   // into the stream
   'embed': [tex`\n{embed}_{t} = \w{E}_{\n{token}_{t}} \when{scale}{{}\times \fill{scale}}`],
+  'embed.patch': [
+    tex`\n{embed}_{t,d} = \sum_{c,y,x} \w{W_{d,c,y,x}}\; \n{image}_{c,\,y_{t}+y,\,x_{t}+x} + \w{b_{d}}`,
+    tex`\n{embed}_{0} = \w{e} \n{ (learned, the same for every picture)}`,
+  ],
+  'image': [tex`\n{image}_{c,y,x} = \big(\n{level}_{c,y,x} \div 255 - \n{mean}_{c}\big) \div \n{deviation}_{c}`],
   'pos.learned': [tex`\n{pos}_{t} = \w{P}_{t}`],
   'pos.sinusoid': [
     tex`\n{pos}_{t,d} = \sin(t\,\omega_{d}),\quad \n{pos}_{t,\,d+D/2} = \cos(t\,\omega_{d}),\quad \omega_{d} = 10000^{-2d/D}`,
@@ -110,6 +115,9 @@ export const sources = {
   'final': [tex`\n{final} = \n{norm}(x)`],
   'head.up': [tex`\n{up}_{t,d} = \sum_{i} \w{W_{d,i}}\; \n{final}_{t,i} + \w{b_{d}}`],
   'head.hidden': [tex`\n{hidden}_{t} = \when{norm}{\n{norm}\big(}\n{\{act\}}(\n{up}_{t})\when{norm}{\big)}`],
+  'logits.two': [
+    tex`\n{logit}_{v} = \tfrac{1}{2} \sum_{d} \big( \n{final}_{0,d}\; \w{U_{v,d}} + \n{final}_{1,d}\; \w{U'_{v,d}} \big) \when{bias}{{}+ \tfrac{1}{2}(\w{b_{v}} + \w{b'_{v}})}`,
+  ],
   'logits': [
     tex`\n{logit}_{t,v} = ${capped(tex`\sum_{d} ${either('layered', tex`\n{hidden}_{t,d}`, tex`\n{final}_{t,d}`)}\; \w{{\when{tied}{E}\unless{tied}{U}}_{v,d}} \when{scale}{{}\times \fill{scale}} \when{bias}{{}+ \w{b_{v}}}`)}`,
   ],

@@ -107,7 +107,7 @@ const tokens: Lesson = {
       name: 'choose',
       point: '.tokens',
       done: ({ view }, before) => view.chosen !== before.chosen,
-      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: stage.session.run!.pieces[stage.view.chosen].id }),
+      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: stage.session.run!.header.tokens[stage.view.chosen] }),
     },
     {
       name: 'open',

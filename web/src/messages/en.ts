@@ -9,9 +9,10 @@ import { next } from './en/next'
 import { numbers } from './en/numbers'
 import { offers } from './en/offers'
 import { opened } from './en/opened'
+import { picture } from './en/picture'
 import { shell } from './en/shell'
 import { takeaway } from './en/takeaway'
 
-export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...mlp, ...lens, ...offers, ...next, ...numbers, ...takeaway } as const
+export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...mlp, ...lens, ...offers, ...next, ...numbers, ...picture, ...takeaway } as const
 
 export type Key = keyof typeof en

@@ -19,13 +19,15 @@ const attention: [string, string][] = [
 export function named(run: Run): Named[] {
   const { stem, stack, head } = run.header.spec
   const time = head.pool ? '' : 'T '
-  const all: [string, string][] = [['embed', 'T D']]
-  if (stem.positions) all.push(['pos', 'T D'])
+  const all: [string, string][] = stem.patch ? [['image', 'C Y X']] : []
+  all.push(['embed', 'T D'])
+  if (stem.positions !== null) all.push(['pos', 'T D'])
   if (stem.segments) all.push(['segment', 'T D'])
   run.blocks.forEach((block, i) => {
     all.push([`blocks.${i}.resid_pre`, 'T D'])
     for (const [what, axes] of attention) all.push([`blocks.${i}.attn.${what}`, axes])
-    all.push([`blocks.${i}.attn.kinds`, 'H kind'], [`blocks.${i}.resid_mid`, 'T D'], [`blocks.${i}.mlp.in`, 'T D'])
+    if (!stem.patch) all.push([`blocks.${i}.attn.kinds`, 'H kind'])
+    all.push([`blocks.${i}.resid_mid`, 'T D'], [`blocks.${i}.mlp.in`, 'T D'])
     for (const what of block.mlp.gated ? ['up', 'gate', 'hidden'] : ['up', 'hidden']) all.push([`blocks.${i}.mlp.${what}`, 'T F'])
     all.push([`blocks.${i}.mlp.strength`, 'T F'], [`blocks.${i}.mlp.out`, 'T D'], [`blocks.${i}.resid_post`, 'T D'])
   })
@@ -43,6 +45,7 @@ export function named(run: Run): Named[] {
     const block = run.blocks[Number(/^blocks\.(\d+)\./.exec(name)?.[1] ?? 0)]
     const sizes: { [axis: string]: number } = {
       T: run.length, D: stack.width, V: run.header.spec.head.size, stop: 2 * run.blocks.length + 1, top: 10, kind: 7,
+      C: stem.channels, Y: stem.image, X: stem.image,
       H: block.attn.heads, K: block.attn.kv_heads, E: block.attn.width, F: block.mlp.hidden,
     } // prettier-ignore
     return sizes[axis]

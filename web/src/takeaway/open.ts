@@ -33,13 +33,15 @@ function check({ header, names, entry }: RecordFile): void {
   const counts = [stack?.width, head?.size, context, ...(stack?.blocks ?? []).flatMap(({ attn, mlp }) => [attn?.heads, attn?.kv_heads, attn?.width, mlp?.hidden])]
   if (!Array.isArray(stack?.blocks) || !stack.blocks.length || !counts.every((n) => Number.isSafeInteger(n) && n > 0))
     throw new NotACutawayFile('its spec is that of no Transformer of the page')
-  if (!Array.isArray(header.tokens) || !header.tokens.length || !header.tokens.every((id) => Number.isSafeInteger(id) && id >= 0))
+  const pictured = Boolean(header.spec.stem?.patch)
+  if (!Array.isArray(header.tokens) || header.tokens.length === 0 !== pictured || !header.tokens.every((id) => Number.isSafeInteger(id) && id >= 0))
     throw new NotACutawayFile('it has no tokens')
-  if (header.pieces?.length && (header.pieces.length !== header.tokens.length || header.pieces.some(({ text }) => typeof text !== 'string')))
+  const length = pictured ? patches(header.spec.stem) : header.tokens.length
+  if ((pictured || header.pieces?.length) && (header.pieces?.length !== length || header.pieces.some(({ text }) => typeof text !== 'string')))
     throw new NotACutawayFile('its pieces are not those of its tokens')
   if (typeof header.model?.name !== 'string') throw new NotACutawayFile('it does not name its model')
   const { masks } = header.settings ?? {}
-  if (masks !== undefined && !(Array.isArray(masks) && masks.every((at) => Number.isSafeInteger(at) && at >= 0 && at < header.tokens.length)))
+  if (masks !== undefined && !(Array.isArray(masks) && masks.every((at) => Number.isSafeInteger(at) && at >= 0 && at < length)))
     throw new NotACutawayFile('its masks are none of its tokens')
   for (const name of names) {
     const sizes = extents(header, name)
@@ -48,6 +50,9 @@ function check({ header, names, entry }: RecordFile): void {
     if (axes && (shape.length !== axes.length || axes.some((axis, i) => sizes[axis] !== shape[i]))) throw new NotACutawayFile(`the shape of ${name}`)
   }
 }
+
+/** How many tokens a picture is: its patches, and what stands before them. */
+const patches = ({ image, patch, extra_tokens: extra }: RecordFile['header']['spec']['stem']) => Math.floor(image / patch!) ** 2 + extra
 
 const ends: [RegExp, string][] = [
   [/^(embed|pos|segment|final|head\.up|head\.hidden)$|\.(resid_pre|resid_mid|resid_post)$|\.(attn|mlp)\.(in|out)$/, 'T D'],
@@ -59,6 +64,8 @@ const ends: [RegExp, string][] = [
   [/^logits\.last$/, 'V'],
   [/^logits$/, 'T V'],
   [/^river$/, 'stop T'],
+  [/^image$/, 'C Y X'],
+  [/^alike$/, 'stop T T'],
 ] // prettier-ignore
 
 /** `pooled`: the head reads one token only, and what it makes has no axis for them. */
@@ -71,8 +78,9 @@ function extents({ spec, tokens }: RecordFile['header'], name: string): { [axis:
   const block = spec.stack.blocks[Number(/^blocks\.(\d+)\./.exec(name)?.[1] ?? 0)]
   if (!block) throw new NotACutawayFile(`${name} is of no block`)
   return {
-    T: tokens.length, D: spec.stack.width, V: spec.head.size, stop: 2 * spec.stack.blocks.length + 1,
+    T: tokens.length || patches(spec.stem), D: spec.stack.width, V: spec.head.size, stop: 2 * spec.stack.blocks.length + 1,
     H: block.attn.heads, K: block.attn.kv_heads, E: block.attn.width, F: block.mlp.hidden,
+    C: spec.stem.channels, Y: spec.stem.image, X: spec.stem.image,
   } // prettier-ignore
 }
 

@@ -18,6 +18,7 @@ export const attention = {
   'heads.table': 'Share of each head’s weight by kind, over this text',
   'heads.read': 'most here: {from} {weight}',
   'heads.read.none': 'itself or the first token alone',
+  'heads.pictured': 'Heads are named by the words they read; on a picture they have no names here.',
   'heads.unknown': 'What kind of head this is was not stored with this run; the live model can tell.',
   'heads.shared': 'Heads {heads} share key and value {kv}.',
   'heads.shared.short': 'k/v {kv}',

@@ -1,6 +1,7 @@
 // One number at a time: what it is, and the arithmetic that made it.
 
 export const numbers = {
+  'number.image': 'The pixel in row {y}, column {x} of channel {c}, as the model was given it.',
   'number.embed': 'Number {d} of the embedding of {text}.',
   'number.pos': 'Number {d} of the vector of position {t}.',
   'number.segment': 'Number {d} of the vector that marks the first segment of a text.',

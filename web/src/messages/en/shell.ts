@@ -7,6 +7,7 @@ export const shell = {
   'text.placeholder.continue': 'Type a sentence for the model to continue',
   'text.placeholder.fill': 'Type a sentence with [MASK] where a word is to be filled in',
   'text.placeholder.classify': 'Type a text to be told the class of',
+  'text.placeholder.see': 'Give it a picture',
   'step.continue': 'Step',
   'step.hint.continue': 'Draw the next token and run the model again',
   'step.fill': 'Fill one',

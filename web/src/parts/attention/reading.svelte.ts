@@ -47,16 +47,20 @@ export class Reading {
   /** The token it reads from: the one that was pointed out, otherwise the one it reads most. */
   readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.reads ? strongest(this.reads) : 0)
 
-  text = (token: number) => this.run.pieces[token].text
+  /** A token where there is little room: a patch by its row and column. */
+  text = (token: number) => {
+    const { text, row, column } = this.run.pieces[token]
+    return row === undefined ? text : `${row}, ${column}`
+  }
   private readonly repeated = $derived.by(() => {
-    const counts = new Map<number, number>()
-    for (const { id } of this.run.pieces) counts.set(id, (counts.get(id) ?? 0) + 1)
+    const counts = new Map<number | string, number>()
+    for (const { id, text } of this.run.pieces) counts.set(id ?? text, (counts.get(id ?? text) ?? 0) + 1)
     return counts
   })
   /** A token in a sentence; with its position where its text stands more than once. */
   named = (token: number) => {
     const { id, text } = this.run.pieces[token]
-    return this.repeated.get(id)! > 1 ? `${quoted(text)} (${token})` : quoted(text)
+    return this.repeated.get(id ?? text)! > 1 ? `${quoted(text)} (${token})` : quoted(text)
   }
   masked = (to: number, from: number) => isMasked(to, from, this.attn.causal, this.attn.window)
 

@@ -27,7 +27,7 @@ export function heights(length: number, room: Room): (number | null)[] {
 }
 
 /** The rows in sight, `back` of them from the end of the text, at one of `heights`. `leads`: the token that leads on. */
-export function rowsOf(length: number, room: Room, height: number | null, back: number, leads = length - 1): Rows {
+export function rowsOf(length: number, room: Room, height: number | null, back: number | null, leads = length - 1): Rows {
   const space = room.count * room.height
   if (height === null) {
     const edges = binEdges(length)
@@ -35,11 +35,13 @@ export function rowsOf(length: number, room: Room, height: number | null, back: 
     return { ...rows, leads: rowOf(rows, leads) }
   }
   const count = Math.min(length, space / height)
-  return { first: Math.min(length - count, Math.max(0, length - count - back)), count, height, total: length, edges: null, leads }
+  const first = back === null ? leads - Math.floor(count / 2) : length - count - back
+  return { first: Math.min(length - count, Math.max(0, first)), count, height, total: length, edges: null, leads }
 }
 
 export class Sight {
-  private back = $state(0)
+  /** Rows after those in sight; null: as many as bring the token that leads on into the middle. */
+  private back = $state<number | null>(null)
   private level = $state(0)
 
   constructor(
@@ -65,7 +67,8 @@ export class Sight {
   /** Puts this row first. */
   to(row: number, count = this.rows.count, total = this.rows.total): boolean {
     const back = Math.min(total - count, Math.max(0, total - count - row))
-    const moved = Math.abs(back - Math.min(this.back, total - count)) > 1e-6
+    const before = this.rows.total - this.rows.count - this.rows.first
+    const moved = Math.abs(back - Math.min(before, total - count)) > 1e-6
     if (!this.rows.edges) this.back = back
     return moved && !this.rows.edges
   }

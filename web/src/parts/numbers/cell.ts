@@ -20,6 +20,7 @@ export interface Cell {
 }
 
 const axes: { [rule: string]: string } = {
+  'image': 'cyx',
   'embed': 'td',
   'pos': 'td',
   'segment': 'td',
@@ -82,7 +83,7 @@ export function sentence(cell: Cell, run: Run, label: (id: number) => string): s
   if (cell.weight) return aboutWeight(cell, run, label)
   if (!(cell.rule in axes)) return cell.text
   const places = { block: cell.layer ?? '', text: quoted(run.pieces.at(-1)!.text), ...indices(cell, run, label) }
-  const kind = cell.rule === 'logits' && run.task !== 'continue' ? `.${run.task}` : ''
+  const kind = cell.rule !== 'logits' || run.task === 'continue' ? '' : run.classes ? '.classify' : '.fill'
   return say(`number.${cell.rule}${kind}` as Key, places)
 }
 

@@ -627,7 +627,9 @@ def run(
         else:
             model(*inputs)
     weights = dict(model.state_dict())
-    tensors = {name: x.detach() for name, x in tape.tensors.items()}  # one may be a view of a weight, which has a gradient
+    tensors = {
+        name: x.detach() for name, x in tape.tensors.items()
+    }  # one may be a view of a weight, which has a gradient
     return Record(card, model.spec, tensors=tensors, weights=weights, edits=sorted(edit), **described)
 
 

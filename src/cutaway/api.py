@@ -35,7 +35,7 @@ from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
-from .model.transformer import Transformer
+from .model.transformer import Seq2Seq, Transformer
 from .tasks.classify import Classified, classify
 from .tasks.fill import fill
 from .tasks.sentences import Pooling, embed, pooling_of
@@ -104,7 +104,7 @@ class Model:
 
     def __init__(
         self,
-        machine: Transformer,
+        machine: Transformer | Seq2Seq,
         card: ModelCard,
         tokenizer: Tokenizer | None,
         folder: Path,
@@ -121,7 +121,7 @@ class Model:
         self.config = dict(config or {})
 
     @property
-    def spec(self) -> spec.Transformer:
+    def spec(self) -> spec.Spec:
         return self.machine.spec
 
     @property
@@ -134,8 +134,8 @@ class Model:
         return next(self.machine.parameters()).device
 
     def __repr__(self) -> str:
-        stack = self.spec.stack
-        size = f"{self.card.parameters:,} parameters, {len(stack.blocks)} blocks, width {stack.width}"
+        blocks = " + ".join(str(len(stack.blocks)) for stack in self.spec.stacks)
+        size = f"{self.card.parameters:,} parameters, {blocks} blocks, width {self.spec.stacks[-1].width}"
         return f"Model({self.card.name}: {self.card.family}, {size}, {self.card.dtype}, context {self.context})"
 
     # ------------------------------------------------------------------ text <-> tokens
@@ -150,7 +150,9 @@ class Model:
 
     def fit(self, ids: Sequence[int], new_tokens: int = 0, most: int | None = None) -> tuple[list[int], list[str]]:
         """The ids that fit the context (and ``most``), and a sentence when they are not all of them: too long a text
-        keeps its end, with room for ``new_tokens``."""
+        keeps its end, with room for ``new_tokens``; where it is not to be continued, it loses its end."""
+        if self.spec.task != "continue":
+            return self._cut(list(ids), most)
         context = self.context if most is None else min(self.context, most)
         return fit(ids, context, new_tokens, None if self.tokenizer is None else self.tokenizer.bos)
 
@@ -162,10 +164,10 @@ class Model:
 
         A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
         """
-        self._must("continue")
+        machine = self._must("continue")
         ids, notes = self.fit(self._ids(text, tokens))
-        stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
-        logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
+        stream = machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
+        logits = machine.logits(stream)[0, -1].double().cpu().numpy()
         return Distribution(ids, logits, Sampler().trace(logits).probabilities, notes, self.tokenizer)
 
     def generate(
@@ -192,7 +194,7 @@ class Model:
         ``beams`` above 1 searches for the most probable continuation and draws nothing. Raises Misuse for settings
         that make no sense.
         """
-        self._must("continue")
+        machine = self._must("continue")
         ids = self._ids(text, tokens)
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
         if beams != 1:
@@ -202,7 +204,7 @@ class Model:
                 )
             return self._search(ids, beams, max_new_tokens)
         generation = generate(
-            self.machine,
+            machine,
             ids,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
@@ -215,7 +217,7 @@ class Model:
 
     def _search(self, ids: list[int], beams: int, count: int) -> Generated:
         prompt, notes = self.fit(ids, count)
-        best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
+        best = beam_search(self._must("continue"), prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
         text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
 
@@ -226,7 +228,7 @@ class Model:
 
         Raises Misuse for a model that fills no masks, for a text without one, and for one too long to keep them all.
         """
-        self._must("fill")
+        machine = self._must("fill")
         texts = self._texts()
         whole, mask = texts.encode_masked(text), texts.mask
         assert mask is not None, "encode_masked has found one"
@@ -237,7 +239,7 @@ class Model:
                 "Shorten it.",
             )
         blanks = []
-        for position, found in fill(self.machine, ids, mask):
+        for position, found in fill(machine, ids, mask):
             logits = found.double().cpu().numpy()
             shares = Sampler().trace(logits).probabilities
             blanks.append(Blank(ids, logits, shares, notes, texts, position=position))
@@ -248,21 +250,23 @@ class Model:
 
         Raises Misuse for a model that is no classifier, and for an empty text.
         """
-        self._must("classify")
+        machine = self._must("classify")
         ids, notes = self._cut(self._ids(text, None))
-        return classify(self.machine, ids, self.config, notes)
+        return classify(machine, ids, self.config, notes)
 
     def embed(self, texts: str | Sequence[str]) -> torch.Tensor:
         """(N, D), float32: a vector for each of ``texts``, pooled as the checkpoint says; else their mean.
 
-        Too long a text loses its end, as sentence-transformers has it. Raises Misuse for an empty text, and for none.
+        Too long a text loses its end, as sentence-transformers has it. Raises Misuse for an empty text, for none, and
+        for a model that turns one text into another.
         """
+        machine = self._must("embed" if isinstance(self.spec, spec.Seq2Seq) else self.spec.task)
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise Misuse("There is no text.", "Give at least one.")
         lower = self._pooling.lower
         cut = [self._cut(self._ids(text.lower() if lower else text, None), self._pooling.length)[0] for text in texts]
-        return embed(self.machine, cut, self._pooling)
+        return embed(machine, cut, self._pooling)
 
     def similar(self, text: str, others: Sequence[str]) -> list[float]:
         """The cosine of the angle between the vector of ``text`` and that of each of ``others``: 1 is the same way."""
@@ -283,13 +287,14 @@ class Model:
         kept = ids[: room - len(after)] + after
         return kept, [f"The text has {len(ids)} tokens; the model reads {room}, so its end was left out."]
 
-    def _must(self, task: str) -> None:
-        """Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
+    def _must(self, task: str) -> Any:
+        """The machine. Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
         if self.spec.task != task:
             raise Misuse(
                 f"{self.card.name} does not {tasks.DOES[task]}: it {tasks.IS[self.spec.task]}.",
                 f"Ask it with {tasks.ASKED[self.spec.task]}.",
             )
+        return self.machine
 
     # ------------------------------------------------------------------ look inside
 
@@ -299,15 +304,20 @@ class Model:
         tokens: Sequence[int] | None = None,
         keep: str | Iterable[str] | None = None,
         edit: Mapping[str, Edit] | None = None,
+        target: str | Sequence[int] | None = None,
     ) -> Record:
         """Run once and keep what happened: a Record, every intermediate by name.
 
         ``keep``: shell-style patterns of names to store instead of the usual set. ``edit``: name -> function that
-        gets the tensor and returns one of the same shape. Raises Misuse for unknown names, an empty text, or a
-        record larger than ``RECORD_BYTES``.
+        gets the tensor and returns one of the same shape. ``target``: what a decoder behind an encoder has written so
+        far, text or tokens; it reads that behind its start token. Raises Misuse for unknown names, an empty text, or
+        a record larger than ``RECORD_BYTES``.
         """
         ids, notes = self.fit(self._ids(text, tokens))
-        size = stored_bytes(self.spec, len(ids), next(self.machine.parameters()).element_size(), keep)
+        written, more = self._written(target)
+        size = stored_bytes(
+            self.spec, len(written or ids), next(self.machine.parameters()).element_size(), keep, len(ids)
+        )
         if size > RECORD_BYTES:
             raise Misuse(
                 f"Recording {len(ids)} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
@@ -315,16 +325,44 @@ class Model:
             )
         return look.run(
             self.machine,
-            [torch.tensor([ids], device=self.device)],
+            [torch.tensor([each], device=self.device) for each in (ids, written) if each],
             self.card,
             keep,
             edit,
-            tokens=ids,
+            tokens=written or ids,
             text=text,
-            settings={"notes": notes} if notes else {},
-            pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
+            settings={"notes": [*notes, *more]} if notes or more else {},
+            pieces=self._shown(written or ids),
             vocabulary=self._spelt,
+            source=ids if written else [],
+            source_pieces=self._shown(ids) if written else [],
         )
+
+    def _written(self, target: str | Sequence[int] | None) -> tuple[list[int], list[str]]:
+        """What a decoder behind an encoder reads, and a sentence when that is not all; nothing where there is none."""
+        if not isinstance(self.spec, spec.Seq2Seq):
+            if target is not None:
+                raise Misuse(f"{self.card.name} {tasks.IS[self.spec.task]}: it reads no target.", "Leave target out.")
+            return [], []
+        if isinstance(target, str):
+            ids, after = self._texts().encode(target), self._texts().frame[1]
+            ids = ids[: len(ids) - len(after)]  # what ends a text would end the writing
+        else:
+            ids = checked_tokens(target or (), self.spec.target.vocabulary)
+        read = [self._start(), *ids]
+        if len(read) <= self.context:
+            return read, []
+        return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
+
+    def _start(self) -> int:
+        """The token a decoder behind an encoder begins with. Raises Misuse where config.json names none."""
+        stated = self.config.get("decoder_start_token_id", self.config.get("bos_token_id"))
+        if not isinstance(stated, int):
+            raise Misuse(f"{self.card.name} does not say how its decoder begins.", "Add decoder_start_token_id.")
+        return stated
+
+    def _shown(self, ids: list[int]) -> list[dict[str, Any]]:
+        return [] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)]
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
@@ -334,7 +372,7 @@ class Model:
         """The readable text of every token id."""
         if self.tokenizer is None:
             return []
-        size = self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0
+        size = self.spec.target.vocabulary if isinstance(self.spec, spec.Seq2Seq) else self.spec.vocabulary
         return [piece.text for piece in self.tokenizer.pieces(range(size))]
 
     # ------------------------------------------------------------------ checking what comes in
@@ -348,15 +386,14 @@ class Model:
         """Token ids from exactly one of the two, within the vocabulary, at least one."""
         if (text is None) == (tokens is None):
             raise Misuse("Give a text or tokens, one of the two.")
-        ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec)
+        ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec.vocabulary)
         if not ids:
             raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
         return ids
 
 
-def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:
-    """Token ids as plain ints, all within the vocabulary. Raises Misuse."""
-    size = machine.stem.vocabulary if isinstance(machine.stem, spec.Tokens) else 0
+def checked_tokens(tokens: Sequence[int], size: int) -> list[int]:
+    """Token ids as plain ints, all within a vocabulary of ``size``. Raises Misuse."""
     for token in tokens:
         if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
             raise Misuse(f"{token!r} is no token id of this model.", f"Ids go from 0 to {size - 1}.")
@@ -379,7 +416,6 @@ def load(
     found = checkpoint.open(folder)
     _check_device(device)
     machine = found.load(dtype, device, progress)
-    assert isinstance(machine, Transformer), "no family of encoder-decoders is known yet"
     try:
         tokenizer = Tokenizer.open(folder)
     except NotFound:

@@ -272,7 +272,7 @@ def heads(
     loaded = _load(model, dtype, device)
     record = loaded.run(text)
     found: list[dict[str, Any]] = []
-    for block in range(len(loaded.spec.stack.blocks)):
+    for block in range(len(loaded.spec.stacks[0].blocks)):
         even = record[f"blocks.{block}.attn.even"]
         for head, scores in enumerate(record[f"blocks.{block}.attn.kinds"]):
             kind = label(scores, even)

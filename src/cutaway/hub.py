@@ -82,7 +82,7 @@ class Entry:
     source: str  # "bundled" or "cached"
     folder: Path
     family: str | None
-    spec: spec.Transformer | None
+    spec: spec.Spec | None
     dtype: str | None
     problem: CutawayError | None = None
 

@@ -33,12 +33,13 @@ _WELL_KNOWN = {
 class Family:
     """How one model_type of the Hugging Face layout becomes ours and goes back.
 
-    ``read`` turns config.json into a spec; ``names`` gives the table that turns the file's tensors into ours.
+    ``read`` turns config.json into a spec; ``names`` gives the table that turns the file's tensors into ours, for a
+    spec of the kind that ``read`` makes.
     """
 
     model_type: str
-    read: Callable[[Config], spec.Transformer]
-    names: Callable[[spec.Transformer], Names]
+    read: Callable[[Config], spec.Spec]
+    names: Callable[[Any], Names]
 
 
 def known() -> list[str]:
@@ -58,7 +59,7 @@ def find(model_type: Any) -> Family:
     raise Refused(f"Cutaway cannot read models of type {json.dumps(model_type)[:80]}{yet}.", known_ones)
 
 
-def describe(config: dict[str, Any]) -> tuple[Family, spec.Transformer, list[str]]:
+def describe(config: dict[str, Any]) -> tuple[Family, spec.Spec, list[str]]:
     """config.json's content -> its family, its spec, and a warning for every key nobody understood.
 
     Raises Refused for an unknown model_type and for any key that would change the computation and is not handled.

@@ -188,7 +188,8 @@ class Config:
         Raises Refused for what no family computes: quantised weights, cross-attention, pruned heads.
         """
         for key, handled in _COMMON.items() if not self._path else ():
-            self.only(key, *handled)
+            if key not in self._read:  # a family that reads it has its own answer
+                self.only(key, *handled)
         found = []
         for key, value in self._content.items():
             if value is None or key in self._read or (key in INERT and not self._path):

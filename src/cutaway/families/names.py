@@ -41,6 +41,8 @@ def _one_plus(w: Tensor) -> tuple[Tensor, ...]:
 
 
 SAME = Operation(lambda w: (w,), lambda ours: ours[0])
+#: One tensor of theirs that stands in two places of ours: an embedding that encoder and decoder share.
+SHARED = Operation(lambda w: (w, w), lambda ours: ours[0])
 #: GPT-2 keeps its matrices as (in, out); a bias has no direction.
 TRANSPOSED = Operation(lambda w: (w.t(),), lambda ours: ours[0].t())
 #: GPT-2's query, key and value side by side: (D, 3D), bias (3D).

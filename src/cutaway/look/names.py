@@ -157,11 +157,12 @@ def every_token(machine: spec.Spec) -> bool:
     return machine.head is not None and machine.head.pool is None
 
 
-def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:
-    """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens."""
+def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 0) -> int:
+    """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens, of which an encoder-decoder reads
+    ``source`` others."""
     stack, size = stack_of(machine, name), 0 if machine.head is None else machine.head.size
     whole = {
-        "T": length, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
+        "T": length, "S": source, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
         "top": min(TOP if name.startswith("logits.") else BEST, size), "bin": min(BINS, length),
     }  # fmt: skip
     if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
@@ -219,13 +220,14 @@ def parted(index: Index, leading: int) -> tuple[list[slice], Index]:
     return first + [slice(None)] * (leading - len(first)), rest + index[leading:]
 
 
-def stored(name: str, layers: int) -> bool:
-    """Is ``name`` one of those a run stores by default? Of the resid_post only the last; the rest are resid_pre."""
+def stored(name: str, machine: spec.Spec) -> bool:
+    """Is ``name`` one of those a run stores by default? Of a stack's resid_post only the last; the rest are
+    resid_pre."""
     place = name.removeprefix("encoder.").removeprefix("decoder.")
     if place.startswith("blocks."):
         _, index, place = place.split(".", 2)
         if place == "resid_post":
-            return int(index) == layers - 1
+            return int(index) == len(stack_of(machine, name).blocks) - 1
     return place in STORED
 
 

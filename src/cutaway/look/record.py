@@ -32,7 +32,7 @@ from ..model.attention import Mask
 from ..model.positions import rotate, rotation
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
-from ..model.transformer import Head, Seq2Seq, Transformer
+from ..model.transformer import Head, Seq2Seq, Transformer, embedding_of
 from . import heads, neurons
 from . import names as naming
 from .lens import lens
@@ -75,6 +75,9 @@ class Record:
     pieces: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     edits: list[str] = field(default_factory=list)
+    #: What an encoder read (axis S), while ``tokens`` are what the decoder read (axis T); empty where there is none.
+    source: list[int] = field(default_factory=list)
+    source_pieces: list[dict[str, Any]] = field(default_factory=list)
     #: The readable text of every token id, in order; asked for when a file is written. Empty where nobody knows.
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
@@ -134,7 +137,7 @@ class Record:
             return size
         axes, full, kind = self._axes[plain], self._full(plain), plain.rpartition(".")[2]
         made = naming.selected(name, index, axes, full)
-        keys = self._length("T")
+        keys = max(self._length("T"), self._length("S"))
         if kind in ("scores", "pattern"):
             return made[0] * made[1] * full[2]
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
@@ -211,14 +214,14 @@ class Record:
             return tuple(self._weight(plain).shape)
         axes = self._plain_axes(plain)
         time, source = self._length("T"), self._length("S")
-        return tuple(source if axis == "S" else naming.extent(self.spec, plain, axis, time) for axis in axes)
+        return tuple(naming.extent(self.spec, plain, axis, time, source) for axis in axes)
 
     def _length(self, axis: str) -> int:
         """How long a time axis is, from what is stored."""
         for name, tensor in self.tensors.items():
             if name in self._axes and axis in self._axes[name]:
                 return tensor.shape[self._axes[name].index(axis)]
-        return len(self.tokens)
+        return len(self.source if axis == "S" else self.tokens)
 
     def _dimensions(self, weight: str) -> int:
         """How many axes a weight has, of which perhaps only parts are at hand."""
@@ -446,7 +449,7 @@ class Record:
 
     @property
     def _embedding(self) -> str:
-        return "target.tokens.weight" if isinstance(self.spec, specs.Seq2Seq) else "stem.tokens.weight"
+        return embedding_of(self.spec)
 
     def _side(self, name: str) -> str:
         return name.partition("blocks.")[0]
@@ -548,6 +551,7 @@ class Record:
             "pieces": self.pieces,
             "settings": self.settings,
             "edits": self.edits,
+            **({"source": self.source, "source_pieces": self.source_pieces} if self.source else {}),
         }
 
 
@@ -596,13 +600,14 @@ def tops(logits: Tensor) -> dict[str, Tensor]:
 
 
 def stored_bytes(
-    machine: specs.Transformer, length: int, element: int = 4, keep: str | Iterable[str] | None = None
+    machine: specs.Spec, length: int, element: int = 4, keep: str | Iterable[str] | None = None, source: int = 0
 ) -> int:
-    """How many bytes a run over ``length`` tokens will store, before running it."""
+    """How many bytes a run over ``length`` tokens, and ``source`` that an encoder reads, will store, before running
+    it."""
     known = naming.names(machine)
     kept = _keeper(machine, known, keep)
     return element * sum(
-        math.prod(naming.extent(machine, name, axis, length) for axis in axes)
+        math.prod(naming.extent(machine, name, axis, length, source) for axis in axes)
         for name, axes in known.items()
         if kept(name)
     )
@@ -612,9 +617,7 @@ def _keeper(
     machine: specs.Spec, known: Mapping[str, naming.Axes], keep: str | Iterable[str] | None
 ) -> Callable[[str], bool]:
     if keep is None:
-        stack = machine.stack if isinstance(machine, specs.Transformer) else machine.decoder
-        layers = len(stack.blocks)
-        return lambda name: naming.stored(name, layers)
+        return lambda name: naming.stored(name, machine)
     wanted, missed = naming.matching(known, keep)
     if missed:
         raise Misuse(f"No tensor of this model matches {missed[0]!r}.", _hint(missed[0], known))

@@ -221,6 +221,11 @@ class Seq2Seq(nn.Module):
         return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk)
 
 
+def embedding_of(model_spec: spec.Spec) -> str:
+    """The name of the token embedding that a tied head unembeds with."""
+    return "target.tokens.weight" if isinstance(model_spec, spec.Seq2Seq) else "stem.tokens.weight"
+
+
 def build(model_spec: spec.Spec) -> Transformer | Seq2Seq:
     """The machine a spec describes; under ``torch.device("meta")`` it takes no memory."""
     return Seq2Seq(model_spec) if isinstance(model_spec, spec.Seq2Seq) else Transformer(model_spec)

@@ -46,7 +46,7 @@ class Listed:
     id: str
     folder: Path
     source: str  # "bundled", "cached" or "local"
-    spec: spec.Transformer
+    spec: spec.Spec
     dtype: str | None
 
     @property
@@ -56,16 +56,16 @@ class Listed:
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
-        blocks = self.spec.stack.blocks
+        stack = self.spec.stacks[-1]
         measured = verification.verified(fingerprint(self.folder))
         return {
             "id": self.id,
             "name": self.id,
             "parameters": spec.parameters(self.spec),
-            "layers": len(blocks),
-            "width": self.spec.stack.width,
-            "heads": max(block.attn.heads for block in blocks),
-            "vocabulary": self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0,
+            "layers": len(stack.blocks),
+            "width": stack.width,
+            "heads": max(block.attn.heads for block in stack.blocks),
+            "vocabulary": self.spec.vocabulary,
             "context": self.spec.context,
             "dtype": self.dtype,
             "source": self.source,
@@ -140,8 +140,9 @@ class Models:
         while self._models and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
             self._let_go_oldest()
         loaded = self._load(check, model)
-        for block in loaded.machine.stack.blocks:
-            block.register_forward_pre_hook(self._before_block)
+        for name, block in loaded.machine.named_modules():
+            if name.rpartition(".")[0].endswith("blocks"):
+                block.register_forward_pre_hook(self._before_block)
         self._tell({"stage": f"first run of {model}"})
         with self._stoppable(check):
             self._answer(loaded.run(tokens=[0]), [])  # the first run of a process is a slow one: let it be this

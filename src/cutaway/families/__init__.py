@@ -21,11 +21,11 @@ from .names import Names
 
 _MACHINERY = {"checkpoint", "config", "names", "rotary", "verify", "weights"}
 _WELL_KNOWN = {
-    "albert", "bart", "bloom", "clip", "cohere", "cohere2", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
+    "albert", "bloom", "clip", "cohere", "cohere2", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
     "electra", "falcon", "gemma", "gemma3", "gemma3n", "glm4", "gpt_bigcode", "gpt_neo", "gpt_oss", "gptj", "granite",
-    "llama4", "llama4_text", "marian", "mbart", "mixtral", "modernbert", "mpt", "mt5", "olmo", "olmo3", "olmoe",
+    "llama4", "llama4_text", "m2m_100", "mbart", "mixtral", "modernbert", "mpt", "mt5", "olmo", "olmo3", "olmoe",
     "opt", "pegasus", "phi3", "phimoe", "qwen2_moe", "qwen2_vl", "qwen3_moe", "qwen3_next", "stablelm", "starcoder2",
-    "t5", "t5gemma", "wav2vec2", "whisper",
+    "t5gemma", "umt5", "wav2vec2", "whisper",
 }  # fmt: skip
 
 

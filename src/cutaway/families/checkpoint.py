@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,10 @@ class Checkpoint:
                     raise _differs(claim, name == embedding_of(self.spec))
                 parameters[name] = ours
         model = _without_memory(self.spec)
+        for name, stand_in in self.family.names(self.spec).absent.items():
+            if name not in parameters:
+                empty = torch.zeros(model.get_parameter(name).shape, dtype=wanted, device=where)
+                parameters[name] = empty if stand_in is None else parameters[stand_in].clone()
         try:
             model.load_state_dict(parameters, assign=True)
         except RuntimeError:  # names and shapes agreed when the headers were read
@@ -139,7 +143,7 @@ def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
         raise Refused(f"config.json describes {needed:,} parameters, the files hold {held:,}.", _WRONG_FILES)
     tied = described.head is not None and described.head.tied
     plan = _claim(family.names(described), tensors, embedding_of(described) if tied else None)
-    _rehearse(plan, tensors, described)
+    _rehearse(plan, tensors, described, family.names(described).absent)
     return Checkpoint(folder, config, family, described, warnings, tensors, plan)
 
 
@@ -216,7 +220,7 @@ def _differs(claim: Claim, embedding: bool) -> Refused:
     return Refused(f"{claim.theirs} is there under another name too, with other numbers.", _WRONG_FILES)
 
 
-def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Spec) -> None:
+def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Spec, absent: Collection[str]) -> None:
     """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
     shapes = {name: tuple(tensor.shape) for name, tensor in _without_memory(described).state_dict().items()}
     filled: set[str] = set()
@@ -233,7 +237,7 @@ def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Spe
             extra.append(claim.theirs)
         elif any(shapes[name] != shape for name, shape in got.items()):
             wrong.append(f"{claim.theirs} {list(stored.shape)}")
-    missing = [name for name in shapes if name not in filled]
+    missing = [name for name in shapes if name not in filled and name not in absent]
     for names, sentence in (
         (wrong, "The weights hold {}, not the shape config.json asks for."),
         (extra, "The weights hold {}, for which config.json has no place."),

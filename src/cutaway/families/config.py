@@ -61,6 +61,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+#: How the reference's classes of encoder-decoders with a head are named.
+WRITERS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _required: Any = object()
@@ -216,6 +218,23 @@ def layer_norm(c: Config, key: str, eps: float) -> Norm:
 
 def rms_norm(c: Config, key: str, eps: float) -> Norm:
     return Norm("rms", c.number(key, eps))
+
+
+def require_writer(c: Config, tied: bool) -> None:
+    """Refuse what is not a whole encoder-decoder that writes text; ``tied``: its embedding can serve as its head."""
+    name = c.architecture()
+    c.only("is_encoder_decoder", True)
+    c.only("is_decoder", False)
+    if name.endswith("EncoderModel") or not name.endswith((*WRITERS, "Model")):
+        what = "an encoder alone" if name.endswith("EncoderModel") else "a head that Cutaway does not read yet"
+    elif not name.endswith(WRITERS) and not tied:
+        what = "without a head"
+    else:
+        return
+    raise Refused(
+        f"config.json says architectures = {shown(c.peek('architectures'))}, {what}.",
+        f"Of this type, models that end in {' or '.join(WRITERS)} are read.",
+    )
 
 
 def dtype_of(content: dict[str, Any]) -> str | None:

@@ -241,6 +241,8 @@ class Tokens:
         _positive("vocabulary", self.vocabulary)
         _positive("width", self.width)
         _positive("embedding scale", self.scale)
+        if self.positions is not None and self.positions.kind == "sinusoid" and self.width % 2:
+            raise ValueError(f"width {self.width} must be even: sines and cosines go in pairs")
 
 
 @dataclass(frozen=True)

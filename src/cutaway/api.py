@@ -11,6 +11,11 @@ model.fill(text)        -> one Distribution for each [MASK]
 model.classify(text)    -> Classified: the classes with their probabilities
 model.embed(texts)      -> (N, D), a vector for each text
 model.similar(text, texts)
+
+and of encoder-decoders
+
+model.translate(text)   -> Generated, as generate's
+model.summarize(text)
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from .errors import Misuse, NotFound
 from .families import checkpoint, verify
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
+from .generate.manner import Manner, manner_of, start_of, tasks_of
 from .generate.sampler import Floats, Sampler
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
@@ -278,6 +284,110 @@ class Model:
     def _pooling(self) -> Pooling:
         return pooling_of(self.folder)
 
+    # ------------------------------------------------------------------ what encoder-decoders are asked
+
+    def translate(
+        self,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+        *,
+        task: str | None = None,
+        prefix: str | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        beams: int | None = None,
+        length_penalty: float | None = None,
+        stream: bool = False,
+    ) -> Generated | Generation:
+        """Turn one text into another: read it whole, then write, token after token, what the model makes of it.
+
+        What is not said is as the checkpoint's generation_config.json asks: so many beams, no token drawn, unless it
+        says so. ``task``: one that config.json names, such as "translation_en_to_de", with its own settings and what
+        stands before the text; ``prefix`` replaces that. A setting of the draw, or ``stop``, means one beam.
+        ``stream=True`` returns the generation under way (see generate); a search has none, and comes whole. Too long
+        a text loses its end. Raises Misuse for settings that make no sense, Refused where the checkpoint's make none.
+        """
+        machine = self._must("rewrite")
+        manner = self._manner("translation", task, prefix, text)
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        given: dict[str, Any] = {name: value for name, value in drawing.items() if value is not None}
+        if beams is None:
+            beams = 1 if given or stop else manner.beams
+        elif beams != 1 and (given or stop):
+            raise Misuse("Beam search draws nothing, and ends where it ends.", "Leave the other settings out.")
+        rules = manner.rules
+        if repetition_penalty is not None:
+            Sampler(repetition_penalty=repetition_penalty)  # says what is wrong with it
+            rules = replace(rules, repetition_penalty=repetition_penalty)
+        ids, notes = self._cut(self._ids(None if text is None else manner.prefix + text, tokens))
+        notes += manner.warnings
+        if max_new_tokens is None:
+            max_new_tokens = manner.max_new_tokens or self.context
+        if beams == 1:
+            generation = generate(
+                machine,
+                [manner.start],
+                source=ids,
+                sampler=Sampler(**given) if given else manner.sampler,
+                rules=rules,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                stop=stop,
+                eos=manner.eos or self.eos,
+                tokenizer=self.tokenizer,
+            )
+            generation.notes += notes
+            return generation if stream else generation.finish()
+        best = beam_search(
+            machine,
+            [manner.start],
+            source=ids,
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            eos=manner.eos or self.eos,
+            length_penalty=manner.length_penalty if length_penalty is None else length_penalty,
+            early_stopping=manner.early_stopping,
+            rules=rules,
+        )[0]
+        written = "" if self.tokenizer is None else self.tokenizer.decode(best.tokens)
+        return Generated(written, best.tokens, ids, 0, best.finish_reason, notes)
+
+    def summarize(
+        self, text: str | None = None, tokens: Sequence[int] | None = None, **settings: Any
+    ) -> Generated | Generation:
+        """A summary of a text: as ``translate``, for the task "summarization" of config.json where it names one."""
+        if "task" not in settings and "summarization" in tasks_of(self.config):
+            settings["task"] = "summarization"
+        return self.translate(text, tokens, **settings)
+
+    def _manner(self, kind: str, task: str | None, prefix: str | None, text: str | None) -> Manner:
+        """How the checkpoint asks to be decoded: for ``task``, or for the only one of that kind that config.json names,
+        or for the one whose prefix the text begins with. A prefix that stands there is not put there again."""
+        named = tasks_of(self.config)
+        if task is not None and task not in named:
+            known = ", ".join(named) or "none"
+            raise Misuse(f"config.json of {self.card.name} names no task {task!r}.", f"Named are: {known}.")
+        of_kind = [name for name in named if name.startswith(kind)]
+        begun = [name for name in of_kind if (text or "").startswith(str(named[name].get("prefix") or "\0"))]
+        if task is None and len(begun or of_kind) == 1:
+            task = (begun or of_kind)[0]
+        if task is None and of_kind and prefix is None:
+            raise Misuse(
+                f"{self.card.name} knows {len(of_kind)} translations: {', '.join(of_kind)}.",
+                "Say which with task, or what stands before the text with prefix.",
+            )
+        assert isinstance(self.spec, spec.Seq2Seq), "no other model is asked for its manner"
+        manner = manner_of(self.folder, self.config, self.spec.target.vocabulary, task)
+        if prefix is None and (text or "").startswith(manner.prefix):
+            prefix = ""
+        return manner if prefix is None else replace(manner, prefix=prefix)
+
     def _cut(self, ids: list[int], most: int | None = None) -> tuple[list[int], list[str]]:
         """The ids that fit, and a sentence when they are not all: what frames a text stays, the end of it goes."""
         room = self.context if most is None else min(most, self.context)
@@ -349,17 +459,10 @@ class Model:
             ids = ids[: len(ids) - len(after)]  # what ends a text would end the writing
         else:
             ids = checked_tokens(target or (), self.spec.target.vocabulary)
-        read = [self._start(), *ids]
+        read = [start_of(self.folder, self.config, self.spec.target.vocabulary), *ids]
         if len(read) <= self.context:
             return read, []
         return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
-
-    def _start(self) -> int:
-        """The token a decoder behind an encoder begins with. Raises Misuse where config.json names none."""
-        stated = self.config.get("decoder_start_token_id", self.config.get("bos_token_id"))
-        if not isinstance(stated, int):
-            raise Misuse(f"{self.card.name} does not say how its decoder begins.", "Add decoder_start_token_id.")
-        return stated
 
     def _shown(self, ids: list[int]) -> list[dict[str, Any]]:
         return [] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)]

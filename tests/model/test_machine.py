@@ -88,6 +88,20 @@ def test_a_decoder_with_cross_attention_caches_too(machine: spec.Seq2Seq) -> Non
     assert machines.largest(model, torch.cat(parts, 1), model(source, ids)) < TOLERANCE
 
 
+def test_beams_share_the_memory_of_one_source() -> None:
+    model = machines.lively(machines.T5)
+    assert isinstance(model, Seq2Seq)
+    memory, ids = model.encode(machines.tokens(1, 19)), machines.tokens(3, 6, seed=3)
+    cache = model.cache(3, 8)
+    model.decode(ids[:, :4], memory, cache=cache)
+    cache.reorder(torch.tensor([2, 0, 0]))
+    assert cache.cross[0].k is not None
+    assert len(cache.cross[0].k) == 1
+    shared = model.decode(ids[:, 4:5], memory, cache=cache)
+    whole = torch.cat([ids[[2, 0, 0], :4], ids[:, 4:5]], 1)
+    assert machines.largest(model, shared[:, 0], model.decode(whole, memory.expand(3, -1, -1))[:, -1]) < TOLERANCE
+
+
 def test_one_block_is_the_formula_written_out() -> None:
     """Llama's block in loops and plain arithmetic, one position, one head and one pair of numbers at a time."""
     model = machines.lively(machines.decoder(machines.LLAMA))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,23 @@ class Config:
 
     Every reader takes the family's default for an absent key; without a default the key is required. An explicit
     ``null`` counts as absent. Raises Refused, naming key and value, for a value of the wrong kind or size.
+
+    ``file`` is its name; ``inert`` are keys that pass unread, ``common`` those that pass at certain values only.
     """
 
-    def __init__(self, content: dict[str, Any], path: str = "") -> None:
+    def __init__(
+        self,
+        content: dict[str, Any],
+        path: str = "",
+        file: str = "config.json",
+        inert: Collection[str] = INERT,
+        common: Mapping[str, tuple[Any, ...]] = _COMMON,
+    ) -> None:
         self._content = content
         self._path = path
+        self._file = file
+        self._inert = inert
+        self._common = common
         self._read: set[str] = set()
         self._parts: list[Config] = []
 
@@ -100,7 +112,9 @@ class Config:
         if value is not None:
             return value
         if default is _required:
-            raise Refused(f"config.json does not say {self._path}{key}.", "Get the checkpoint's original config.json.")
+            raise Refused(
+                f"{self._file} does not say {self._path}{key}.", f"Get the checkpoint's original {self._file}."
+            )
         return default
 
     def integer(self, key: str, default: Any = _required, most: int = LARGEST, least: int = 1) -> Any:
@@ -109,37 +123,37 @@ class Config:
         if value is default:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self._refused(key, value, f"it must be a whole number from {least} to {most:,}")
+            raise self.refused(key, value, f"it must be a whole number from {least} to {most:,}")
         return value
 
-    def number(self, key: str, default: Any = _required) -> Any:
-        """A finite number above zero, or the default."""
+    def number(self, key: str, default: Any = _required, above: float = 0) -> Any:
+        """A finite number above zero (or above another), or the default."""
         value = self.any(key, default)
         if value is default:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise self._refused(key, value, "it must be a number above zero")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e30:
+            raise self.refused(key, value, f"it must be a number above {above or 'zero'}")
         return float(value)
 
     def flag(self, key: str, default: Any = _required) -> Any:
         """True or false, or the default."""
         value = self.any(key, default)
         if value is not default and not isinstance(value, bool):
-            raise self._refused(key, value, "it must be true or false")
+            raise self.refused(key, value, "it must be true or false")
         return value
 
     def activation(self, key: str, default: str) -> str:
         """The name of an MLP's non-linearity, translated to ours."""
         value = self.any(key, default)
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise self._refused(key, value, f"known are {', '.join(ACTIVATIONS)}")
+            raise self.refused(key, value, f"known are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
     def each(self, key: str, count: int) -> list[Any] | None:
         """A list with one entry per layer, or None when absent."""
         value = self.any(key, None)
         if value is not None and (not isinstance(value, list) or len(value) != count):
-            raise self._refused(key, value, f"it must be a list of {count} entries, one for each layer")
+            raise self.refused(key, value, f"it must be a list of {count} entries, one for each layer")
         return value
 
     def nullable(self, reader: Callable[[str, Any], Any], key: str, absent: Any) -> Any:
@@ -150,7 +164,7 @@ class Config:
         """The object under ``key``, empty when absent, read with the same care."""
         value = self.any(key, {})
         if not isinstance(value, dict):
-            raise self._refused(key, value, "it must be an object")
+            raise self.refused(key, value, "it must be an object")
         part = Config(value, f"{self._path}{key}.")
         self._parts.append(part)
         return part
@@ -159,7 +173,7 @@ class Config:
         """Refuse the config unless ``key`` is absent or one of ``handled``: anything else changes the computation."""
         value = self.any(key, None)
         if value is not None and not any(_same(value, one) for one in handled):
-            raise self._refused(key, value, "Cutaway does not compute that")
+            raise self.refused(key, value, "Cutaway does not compute that")
 
     def ignore(self, *keys: str) -> None:
         """Tick off keys that change nothing for this family."""
@@ -189,26 +203,27 @@ class Config:
 
         Raises Refused for what no family computes: quantised weights, cross-attention, pruned heads.
         """
-        for key, handled in _COMMON.items() if not self._path else ():
+        for key, handled in self._common.items() if not self._path else ():
             if key not in self._read:  # a family that reads it has its own answer
                 self.only(key, *handled)
         found = []
         for key, value in self._content.items():
-            if value is None or key in self._read or (key in INERT and not self._path):
+            if value is None or key in self._read or (key in self._inert and not self._path):
                 continue
             if key == "auto_map":
                 found.append("config.json names Python code of the repository (auto_map); Cutaway never runs it.")
             else:
                 found.append(
-                    f"config.json says {self._path}{plain(key)} = {shown(value)}, which Cutaway does not know."
+                    f"{self._file} says {self._path}{plain(key)} = {shown(value)}, which Cutaway does not know."
                 )
         found += [warning for part in self._parts for warning in part.warnings()]
         more = len(found) - MOST_WARNINGS
-        return found if more <= 0 else [*found[:MOST_WARNINGS], f"config.json says {more} more things like these."]
+        return found if more <= 0 else [*found[:MOST_WARNINGS], f"{self._file} says {more} more things like these."]
 
-    def _refused(self, key: str, value: Any, why: str) -> Refused:
+    def refused(self, key: str, value: Any, why: str) -> Refused:
+        """The error for a value that cannot be used."""
         return Refused(
-            f"config.json says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
+            f"{self._file} says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
         )
 
 

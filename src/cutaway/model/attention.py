@@ -141,7 +141,8 @@ class Attention(Sublayer):
         return self.mix(q, k, v, mask, bias)
 
     def consult(self, x: Tensor, memory: Tensor, mask: Mask, cache: CrossCache | None = None) -> Tensor:
-        """Cross-attention: queries from ``x`` (B, T, D), keys and values from ``memory`` (B, S, D)."""
+        """Cross-attention: queries from ``x`` (B, T, D), keys and values from ``memory``, (B, S, D), or (1, S, D) for
+        all of them."""
         q = tap(self, "q_rot", self.queries(x)).transpose(1, 2)
         if cache is None or cache.k is None or cache.v is None:
             k = tap(self, "k_rot", self.keys(memory)).transpose(1, 2)
@@ -150,7 +151,7 @@ class Attention(Sublayer):
                 cache.k, cache.v = k, v
         else:
             k, v = cache.k, cache.v
-        return self.mix(q, k, v, mask, None)
+        return self.mix(q, k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1), mask, None)
 
     def queries(self, x: Tensor) -> Tensor:
         return tap(self, "q", self._split(self.q(x), self.q_norm))

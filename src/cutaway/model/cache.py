@@ -39,14 +39,17 @@ class LayerCache:
 
 
 class CrossCache:
-    """Keys and values of an encoder's output, (B, K, S, E) each, computed once and read at every step."""
+    """Keys and values of an encoder's output, (B, K, S, E) each, computed once and read at every step.
+
+    Beams that all read one output share its row, (1, K, S, E).
+    """
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
         self.v: Tensor | None = None
 
     def reorder(self, rows: Tensor) -> None:
-        if self.k is not None and self.v is not None:
+        if self.k is not None and self.v is not None and len(self.k) > 1:
             self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
 
 

@@ -209,11 +209,25 @@ class Seq2Seq(nn.Module):
     def decode(
         self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Target ids (B, T) and memory (B, S, D) to logits (B, T, V)."""
+        """Target ids (B, T) and memory (B, S, D) to logits (B, T, V). See :meth:`stream`."""
+        return self.logits(self.stream(ids, memory, memory_present, cache))
+
+    def stream(
+        self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """The decoder's residual stream as the head reads it: (B, T, D), after the final norm.
+
+        A memory of one row (1, S, D) is read by all B. With ``cache`` the ids are appended to what it holds.
+        """
         positions = _positions(ids, cache)
-        x = self.target(ids, positions)
-        x = self.decoder(x, positions, memory=memory, memory_present=memory_present, cache=cache)
-        logits: Tensor = self.head(x, self.target.tokens.weight if self.spec.head.tied else None)
+        stream: Tensor = self.decoder(
+            self.target(ids, positions), positions, memory=memory, memory_present=memory_present, cache=cache
+        )
+        return stream
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """What the head makes of the decoder's residual stream: (B, T, D) -> (B, T, V)."""
+        logits: Tensor = self.head(stream, self.target.tokens.weight if self.spec.head.tied else None)
         return logits
 
     def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:

@@ -340,7 +340,7 @@ class Model:
                 seed=seed,
                 stop=stop,
                 eos=manner.eos or self.eos,
-                tokenizer=self.tokenizer,
+                tokenizer=None if self.tokenizer is None else self.tokenizer.target,
             )
             generation.notes += notes
             return generation if stream else generation.finish()
@@ -355,7 +355,7 @@ class Model:
             early_stopping=manner.early_stopping,
             rules=rules,
         )[0]
-        written = "" if self.tokenizer is None else self.tokenizer.decode(best.tokens)
+        written = "" if self.tokenizer is None else self.tokenizer.target.decode(best.tokens)
         return Generated(written, best.tokens, ids, 0, best.finish_reason, notes)
 
     def summarize(
@@ -442,7 +442,7 @@ class Model:
             tokens=written or ids,
             text=text,
             settings={"notes": [*notes, *more]} if notes or more else {},
-            pieces=self._shown(written or ids),
+            pieces=self._shown(written or ids, written=bool(written)),
             vocabulary=self._spelt,
             source=ids if written else [],
             source_pieces=self._shown(ids) if written else [],
@@ -455,7 +455,8 @@ class Model:
                 raise Misuse(f"{self.card.name} {tasks.IS[self.spec.task]}: it reads no target.", "Leave target out.")
             return [], []
         if isinstance(target, str):
-            ids, after = self._texts().encode(target), self._texts().frame[1]
+            texts = self._texts().target
+            ids, after = texts.encode(target), texts.frame[1]
             ids = ids[: len(ids) - len(after)]  # what ends a text would end the writing
         else:
             ids = checked_tokens(target or (), self.spec.target.vocabulary)
@@ -464,8 +465,12 @@ class Model:
             return read, []
         return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
 
-    def _shown(self, ids: list[int]) -> list[dict[str, Any]]:
-        return [] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)]
+    def _shown(self, ids: list[int], written: bool = False) -> list[dict[str, Any]]:
+        """Each token for people: of what is read, or of what a decoder behind an encoder has written."""
+        if self.tokenizer is None:
+            return []
+        texts = self.tokenizer.target if written else self.tokenizer
+        return [_piece(piece) for piece in texts.pieces(ids)]
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
@@ -476,7 +481,7 @@ class Model:
         if self.tokenizer is None:
             return []
         size = self.spec.target.vocabulary if isinstance(self.spec, spec.Seq2Seq) else self.spec.vocabulary
-        return [piece.text for piece in self.tokenizer.pieces(range(size))]
+        return [piece.text for piece in self.tokenizer.target.pieces(range(size))]
 
     # ------------------------------------------------------------------ checking what comes in
 

@@ -12,8 +12,9 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -50,6 +51,7 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
+RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
@@ -184,6 +186,7 @@ def run(
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
+    target: Annotated[str | None, Parameter(help="Of a translation: what is written so far.")] = None,
     model: ModelName = "stories",
     dtype: Dtype = None,
     device: Device = None,
@@ -195,7 +198,7 @@ def run(
         if path is not None:
             _check_writable(path)
     loaded = _load(model, dtype, device)
-    record = loaded.run(text, keep=keep)
+    record = loaded.run(text, keep=keep, target=target)
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)
@@ -206,10 +209,12 @@ def run(
     if json:
         _print_json(
             model=loaded.card.name, tokens=record.tokens, pieces=record.pieces, notes=notes, stored=shapes,
-            names=record.names(), saved=None if save is None else str(save), html=None if html is None else str(html),
+            source=record.source, names=record.names(), saved=None if save is None else str(save),
+            html=None if html is None else str(html),
         )  # fmt: skip
         return
-    print(f"{loaded.card.name}: {len(record.tokens)} tokens, {len(record.names())} tensors by name")
+    read = f"{len(record.source)} tokens read, {len(record.tokens)} written" if record.source else ""
+    print(f"{loaded.card.name}: {read or f'{len(record.tokens)} tokens'}, {len(record.names())} tensors by name")
     for name in record.names():
         stored = "×".join(map(str, shapes[name])) if name in shapes else "derived when asked for"
         print(f"{name:28} {' '.join(record.axes(name)):12} {stored}")
@@ -231,6 +236,8 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
     for name, letters in axes.items():
         print(f"{name:28} {' '.join(letters)}")
     _say("T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.")
+    if any("S" in letters for letters in axes.values()):
+        _say("S tokens that the encoder reads.")
 
 
 @app.command(sort_key=6)
@@ -474,6 +481,94 @@ def similar(
         return
     for cosine, other in ranked:
         print(f"{cosine:8.4f}  {_safe(other)}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Writing:
+    """How a translation or a summary is written; what is not said is as the checkpoint asks."""
+
+    prefix: Annotated[str | None, Parameter(help="What to put before the text, instead of the model's own.")] = None
+    max_new_tokens: Annotated[int | None, Parameter(converter=_whole, help="The most tokens to write.")] = None
+    beams: Annotated[int | None, Parameter(converter=_whole, help="Above 1: search, do not draw.")] = None
+    length_penalty: Annotated[float | None, Parameter(help="Of a search: above 0 is longer, below shorter.")] = None
+    temperature: Annotated[float | None, Parameter(help="0 takes the most probable; above 1 is flatter.")] = None
+    top_k: Annotated[int | None, Parameter(converter=_whole, help="Keep the k most probable tokens.")] = None
+    top_p: Annotated[float | None, Parameter(help="Keep the fewest tokens that hold the share p.")] = None
+    min_p: Annotated[float | None, Parameter(help="Keep tokens this probable beside the best one.")] = None
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 repeats less.")] = None
+    seed: Annotated[int | None, Parameter(converter=_whole, help="The same seed, the same tokens.")] = None
+    stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None
+
+
+@app.command(sort_key=13.1)
+def translate(
+    text: Text,
+    /,
+    *,
+    model: RewriterName,
+    task: Annotated[str | None, Parameter(help="One config.json names, such as translation_en_to_de.")] = None,
+    writing: Writing = Writing(),
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Translate a text, with models such as OPUS-MT and T5."""
+    _rewrite("translate", text, model, {"task": task} if task else {}, writing, dtype, device, json)
+
+
+@app.command(sort_key=13.2)
+def summarize(
+    text: Text,
+    /,
+    *,
+    model: RewriterName,
+    writing: Writing = Writing(),
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Sum up a text, with models such as BART and T5."""
+    _rewrite("summarize", text, model, {}, writing, dtype, device, json)
+
+
+def _rewrite(
+    verb: Literal["translate", "summarize"],
+    text: str,
+    model: str,
+    task: dict[str, str],
+    writing: Writing,
+    dtype: str | None,
+    device: str | None,
+    json: bool,
+) -> None:
+    """What ``translate`` and ``summarize`` do: as it is written, or at once what a search has found."""
+    text = _read(text)
+    settings = {name: value for name, value in vars(writing).items() if value is not None} | task
+    unsaid = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}
+    _check_sampling({**unsaid, "max_new_tokens": 1, **settings})
+    loaded = _load(model, dtype, device)
+    result = getattr(loaded, verb)(text, **settings, stream=True)
+    steps: list[dict[str, Any]] = []
+    if hasattr(result, "finish"):
+        for step in result:
+            steps.append({"id": step.id, "text": step.text, "p": step.p, "p_drawn": step.p_drawn, "u": step.u})
+            if not json:
+                print(_safe(step.text), end="", flush=True)
+    else:
+        steps = [{"id": token} for token in result.tokens]
+        if not json:
+            print(_safe(result.text), end="")
+    if not json:
+        print()
+    _say(*result.notes)
+    drawn = "" if all(step.get("p_drawn", 1) == 1 for step in steps) else f", seed {result.seed}"
+    _say(f"{len(steps)} tokens{drawn}, finish reason: {result.finish_reason}.")
+    if json:
+        _print_json(
+            model=loaded.card.name, read=result.prompt, text=result.text, tokens=steps, seed=result.seed,
+            finish_reason=result.finish_reason, notes=result.notes, settings=settings | {"seed": result.seed},
+        )  # fmt: skip
 
 
 @app.command(sort_key=14)

@@ -1,0 +1,73 @@
+"""translate and summarize: what they print is what Python says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from cutaway import load
+from cutaway.api import Model
+from tests.tasks.test_rewrite import TEXT, marian, opus, spm, t5
+
+__all__ = ["marian", "opus", "spm", "t5"]  # fixtures
+
+
+def test_a_search_is_printed_when_it_is_done(cutaway: Any, opus: Callable[..., Model]) -> None:
+    folder = opus().folder
+    found = load(folder).translate("the fox")
+    code, out, err = cutaway("translate", "the fox", "-m", folder)
+    assert code == 0
+    assert out == found.text + "\n"
+    assert err == f"{len(found.tokens)} tokens, finish reason: {found.finish_reason}.\n"
+    told = json.loads(cutaway("translate", "the fox", "-m", folder, "--json").out)
+    assert [step["id"] for step in told["tokens"]] == found.tokens
+    assert told["read"] == found.prompt
+
+
+def test_a_draw_is_printed_as_it_is_written(cutaway: Any, opus: Callable[..., Model]) -> None:
+    folder = opus().folder
+    how = ["--temperature", 0.9, "--seed", 4, "--max-new-tokens", 6]
+    drawn = load(folder).translate("the fox", temperature=0.9, seed=4, max_new_tokens=6)
+    code, out, err = cutaway("translate", "the fox", "-m", folder, *how)
+    assert (code, out) == (0, drawn.text + "\n")
+    assert "seed 4" in err
+    told = json.loads(cutaway("translate", "the fox", "-m", folder, *how, "--json").out)
+    assert told["settings"] == {"temperature": 0.9, "seed": 4, "max_new_tokens": 6}
+    assert "".join(step["text"] for step in told["tokens"]) == drawn.text
+
+
+def test_tasks_and_prefixes(cutaway: Any, t5: Callable[..., Model]) -> None:
+    model = t5()
+    folder = model.folder
+    assert cutaway("summarize", TEXT, "-m", folder).out == model.summarize(TEXT).text + "\n"
+    code, _, err = cutaway("translate", TEXT, "-m", folder)
+    assert code == 2
+    assert err.startswith(f"{folder} knows 2 translations")
+    told = json.loads(cutaway("translate", TEXT, "-m", folder, "--task", "translation_en_to_fr", "--json").out)
+    assert told["read"] == model.tokens("to French: " + TEXT)
+    told = json.loads(cutaway("translate", TEXT, "-m", folder, "--prefix", "x ", "--max-new-tokens", 2, "--json").out)
+    assert told["read"] == model.tokens("x " + TEXT)
+    for wrong in (["--beams", 2, "--temperature", 1], ["--task", "none"], ["--max-new-tokens", 0], ["--top-p", 3]):
+        assert cutaway("translate", TEXT, "-m", folder, "--prefix", "", *wrong).code == 2
+    for verb in ("generate", "next", "fill", "classify", "embed"):
+        code, _, err = cutaway(verb, TEXT, "-m", folder)
+        assert code == 2
+        assert "turns one text into another" in err
+    assert cutaway("translate", TEXT).code == 2  # no model comes along that translates
+    assert "continues a text" in cutaway("translate", TEXT, "-m", "stories").err
+
+
+def test_a_run_and_its_names(cutaway: Any, opus: Callable[..., Model]) -> None:
+    folder = opus().folder
+    code, out, _ = cutaway("run", "the fox", "--target", "der", "-m", folder)
+    assert code == 0
+    assert "tokens read" in out.splitlines()[0]
+    assert "decoder.blocks.1.cross.pattern" in out
+    code, out, err = cutaway("names", folder)
+    assert code == 0
+    assert "H T S" in next(line for line in out.splitlines() if "0.cross.pattern" in line)
+    assert "S tokens that the encoder reads." in err
+    for command in (["heads", "the fox"], ["lens", "the fox"], ["explain", "logits[0,1]", "--text", "the fox"]):
+        code, _, err = cutaway(*command, "-m", folder)
+        assert code in (0, 2), err

@@ -51,6 +51,7 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
+Target = Annotated[str | None, Parameter(help="Of a translation: what is written so far.")]
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
@@ -186,7 +187,7 @@ def run(
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
-    target: Annotated[str | None, Parameter(help="Of a translation: what is written so far.")] = None,
+    target: Target = None,
     model: ModelName = "stories",
     dtype: Dtype = None,
     device: Device = None,
@@ -265,7 +266,14 @@ def explain(
 
 @app.command(sort_key=7)
 def heads(
-    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+    text: Text,
+    /,
+    *,
+    target: Target = None,
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Rank the heads by how plainly they read in one way.
 
@@ -277,17 +285,21 @@ def heads(
 
     text = _read(text)
     loaded = _load(model, dtype, device)
-    record = loaded.run(text)
+    record = loaded.run(text, target=target)
     found: list[dict[str, Any]] = []
-    for block in range(len(loaded.spec.stacks[0].blocks)):
-        even = record[f"blocks.{block}.attn.even"]
-        for head, scores in enumerate(record[f"blocks.{block}.attn.kinds"]):
+    for name in record.names(views=True):
+        if not name.endswith(".attn.kinds"):
+            continue
+        side, _, block = name.removesuffix(".attn.kinds").rpartition("blocks.")
+        even = record[f"{side}blocks.{block}.attn.even"]
+        for head, scores in enumerate(record[name]):
             kind = label(scores, even)
             at = KINDS.index(kind)
             found.append(
-                {
-                    "block": block, "head": head, "kind": kind, "score": float(scores[at]), "even": float(even[at]),
-                    "scores": dict(zip(KINDS, scores.tolist(), strict=True)),
+                ({"side": side.rstrip(".")} if side else {})
+                | {
+                    "block": int(block), "head": head, "kind": kind, "score": float(scores[at]),
+                    "even": float(even[at]), "scores": dict(zip(KINDS, scores.tolist(), strict=True)),
                 }
             )  # fmt: skip
     found.sort(key=lambda one: (one["kind"] == "broad", one["even"] - one["score"]))
@@ -295,15 +307,24 @@ def heads(
     if json:
         _print_json(model=loaded.card.name, tokens=record.tokens, heads=found)
         return
-    print(f"block head  kind       {'score':>6} {'even':>6}   " + " ".join(f"{kind:>9}" for kind in KINDS))
+    before = "side     " if any("side" in one for one in found) else ""
+    print(f"{before}block head  kind       {'score':>6} {'even':>6}   " + " ".join(f"{kind:>9}" for kind in KINDS))
     for one in found:
         scores = " ".join(f"{score:9.2f}" for score in one["scores"].values())
-        print(f"{one['block']:5} {one['head']:4}  {one['kind']:9}  {one['score']:6.2f} {one['even']:6.2f}   {scores}")
+        place = f"{one['side']:9}{one['block']:5}" if before else f"{one['block']:5}"
+        print(f"{place} {one['head']:4}  {one['kind']:9}  {one['score']:6.2f} {one['even']:6.2f}   {scores}")
 
 
 @app.command(sort_key=8)
 def lens(
-    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+    text: Text,
+    /,
+    *,
+    target: Target = None,
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Show what the model would say next if it stopped early.
 
@@ -315,10 +336,10 @@ def lens(
     loaded = _load(model, dtype, device)
     if loaded.spec.task in ("classify", "embed"):
         raise Misuse(f"{loaded.card.name} has no words at the end of its stream.", "Ask one that continues or fills.")
-    record = loaded.run(text)
+    record = loaded.run(text, target=target)
     ids, p, final, rank = (record[f"lens.{what}[-1]"].tolist() for what in ("ids", "p", "final", "rank"))
     end = ids[-1][0]
-    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=sorted({id for row in ids for id in row}))}
+    spelt = _spelt(loaded, {id for row in ids for id in row})
     _say(*record.settings.get("notes", []))
     if json:
         stops = [
@@ -330,9 +351,10 @@ def lens(
         ]  # fmt: skip
         _print_json(model=loaded.card.name, tokens=record.tokens, end={"id": end, "text": spelt[end]}, stops=stops)
         return
-    print(f"{'stream':21} {'probability':>11}  {'most probable':20} {f'of {_safe(spelt[end])!r}':>11}  rank")
+    wide = max(21, *map(len, record.stops()))
+    print(f"{'stream':{wide}} {'probability':>11}  {'most probable':20} {f'of {_safe(spelt[end])!r}':>11}  rank")
     for i, stop in enumerate(record.stops()):
-        print(f"{stop:21} {p[i][0]:11.4%}  {_safe(spelt[ids[i][0]]):20} {final[i]:11.4%} {rank[i] + 1:5}")
+        print(f"{stop:{wide}} {p[i][0]:11.4%}  {_safe(spelt[ids[i][0]]):20} {final[i]:11.4%} {rank[i] + 1:5}")
 
 
 @app.command(sort_key=9)
@@ -362,7 +384,7 @@ def compare(
     for run_, text in zip(runs, texts, strict=True):
         _say(*(f"{_safe(text[:40])}: {note}" for note in run_.settings.get("notes", [])))
     ids = [change.id for change in found.changes or []]
-    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=ids)} if ids else {}
+    spelt = _spelt(loaded, ids)
     if json:
         changes = None if found.changes is None else [{"text": spelt[c.id], **vars(c)} for c in found.changes]
         _print_json(models=[loaded.card.name, other.card.name], **(found.to_json() | {"changes": changes}))
@@ -741,6 +763,11 @@ def _read_each(texts: Sequence[str]) -> list[str]:
     return [_read(text) for text in texts]
 
 
+def _spelt(model: Model, ids: Iterable[int]) -> dict[int, str]:
+    """The readable text of tokens that a model predicts."""
+    return {} if model.tokenizer is None else {piece.id: piece.text for piece in model.tokenizer.target.pieces(ids)}
+
+
 CHOICES = "probability     logit      id  token"
 
 
@@ -814,7 +841,8 @@ def _parting(at: int | None, runs: tuple[Record, Record]) -> str:
     """Where two texts part, in a sentence."""
     if at is None:
         return "The two texts are the same tokens."
-    told = [_safe(run.pieces[at]["text"]) if at < len(run.tokens) else "its end" for run in runs]
+    read = [run.source_pieces or run.pieces for run in runs]
+    told = [_safe(pieces[at]["text"]) if at < len(pieces) else "its end" for pieces in read]
     return f"They part at token {at}: {told[0]} in the first, {told[1]} in the second."
 
 

@@ -68,6 +68,26 @@ def test_a_run_and_its_names(cutaway: Any, opus: Callable[..., Model]) -> None:
     assert code == 0
     assert "H T S" in next(line for line in out.splitlines() if "0.cross.pattern" in line)
     assert "S tokens that the encoder reads." in err
-    for command in (["heads", "the fox"], ["lens", "the fox"], ["explain", "logits[0,1]", "--text", "the fox"]):
-        code, _, err = cutaway(*command, "-m", folder)
-        assert code in (0, 2), err
+    code, _, err = cutaway("explain", "logits[0,1]", "--text", "the fox", "-m", folder)
+    assert code == 2
+    assert "not the run of a decoder" in err
+
+
+def test_heads_lens_and_compare_show_both_sides(cutaway: Any, opus: Callable[..., Model]) -> None:
+    model = opus(separate=True)
+    folder, run = model.folder, model.run("the fox", target="der Mond")
+    told = json.loads(cutaway("heads", "the fox", "--target", "der Mond", "-m", folder, "--json").out)
+    assert len(told["heads"]) == 16  # 2 sides, 2 blocks, 4 heads
+    one = next(one for one in told["heads"] if (one["side"], one["block"], one["head"]) == ("encoder", 1, 2))
+    assert list(one["scores"].values()) == run["encoder.blocks.1.attn.kinds"][2].tolist()
+    out = cutaway("heads", "the fox", "--target", "der Mond", "-m", folder).out.splitlines()
+    assert out[0].startswith("side     block head")
+    assert {line.split()[0] for line in out[1:]} == {"encoder", "decoder"}
+    told = json.loads(cutaway("lens", "the fox", "--target", "der Mond", "-m", folder, "--json").out)
+    assert [stop["stop"] for stop in told["stops"]] == run.stops()
+    assert told["end"]["id"] == int(run["logits.last"].argmax())
+    assert told["end"]["text"] == model.tokenizer.target.pieces([told["end"]["id"]])[0].text
+    assert cutaway("lens", "the fox", "-m", folder).code == 0
+    code, out, _ = cutaway("compare", "the fox", "the moon", "-m", folder)
+    assert code == 0
+    assert out.startswith("They part at token 2: f in the first, m in the second.")

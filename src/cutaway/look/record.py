@@ -275,7 +275,11 @@ class Record:
             columns = self._column_weights(place.rpartition(".")[0])
             return _weights([*columns, *self._final_norm_weights(), *self._head_weights()])
         if name.startswith("lens."):
-            return [*self.stops(), "final", *_weights([*self._final_norm_weights(), *self._head_weights()])]
+            return [
+                *self.stops(),
+                f"{self._decoder}final",
+                *_weights([*self._final_norm_weights(), *self._head_weights()]),
+            ]
         return []
 
     def _has(self, name: str) -> bool:
@@ -355,7 +359,8 @@ class Record:
 
     def _readable(self, place: str) -> tuple[Tensor, Tensor]:
         """The token ids (T,), and who may read whom, written out (T, T)."""
-        ids = torch.tensor(self.tokens, device=next(iter(self.tensors.values())).device)
+        read = self.source if place.startswith("encoder.") else self.tokens
+        ids = torch.tensor(read, device=next(iter(self.tensors.values())).device)
         visible = self._visible(place)
         return ids, ids.new_ones(len(ids), len(ids), dtype=torch.bool) if visible is None else visible
 
@@ -419,7 +424,7 @@ class Record:
         that the final norm was made for like any other; a stream normed on its way (BERT) has no final norm, and
         goes to the head as it is. The last stop is ``final`` itself, so it is the model's own distribution."""
         streams = torch.stack([self[stop][rows] for stop in self.stops()[:-1]], 1)  # (T, stop, D)
-        streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
+        streams = torch.cat([self._finally_normed(streams), self[f"{self._decoder}final"][rows][:, None]], 1)
         few = max(1, 2**22 // (streams.shape[1] * naming.head_of(self.spec).size))  # 4 million logits at a time
         return torch.cat([lens(self._head(streams[i : i + few]))[what] for i in range(0, len(streams), few)])
 
@@ -507,9 +512,7 @@ class Record:
 
     def stops(self) -> list[str]:
         """Where the river is measured: before and after each attention, and at the end."""
-        layers = len(self._stack(self._decoder).blocks)
-        stops = [f"{self._decoder}blocks.{i}.{what}" for i in range(layers) for what in ("resid_pre", "resid_mid")]
-        return [*stops, f"{self._decoder}blocks.{layers - 1}.resid_post"]
+        return [f"{self._decoder}{stop}" for stop in naming.stops(self._stack(self._decoder))]
 
     # ------------------------------------------------------------------ saving
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cutaway.errors import Misuse
 
-from .loop import FinishReason, Machine, Source, fit, predictor
+from .loop import ROOM, FinishReason, Machine, Source, fit, predictor
 from .rules import Rules
 
 MAX_BEAMS = 64
@@ -63,7 +63,7 @@ def beam_search(
     device = next(model.parameters()).device
     rules, predict = rules or Rules(), predictor(model, source)
 
-    cache = model.cache(beams, len(prompt) + limit - 1)
+    cache = model.cache(beams, len(prompt) + limit - 1, room=len(prompt) + ROOM)
     read = [prompt] * beams
     scores = torch.full((beams, 1), -1e9, device=device)
     scores[0] = 0  # all beams begin alike: only the first may branch

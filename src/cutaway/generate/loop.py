@@ -29,6 +29,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
 Source = Sequence[int] | Tensor  # what an encoder reads: token ids, or its inputs as a batch of one
 Machine = Transformer | Seq2Seq
+ROOM = 64  # new tokens a cache has room for at first
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def generate(
     text = _Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
     predict = predictor(model, source)
-    read = _cached(predict, model.cache(1, len(prompt) + count - 1)) if cached else _plain(predict)
+    cache = model.cache(1, len(prompt) + count - 1, room=len(prompt) + ROOM) if cached else None
+    read = _plain(predict) if cache is None else _cached(predict, cache)
     used = pick_seed() if seed is None else seed
     shown = prompt if source is None else [] if isinstance(source, Tensor) else list(source)
     return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import spec
 from .cache import CrossCache, LayerCache
 from .positions import rotate
-from .sublayer import Sublayer, make_norm
+from .sublayer import Linear, Sublayer, make_norm
 from .tap import edited, tap, wanted
 
 
@@ -109,10 +109,10 @@ class Attention(Sublayer):
         super().__init__(width, norm, slots)
         self.attn = attn
         queries, keys = attn.heads * attn.width, attn.kv_heads * attn.width
-        self.q = nn.Linear(width, queries, "q" in attn.bias)
-        self.k = nn.Linear(width, keys, "k" in attn.bias)
-        self.v = nn.Linear(width, keys, "v" in attn.bias)
-        self.o = nn.Linear(queries, width, "o" in attn.bias)
+        self.q = Linear(width, queries, "q" in attn.bias)
+        self.k = Linear(width, keys, "k" in attn.bias)
+        self.v = Linear(width, keys, "v" in attn.bias)
+        self.o = Linear(queries, width, "o" in attn.bias)
         if attn.qk_norm == "head":
             self.q_norm, self.k_norm = make_norm(norm, attn.width), make_norm(norm, attn.width)
         elif attn.qk_norm == "full":

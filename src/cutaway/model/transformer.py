@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import spec
@@ -19,7 +18,7 @@ from .block import ACTIVATIONS, Block, Shared
 from .cache import Cache
 from .positions import RelativeBias, rotation
 from .stems import TokenStem, make_stem
-from .sublayer import make_norm
+from .sublayer import linear, make_norm
 from .tap import tap
 
 
@@ -88,7 +87,7 @@ class Unembedding(nn.Module):
         rows = embedding if self.weight is None else self.weight
         if rows is None:
             raise ValueError("a tied unembedding needs the embedding's rows")
-        return F.linear(x, rows, self.bias)
+        return linear(x, rows, self.bias)
 
 
 class Head(nn.Module):
@@ -174,9 +173,11 @@ class Transformer(nn.Module):
         stream: Tensor = self.stack(x, positions, present, cache=cache)
         return stream
 
-    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+    def cache(
+        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
+    ) -> Cache:
         """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk)
+        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk, room)
 
 
 class Seq2Seq(nn.Module):
@@ -230,9 +231,11 @@ class Seq2Seq(nn.Module):
         logits: Tensor = self.head(stream, self.target.tokens.weight if self.spec.head.tied else None)
         return logits
 
-    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+    def cache(
+        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
+    ) -> Cache:
         """An empty cache for the decoder: ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk)
+        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk, room)
 
 
 def embedding_of(model_spec: spec.Spec) -> str:
@@ -250,7 +253,13 @@ def _positions(ids: Tensor, cache: Cache | None) -> Tensor:
 
 
 def _empty_cache(
-    model: nn.Module, stack: spec.Stack, batch: int, length: int, dtype: torch.dtype | None, chunk: int
+    model: nn.Module,
+    stack: spec.Stack,
+    batch: int,
+    length: int,
+    dtype: torch.dtype | None,
+    chunk: int,
+    room: int | None,
 ) -> Cache:
     some = next(model.parameters())
-    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk)
+    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk, room)

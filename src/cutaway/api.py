@@ -377,7 +377,7 @@ class Model:
         begun = [name for name in of_kind if (text or "").startswith(str(named[name].get("prefix") or "\0"))]
         if task is None and len(begun or of_kind) == 1:
             task = (begun or of_kind)[0]
-        if task is None and of_kind and prefix is None:
+        if task is None and of_kind and prefix is None and text is not None:
             raise Misuse(
                 f"{self.card.name} knows {len(of_kind)} translations: {', '.join(of_kind)}.",
                 "Say which with task, or what stands before the text with prefix.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import cutaway
 from cutaway.api import Model
@@ -17,7 +20,7 @@ from cutaway.errors import Misuse, Refused
 from cutaway.families import checkpoint
 from cutaway.generate.beam import beam_search
 from cutaway.generate.loop import generate
-from cutaway.generate.manner import manner_of
+from cutaway.generate.manner import NEUTRAL, OLD, manner_of
 from cutaway.generate.rules import Rules
 from cutaway.generate.sampler import Sampler
 from tests.model import machines
@@ -285,6 +288,24 @@ def test_a_setting_that_is_not_done_or_makes_no_sense_is_refused_by_name(says: d
         manner_of(stated(tmp_path, **says), {}, 61)
     assert caught.value.fix
     assert any(key in str(caught.value) for key in [*says, "top_p"]) or "decoder" in str(caught.value)
+
+
+KEYS = sorted({*OLD, *NEUTRAL, "max_new_tokens", "min_new_tokens", "min_p", "renormalize_logits", "flux"})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 70) | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(says=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
+def test_any_generation_config_is_understood_or_refused(says: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(says))
+    with contextlib.suppress(Refused):
+        asked = manner_of(tmp_path, {"task_specific_params": {"t": says}}, 61, "t")
+        scores = asked.rules(torch.zeros(1, 61), [[asked.start]], asked.eos or (1,), 1, last=False)
+        assert scores.shape == (1, 61)
 
 
 def test_an_unknown_setting_is_a_warning_and_known_idle_ones_are_none(tmp_path: Path) -> None:

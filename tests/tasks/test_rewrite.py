@@ -97,6 +97,7 @@ def test_a_model_that_translates_in_several_ways_must_be_told_which(t5: Callable
     with pytest.raises(Misuse, match="names no task 'translation_en_to_xx'"):
         model.translate(TEXT, task="translation_en_to_xx")
     assert model.translate(TEXT, prefix="", max_new_tokens=2).prompt == model.tokens(TEXT)
+    assert model.translate(tokens=[5, 6], max_new_tokens=2).prompt == [5, 6]  # all there is to read
     only = {"translation_en_to_de": T5["task_specific_params"]["translation_en_to_de"]}
     assert t5(task_specific_params=only).translate(TEXT).prompt == model.tokens("to German: " + TEXT)
     none = t5(task_specific_params=None)

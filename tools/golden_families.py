@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from cutaway.files import write_atomically
 from tests.families.golden import FILE, TOKENS, weight
-from tests.families.reference import reference_run
+from tests.families.reference import own_head, reference_run
 from tests.families.variants import VARIANTS
 
 SMALLER = {
@@ -31,12 +31,23 @@ SMALLER_IMAGE = {
     "image_size": 8, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }  # fmt: skip
+SMALLER_T5 = {"vocab_size": 31, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+SMALLER_BART = {
+    "vocab_size": 31, "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24,
+    "decoder_attention_heads": 4, "decoder_layers": 2, "decoder_ffn_dim": 20, "max_position_embeddings": 32,
+}  # fmt: skip
 LEFT_OUT = {"use_cache", "transformers_version"}
 
 
 def smaller(says: dict) -> dict:
     """The variant's configuration at the smallest size that still shows its facts."""
-    own = {"n_embd": SMALLER_GPT2, "dim": SMALLER_DISTILBERT, "image_size": SMALLER_IMAGE}
+    own = {
+        "n_embd": SMALLER_GPT2,
+        "dim": SMALLER_DISTILBERT,
+        "image_size": SMALLER_IMAGE,
+        "d_kv": SMALLER_T5,
+        "d_model": SMALLER_BART,
+    }
     says = {**says, **next((size for key, size in own.items() if key in says), SMALLER)}
     if "num_key_value_heads" in says:
         says["num_key_value_heads"] = 1
@@ -44,6 +55,9 @@ def smaller(says: dict) -> dict:
         says["head_dim"] = 12
     if "no_rope_layers" in says:
         says["no_rope_layers"] = [1, 0]
+    for key, most in {"pad_token_id": 28, "decoder_start_token_id": 28, "decoder_vocab_size": 29}.items():
+        if key in says:
+            says[key] = min(says[key], most)
     if "layer_types" in says:
         says["layer_types"] = says["layer_types"][:2]
     return says
@@ -53,7 +67,7 @@ def golden_model(variant: str, folder: Path) -> tuple[torch.nn.Module, dict[str,
     """The reference's model with weights by rule, and the shapes of the tensors of its file by name."""
     config_name, model_name, says = VARIANTS[variant]
     model_class = getattr(transformers, model_name)
-    model_class(getattr(transformers, config_name)(**smaller(says))).save_pretrained(folder)
+    own_head(model_class(getattr(transformers, config_name)(**smaller(says)))).save_pretrained(folder)
     shapes = {name: list(tensor.shape) for name, tensor in load_file(folder / "model.safetensors").items()}
     weights = {name: weight(name, tuple(shape)) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -69,7 +83,7 @@ def main() -> None:
             config = json.loads((Path(folder) / "config.json").read_text())
         models[variant] = {"config": {k: v for k, v in config.items() if k not in LEFT_OUT}, "shapes": shapes}
         for name, tensor in reference_run(model, TOKENS).items():
-            tensors[f"{variant}/{name}"] = tensor.contiguous()
+            tensors[f"{variant}/{name}"] = tensor.contiguous().clone()
     metadata = {"transformers": transformers.__version__, "models": json.dumps(models)}
     with write_atomically(FILE) as path:
         save_file(tensors, path, metadata=metadata)

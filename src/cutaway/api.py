@@ -16,6 +16,11 @@ and of vision models
 
 model.see(image)        -> Classified: what it shows, with probabilities
 model.run(image=image)  -> Record
+
+and of encoder-decoders
+
+model.translate(text)   -> Generated, as generate's
+model.summarize(text)
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +40,14 @@ from .errors import Misuse, NotFound
 from .families import checkpoint, verify
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
+from .generate.manner import Manner, manner_of, start_of, tasks_of
 from .generate.sampler import Floats, Sampler
 from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
-from .model.transformer import Transformer
+from .model.transformer import Seq2Seq, Transformer
 from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
 from .tasks.see import pieces, placed, see, vectors
@@ -111,7 +117,7 @@ class Model:
 
     def __init__(
         self,
-        machine: Transformer,
+        machine: Transformer | Seq2Seq,
         card: ModelCard,
         tokenizer: Tokenizer | None,
         folder: Path,
@@ -128,7 +134,7 @@ class Model:
         self.config = dict(config or {})
 
     @property
-    def spec(self) -> spec.Transformer:
+    def spec(self) -> spec.Spec:
         return self.machine.spec
 
     @property
@@ -141,8 +147,8 @@ class Model:
         return next(self.machine.parameters()).device
 
     def __repr__(self) -> str:
-        stack = self.spec.stack
-        size = f"{self.card.parameters:,} parameters, {len(stack.blocks)} blocks, width {stack.width}"
+        blocks = " + ".join(str(len(stack.blocks)) for stack in self.spec.stacks)
+        size = f"{self.card.parameters:,} parameters, {blocks} blocks, width {self.spec.stacks[-1].width}"
         return f"Model({self.card.name}: {self.card.family}, {size}, {self.card.dtype}, context {self.context})"
 
     # ------------------------------------------------------------------ text <-> tokens
@@ -185,10 +191,10 @@ class Model:
 
         A text longer than the context is read from its last ``context`` tokens on. Raises Misuse for an empty one.
         """
-        self._must("continue")
+        machine = self._must("continue")
         ids, notes = self.fit(self._ids(text, tokens))
-        stream = self.machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
-        logits = self.machine.logits(stream)[0, -1].double().cpu().numpy()
+        stream = machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
+        logits = machine.logits(stream)[0, -1].double().cpu().numpy()
         return Distribution(ids, logits, Sampler().trace(logits).probabilities, notes, self.tokenizer)
 
     def generate(
@@ -215,7 +221,7 @@ class Model:
         ``beams`` above 1 searches for the most probable continuation and draws nothing. Raises Misuse for settings
         that make no sense.
         """
-        self._must("continue")
+        machine = self._must("continue")
         ids = self._ids(text, tokens)
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
         if beams != 1:
@@ -225,7 +231,7 @@ class Model:
                 )
             return self._search(ids, beams, max_new_tokens)
         generation = generate(
-            self.machine,
+            machine,
             ids,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
@@ -238,7 +244,7 @@ class Model:
 
     def _search(self, ids: list[int], beams: int, count: int) -> Generated:
         prompt, notes = self.fit(ids, count)
-        best = beam_search(self.machine, prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
+        best = beam_search(self._must("continue"), prompt, beams=beams, max_new_tokens=count, eos=self.eos)[0]
         text = "" if self.tokenizer is None else self.tokenizer.decode_after(prompt, best.tokens)
         return Generated(text, best.tokens, prompt, 0, best.finish_reason, notes)
 
@@ -249,7 +255,7 @@ class Model:
 
         Raises Misuse for a model that fills no masks, for a text without one, and for one too long to keep them all.
         """
-        self._must("fill")
+        machine = self._must("fill")
         texts = self._texts()
         whole, mask = texts.encode_masked(text), texts.mask
         assert mask is not None, "encode_masked has found one"
@@ -260,7 +266,7 @@ class Model:
                 "Shorten it.",
             )
         blanks = []
-        for position, found in fill(self.machine, ids, mask):
+        for position, found in fill(machine, ids, mask):
             logits = found.double().cpu().numpy()
             shares = Sampler().trace(logits).probabilities
             blanks.append(Blank(ids, logits, shares, notes, texts, position=position))
@@ -271,24 +277,26 @@ class Model:
 
         Raises Misuse for a model that is no classifier, and for an empty text.
         """
-        self._must("classify")
+        machine = self._must("classify")
         ids, notes = self._cut(self._ids(text, None))
-        return classify(self.machine, ids, self.config, notes)
+        return classify(machine, ids, self.config, notes)
 
     def embed(self, texts: str | Sequence[str]) -> torch.Tensor:
         """(N, D), float32: a vector for each of ``texts``, pooled as the checkpoint says; else their mean.
 
         Too long a text loses its end, as sentence-transformers has it. Of a vision model ``texts`` are paths of images,
-        and a vector is the stream at its first position. Raises Misuse for an empty text, and for none.
+        and a vector is the stream at its first position. Raises Misuse for an empty text, for none, and for a model
+        that turns one text into another.
         """
+        machine = self._must("embed" if isinstance(self.spec, spec.Seq2Seq) else self.spec.task)
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise Misuse("There is no text.", "Give at least one.")
         if isinstance(self.spec.stem, spec.Patches):
-            return vectors(self.machine, [self._pixels(path)[0] for path in texts])
+            return vectors(machine, [self._pixels(path)[0] for path in texts])
         lower = self._pooling.lower
         cut = [self._cut(self._ids(text.lower() if lower else text, None), self._pooling.length)[0] for text in texts]
-        return embed(self.machine, cut, self._pooling)
+        return embed(machine, cut, self._pooling)
 
     def similar(self, text: str, others: Sequence[str]) -> list[float]:
         """The cosine of the angle between the vector of ``text`` and that of each of ``others``: 1 is the same way."""
@@ -304,9 +312,9 @@ class Model:
         Raises Misuse for a model that is no classifier of images; NotFound, Misuse or Refused for a file that is not
         there, is no image, is damaged or far too large.
         """
-        self._must("see")
+        machine = self._must("see")
         pixels, notes = self._pixels(image)
-        return see(self.machine, pixels, self.config, notes)
+        return see(machine, pixels, self.config, notes)
 
     def _pixels(self, image: pictures.Source) -> tuple[torch.Tensor, list[str]]:
         """The image as the model reads it (C, Y, X), float32, and sentences about what was not read. Raises Misuse."""
@@ -324,6 +332,110 @@ class Model:
     def _pooling(self) -> Pooling:
         return pooling_of(self.folder)
 
+    # ------------------------------------------------------------------ what encoder-decoders are asked
+
+    def translate(
+        self,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+        *,
+        task: str | None = None,
+        prefix: str | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        beams: int | None = None,
+        length_penalty: float | None = None,
+        stream: bool = False,
+    ) -> Generated | Generation:
+        """Turn one text into another: read it whole, then write, token after token, what the model makes of it.
+
+        What is not said is as the checkpoint's generation_config.json asks: so many beams, no token drawn, unless it
+        says so. ``task``: one that config.json names, such as "translation_en_to_de", with its own settings and what
+        stands before the text; ``prefix`` replaces that. A setting of the draw, or ``stop``, means one beam.
+        ``stream=True`` returns the generation under way (see generate); a search has none, and comes whole. Too long
+        a text loses its end. Raises Misuse for settings that make no sense, Refused where the checkpoint's make none.
+        """
+        machine = self._must("rewrite")
+        manner = self._manner("translation", task, prefix, text)
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        given: dict[str, Any] = {name: value for name, value in drawing.items() if value is not None}
+        if beams is None:
+            beams = 1 if given or stop else manner.beams
+        elif beams != 1 and (given or stop):
+            raise Misuse("Beam search draws nothing, and ends where it ends.", "Leave the other settings out.")
+        rules = manner.rules
+        if repetition_penalty is not None:
+            Sampler(repetition_penalty=repetition_penalty)  # says what is wrong with it
+            rules = replace(rules, repetition_penalty=repetition_penalty)
+        ids, notes = self._cut(self._ids(None if text is None else manner.prefix + text, tokens))
+        notes += manner.warnings
+        if max_new_tokens is None:
+            max_new_tokens = manner.max_new_tokens or self.context
+        if beams == 1:
+            generation = generate(
+                machine,
+                [manner.start],
+                source=ids,
+                sampler=Sampler(**given) if given else manner.sampler,
+                rules=rules,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                stop=stop,
+                eos=manner.eos or self.eos,
+                tokenizer=None if self.tokenizer is None else self.tokenizer.target,
+            )
+            generation.notes += notes
+            return generation if stream else generation.finish()
+        best = beam_search(
+            machine,
+            [manner.start],
+            source=ids,
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            eos=manner.eos or self.eos,
+            length_penalty=manner.length_penalty if length_penalty is None else length_penalty,
+            early_stopping=manner.early_stopping,
+            rules=rules,
+        )[0]
+        written = "" if self.tokenizer is None else self.tokenizer.target.decode(best.tokens)
+        return Generated(written, best.tokens, ids, 0, best.finish_reason, notes)
+
+    def summarize(
+        self, text: str | None = None, tokens: Sequence[int] | None = None, **settings: Any
+    ) -> Generated | Generation:
+        """A summary of a text: as ``translate``, for the task "summarization" of config.json where it names one."""
+        if "task" not in settings and "summarization" in tasks_of(self.config):
+            settings["task"] = "summarization"
+        return self.translate(text, tokens, **settings)
+
+    def _manner(self, kind: str, task: str | None, prefix: str | None, text: str | None) -> Manner:
+        """How the checkpoint asks to be decoded: for ``task``, or for the only one of that kind that config.json names,
+        or for the one whose prefix the text begins with. A prefix that stands there is not put there again."""
+        named = tasks_of(self.config)
+        if task is not None and task not in named:
+            known = ", ".join(named) or "none"
+            raise Misuse(f"config.json of {self.card.name} names no task {task!r}.", f"Named are: {known}.")
+        of_kind = [name for name in named if name.startswith(kind)]
+        begun = [name for name in of_kind if (text or "").startswith(str(named[name].get("prefix") or "\0"))]
+        if task is None and len(begun or of_kind) == 1:
+            task = (begun or of_kind)[0]
+        if task is None and of_kind and prefix is None and text is not None:
+            raise Misuse(
+                f"{self.card.name} knows {len(of_kind)} translations: {', '.join(of_kind)}.",
+                "Say which with task, or what stands before the text with prefix.",
+            )
+        assert isinstance(self.spec, spec.Seq2Seq), "no other model is asked for its manner"
+        manner = manner_of(self.folder, self.config, self.spec.target.vocabulary, task)
+        if prefix is None and (text or "").startswith(manner.prefix):
+            prefix = ""
+        return manner if prefix is None else replace(manner, prefix=prefix)
+
     def _cut(self, ids: list[int], most: int | None = None) -> tuple[list[int], list[str]]:
         """The ids that fit, and a sentence when they are not all: what frames a text stays, the end of it goes."""
         room = self.context if most is None else min(most, self.context)
@@ -333,13 +445,14 @@ class Model:
         kept = ids[: room - len(after)] + after
         return kept, [f"The text has {len(ids)} tokens; the model reads {room}, so its end was left out."]
 
-    def _must(self, task: str) -> None:
-        """Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
+    def _must(self, task: str) -> Any:
+        """The machine. Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
         if self.spec.task != task:
             raise Misuse(
                 f"{self.card.name} does not {tasks.DOES[task]}: it {tasks.IS[self.spec.task]}.",
                 f"Ask it with {tasks.ASKED[self.spec.task]}.",
             )
+        return self.machine
 
     # ------------------------------------------------------------------ look inside
 
@@ -350,31 +463,37 @@ class Model:
         keep: str | Iterable[str] | None = None,
         edit: Mapping[str, Edit] | None = None,
         image: pictures.Source | None = None,
+        target: str | Sequence[int] | None = None,
     ) -> Record:
         """Run once and keep what happened: a Record, every intermediate by name.
 
         One of ``text``, ``tokens`` and ``image`` is what the model reads. ``keep``: shell-style patterns of names to
         store instead of the usual set. ``edit``: name -> function that gets the tensor and returns one of the same
-        shape. Raises Misuse for unknown names, an empty text, or a record larger than ``RECORD_BYTES``; for an image
-        what ``see`` raises.
+        shape. ``target``: what a decoder behind an encoder has written so far, text or tokens; it reads that behind
+        its start token. Raises Misuse for unknown names, an empty text, or a record larger than ``RECORD_BYTES``; for
+        an image what ``see`` raises.
         """
         if image is not None:
             if text is not None or tokens is not None:
                 raise Misuse("Give a text, tokens or an image, one of them.")
             return self._run_image(image, keep, edit)
         ids, notes = self.fit(self._ids(text, tokens))
-        self._refuse_too_large(len(ids), keep)
+        written, more = self._written(target)
+        notes += more
+        self._refuse_too_large(len(written or ids), keep, len(ids))
         return look.run(
             self.machine,
-            [torch.tensor([ids], device=self.device)],
+            [torch.tensor([each], device=self.device) for each in (ids, written) if each],
             self.card,
             keep,
             edit,
-            tokens=ids,
+            tokens=written or ids,
             text=text,
             settings=({"notes": notes} if notes else {}) | self._asked(ids),
-            pieces=[] if self.tokenizer is None else [_piece(piece) for piece in self.tokenizer.pieces(ids)],
+            pieces=self._shown(written or ids, written=bool(written)),
             vocabulary=self._spelt,
+            source=ids if written else [],
+            source_pieces=self._shown(ids) if written else [],
         )
 
     def _run_image(
@@ -397,8 +516,8 @@ class Model:
             vocabulary=self._spelt,
         )
 
-    def _refuse_too_large(self, length: int, keep: str | Iterable[str] | None) -> None:
-        size = stored_bytes(self.spec, length, next(self.machine.parameters()).element_size(), keep)
+    def _refuse_too_large(self, length: int, keep: str | Iterable[str] | None, source: int = 0) -> None:
+        size = stored_bytes(self.spec, length, next(self.machine.parameters()).element_size(), keep, source)
         if size > RECORD_BYTES:
             raise Misuse(
                 f"Recording {length} tokens of {self.card.name} would store {size / 2**30:.1f} GiB.",
@@ -414,6 +533,30 @@ class Model:
             return {"exclusive": problem(self.config, self.spec.head.size) == "one class"}
         return {}
 
+    def _written(self, target: str | Sequence[int] | None) -> tuple[list[int], list[str]]:
+        """What a decoder behind an encoder reads, and a sentence when that is not all; nothing where there is none."""
+        if not isinstance(self.spec, spec.Seq2Seq):
+            if target is not None:
+                raise Misuse(f"{self.card.name} {tasks.IS[self.spec.task]}: it reads no target.", "Leave target out.")
+            return [], []
+        if isinstance(target, str):
+            texts = self._texts().target
+            ids, after = texts.encode(target), texts.frame[1]
+            ids = ids[: len(ids) - len(after)]  # what ends a text would end the writing
+        else:
+            ids = checked_tokens(target or (), self.spec.target.vocabulary)
+        read = [start_of(self.folder, self.config, self.spec.target.vocabulary), *ids]
+        if len(read) <= self.context:
+            return read, []
+        return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
+
+    def _shown(self, ids: list[int], written: bool = False) -> list[dict[str, Any]]:
+        """Each token for people: of what is read, or of what a decoder behind an encoder has written."""
+        if self.tokenizer is None:
+            return []
+        texts = self.tokenizer.target if written else self.tokenizer
+        return [_piece(piece) for piece in texts.pieces(ids)]
+
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
         return look.names.names(self.spec)
@@ -424,8 +567,8 @@ class Model:
             return label_names(self.config, self.spec.head.size)
         if self.tokenizer is None:
             return []
-        size = self.spec.stem.vocabulary if isinstance(self.spec.stem, spec.Tokens) else 0
-        return [piece.text for piece in self.tokenizer.pieces(range(size))]
+        size = self.spec.target.vocabulary if isinstance(self.spec, spec.Seq2Seq) else self.spec.vocabulary
+        return [piece.text for piece in self.tokenizer.target.pieces(range(size))]
 
     # ------------------------------------------------------------------ checking what comes in
 
@@ -440,7 +583,7 @@ class Model:
         self._must_read_tokens()
         if (text is None) == (tokens is None):
             raise Misuse("Give a text or tokens, one of the two.")
-        ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec)
+        ids = self.tokens(text) if text is not None else checked_tokens(tokens or (), self.spec.vocabulary)
         if not ids:
             raise Misuse("There is nothing to read: the text is empty.", "Write at least one character.")
         return ids
@@ -451,9 +594,8 @@ class Model:
             raise Misuse(f"{self.card.name} reads images, not texts.", "Give it one with image=, or --image.")
 
 
-def checked_tokens(tokens: Sequence[int], machine: spec.Transformer) -> list[int]:
-    """Token ids as plain ints, all within the vocabulary. Raises Misuse."""
-    size = machine.stem.vocabulary if isinstance(machine.stem, spec.Tokens) else 0
+def checked_tokens(tokens: Sequence[int], size: int) -> list[int]:
+    """Token ids as plain ints, all within a vocabulary of ``size``. Raises Misuse."""
     for token in tokens:
         if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
             raise Misuse(f"{token!r} is no token id of this model.", f"Ids go from 0 to {size - 1}.")
@@ -476,7 +618,6 @@ def load(
     found = checkpoint.open(folder)
     _check_device(device)
     machine = found.load(dtype, device, progress)
-    assert isinstance(machine, Transformer), "no family of encoder-decoders is known yet"
     try:
         tokenizer = Tokenizer.open(folder)
     except NotFound:

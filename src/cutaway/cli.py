@@ -12,8 +12,9 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -51,6 +52,8 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
+Target = Annotated[str | None, Parameter(help="Of a translation: what is written so far.")]
+RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
@@ -186,6 +189,7 @@ def run(
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
+    target: Target = None,
     model: Annotated[
         str | None,
         Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given."),
@@ -202,7 +206,7 @@ def run(
         if path is not None:
             _check_writable(path)
     loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
-    record = loaded.run(text, keep=keep, image=None if image is None else _read_image(image))
+    record = loaded.run(text, keep=keep, target=target, image=None if image is None else _read_image(image))
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)
@@ -213,10 +217,12 @@ def run(
     if json:
         _print_json(
             model=loaded.card.name, tokens=record.tokens, pieces=record.pieces, notes=notes, stored=shapes,
-            names=record.names(), saved=None if save is None else str(save), html=None if html is None else str(html),
+            source=record.source, names=record.names(), saved=None if save is None else str(save),
+            html=None if html is None else str(html),
         )  # fmt: skip
         return
-    print(f"{loaded.card.name}: {record.length} tokens, {len(record.names())} tensors by name")
+    read = f"{len(record.source)} tokens read, {len(record.tokens)} written" if record.source else ""
+    print(f"{loaded.card.name}: {read or f'{record.length} tokens'}, {len(record.names())} tensors by name")
     for name in record.names():
         stored = "×".join(map(str, shapes[name])) if name in shapes else "derived when asked for"
         print(f"{name:28} {' '.join(record.axes(name)):12} {stored}")
@@ -239,6 +245,8 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
         print(f"{name:28} {' '.join(letters)}")
     image = " C channels, Y rows, X columns of pixels." if "image" in axes else ""
     _say(f"T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.{image}")
+    if any("S" in letters for letters in axes.values()):
+        _say("S tokens that the encoder reads.")
 
 
 @app.command(sort_key=6)
@@ -266,7 +274,14 @@ def explain(
 
 @app.command(sort_key=7)
 def heads(
-    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+    text: Text,
+    /,
+    *,
+    target: Target = None,
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Rank the heads by how plainly they read in one way.
 
@@ -278,17 +293,21 @@ def heads(
 
     text = _read(text)
     loaded = _load(model, dtype, device)
-    record = loaded.run(text)
+    record = loaded.run(text, target=target)
     found: list[dict[str, Any]] = []
-    for block in range(len(loaded.spec.stack.blocks)):
-        even = record[f"blocks.{block}.attn.even"]
-        for head, scores in enumerate(record[f"blocks.{block}.attn.kinds"]):
+    for name in record.names(views=True):
+        if not name.endswith(".attn.kinds"):
+            continue
+        side, _, block = name.removesuffix(".attn.kinds").rpartition("blocks.")
+        even = record[f"{side}blocks.{block}.attn.even"]
+        for head, scores in enumerate(record[name]):
             kind = label(scores, even)
             at = KINDS.index(kind)
             found.append(
-                {
-                    "block": block, "head": head, "kind": kind, "score": float(scores[at]), "even": float(even[at]),
-                    "scores": dict(zip(KINDS, scores.tolist(), strict=True)),
+                ({"side": side.rstrip(".")} if side else {})
+                | {
+                    "block": int(block), "head": head, "kind": kind, "score": float(scores[at]),
+                    "even": float(even[at]), "scores": dict(zip(KINDS, scores.tolist(), strict=True)),
                 }
             )  # fmt: skip
     found.sort(key=lambda one: (one["kind"] == "broad", one["even"] - one["score"]))
@@ -296,15 +315,24 @@ def heads(
     if json:
         _print_json(model=loaded.card.name, tokens=record.tokens, heads=found)
         return
-    print(f"block head  kind       {'score':>6} {'even':>6}   " + " ".join(f"{kind:>9}" for kind in KINDS))
+    before = "side     " if any("side" in one for one in found) else ""
+    print(f"{before}block head  kind       {'score':>6} {'even':>6}   " + " ".join(f"{kind:>9}" for kind in KINDS))
     for one in found:
         scores = " ".join(f"{score:9.2f}" for score in one["scores"].values())
-        print(f"{one['block']:5} {one['head']:4}  {one['kind']:9}  {one['score']:6.2f} {one['even']:6.2f}   {scores}")
+        place = f"{one['side']:9}{one['block']:5}" if before else f"{one['block']:5}"
+        print(f"{place} {one['head']:4}  {one['kind']:9}  {one['score']:6.2f} {one['even']:6.2f}   {scores}")
 
 
 @app.command(sort_key=8)
 def lens(
-    text: Text, /, *, model: ModelName = "stories", dtype: Dtype = None, device: Device = None, json: Json = False
+    text: Text,
+    /,
+    *,
+    target: Target = None,
+    model: ModelName = "stories",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Show what the model would say next if it stopped early.
 
@@ -316,10 +344,10 @@ def lens(
     loaded = _load(model, dtype, device)
     if loaded.spec.task in ("classify", "see", "embed"):
         raise Misuse(f"{loaded.card.name} has no words at the end of its stream.", "Ask one that continues or fills.")
-    record = loaded.run(text)
+    record = loaded.run(text, target=target)
     ids, p, final, rank = (record[f"lens.{what}[-1]"].tolist() for what in ("ids", "p", "final", "rank"))
     end = ids[-1][0]
-    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=sorted({id for row in ids for id in row}))}
+    spelt = _spelt(loaded, {id for row in ids for id in row})
     _say(*record.settings.get("notes", []))
     if json:
         stops = [
@@ -331,9 +359,10 @@ def lens(
         ]  # fmt: skip
         _print_json(model=loaded.card.name, tokens=record.tokens, end={"id": end, "text": spelt[end]}, stops=stops)
         return
-    print(f"{'stream':21} {'probability':>11}  {'most probable':20} {f'of {_safe(spelt[end])!r}':>11}  rank")
+    wide = max(21, *map(len, record.stops()))
+    print(f"{'stream':{wide}} {'probability':>11}  {'most probable':20} {f'of {_safe(spelt[end])!r}':>11}  rank")
     for i, stop in enumerate(record.stops()):
-        print(f"{stop:21} {p[i][0]:11.4%}  {_safe(spelt[ids[i][0]]):20} {final[i]:11.4%} {rank[i] + 1:5}")
+        print(f"{stop:{wide}} {p[i][0]:11.4%}  {_safe(spelt[ids[i][0]]):20} {final[i]:11.4%} {rank[i] + 1:5}")
 
 
 @app.command(sort_key=9)
@@ -363,7 +392,7 @@ def compare(
     for run_, text in zip(runs, texts, strict=True):
         _say(*(f"{_safe(text[:40])}: {note}" for note in run_.settings.get("notes", [])))
     ids = [change.id for change in found.changes or []]
-    spelt = {piece.id: piece.text for piece in loaded.pieces(tokens=ids)} if ids else {}
+    spelt = _spelt(loaded, ids)
     if json:
         changes = None if found.changes is None else [{"text": spelt[c.id], **vars(c)} for c in found.changes]
         _print_json(models=[loaded.card.name, other.card.name], **(found.to_json() | {"changes": changes}))
@@ -512,6 +541,94 @@ def similar(
         return
     for cosine, other in ranked:
         print(f"{cosine:8.4f}  {_safe(other)}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Writing:
+    """How a translation or a summary is written; what is not said is as the checkpoint asks."""
+
+    prefix: Annotated[str | None, Parameter(help="What to put before the text, instead of the model's own.")] = None
+    max_new_tokens: Annotated[int | None, Parameter(converter=_whole, help="The most tokens to write.")] = None
+    beams: Annotated[int | None, Parameter(converter=_whole, help="Above 1: search, do not draw.")] = None
+    length_penalty: Annotated[float | None, Parameter(help="Of a search: above 0 is longer, below shorter.")] = None
+    temperature: Annotated[float | None, Parameter(help="0 takes the most probable; above 1 is flatter.")] = None
+    top_k: Annotated[int | None, Parameter(converter=_whole, help="Keep the k most probable tokens.")] = None
+    top_p: Annotated[float | None, Parameter(help="Keep the fewest tokens that hold the share p.")] = None
+    min_p: Annotated[float | None, Parameter(help="Keep tokens this probable beside the best one.")] = None
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 repeats less.")] = None
+    seed: Annotated[int | None, Parameter(converter=_whole, help="The same seed, the same tokens.")] = None
+    stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None
+
+
+@app.command(sort_key=14.1)
+def translate(
+    text: Text,
+    /,
+    *,
+    model: RewriterName,
+    task: Annotated[str | None, Parameter(help="One config.json names, such as translation_en_to_de.")] = None,
+    writing: Writing = Writing(),
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Translate a text, with models such as OPUS-MT and T5."""
+    _rewrite("translate", text, model, {"task": task} if task else {}, writing, dtype, device, json)
+
+
+@app.command(sort_key=14.2)
+def summarize(
+    text: Text,
+    /,
+    *,
+    model: RewriterName,
+    writing: Writing = Writing(),
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Sum up a text, with models such as BART and T5."""
+    _rewrite("summarize", text, model, {}, writing, dtype, device, json)
+
+
+def _rewrite(
+    verb: Literal["translate", "summarize"],
+    text: str,
+    model: str,
+    task: dict[str, str],
+    writing: Writing,
+    dtype: str | None,
+    device: str | None,
+    json: bool,
+) -> None:
+    """What ``translate`` and ``summarize`` do: as it is written, or at once what a search has found."""
+    text = _read(text)
+    settings = {name: value for name, value in vars(writing).items() if value is not None} | task
+    unsaid = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}
+    _check_sampling({**unsaid, "max_new_tokens": 1, **settings})
+    loaded = _load(model, dtype, device)
+    result = getattr(loaded, verb)(text, **settings, stream=True)
+    steps: list[dict[str, Any]] = []
+    if hasattr(result, "finish"):
+        for step in result:
+            steps.append({"id": step.id, "text": step.text, "p": step.p, "p_drawn": step.p_drawn, "u": step.u})
+            if not json:
+                print(_safe(step.text), end="", flush=True)
+    else:
+        steps = [{"id": token} for token in result.tokens]
+        if not json:
+            print(_safe(result.text), end="")
+    if not json:
+        print()
+    _say(*result.notes)
+    drawn = "" if all(step.get("p_drawn", 1) == 1 for step in steps) else f", seed {result.seed}"
+    _say(f"{len(steps)} tokens{drawn}, finish reason: {result.finish_reason}.")
+    if json:
+        _print_json(
+            model=loaded.card.name, read=result.prompt, text=result.text, tokens=steps, seed=result.seed,
+            finish_reason=result.finish_reason, notes=result.notes, settings=settings | {"seed": result.seed},
+        )  # fmt: skip
 
 
 @app.command(sort_key=15)
@@ -701,6 +818,11 @@ def _read_each(texts: Sequence[str]) -> list[str]:
     return [_read(text) for text in texts]
 
 
+def _spelt(model: Model, ids: Iterable[int]) -> dict[int, str]:
+    """The readable text of tokens that a model predicts."""
+    return {} if model.tokenizer is None else {piece.id: piece.text for piece in model.tokenizer.target.pieces(ids)}
+
+
 CHOICES = "probability     logit      id  token"
 
 
@@ -787,7 +909,8 @@ def _parting(at: int | None, runs: tuple[Record, Record]) -> str:
     """Where two texts part, in a sentence."""
     if at is None:
         return "The two texts are the same tokens."
-    told = [_safe(run.pieces[at]["text"]) if at < len(run.tokens) else "its end" for run in runs]
+    read = [run.source_pieces or run.pieces for run in runs]
+    told = [_safe(pieces[at]["text"]) if at < len(pieces) else "its end" for pieces in read]
     return f"They part at token {at}: {told[0]} in the first, {told[1]} in the second."
 
 

@@ -34,10 +34,14 @@ _SMALL_FILES = [
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
+    "source.spm",
+    "target.spm",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "target_vocab.json",
     "merges.txt",
     "chat_template.jinja",
     "LICENSE*",
@@ -83,7 +87,7 @@ class Entry:
     source: str  # "bundled" or "cached"
     folder: Path
     family: str | None
-    spec: spec.Transformer | None
+    spec: spec.Spec | None
     dtype: str | None
     problem: CutawayError | None = None
 

@@ -84,7 +84,6 @@ def test_run_of_an_image(cutaway: Any, vision: Make, photo: Path, tmp_path: Path
         (["lens", "a"], 2, "has no words at the end of its stream."),
         (["classify", "a"], 2, "does not classify texts: it tells what an image shows."),
         (["next", "a"], 2, "does not continue texts: it tells what an image shows."),
-        (["run", "--image", "PHOTO", "--html", "x.html"], 2, "the run of another kind."),
     ],
 )
 def test_what_makes_no_sense_is_said(

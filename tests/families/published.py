@@ -194,6 +194,59 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_channels": 3, "num_hidden_layers": 12, "patch_size": 16, "qkv_bias": True,
         "transformers_version": "4.13.0.dev0",
     },
+    "T5 small": {
+        "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 512,
+        "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1, "initializer_factor": 1.0,
+        "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512,
+        "num_heads": 8, "num_layers": 6, "output_past": True, "pad_token_id": 0,
+        "relative_attention_num_buckets": 32,
+        "task_specific_params": {
+            "summarization": {
+                "early_stopping": True, "length_penalty": 2.0, "max_length": 200, "min_length": 30,
+                "no_repeat_ngram_size": 3, "num_beams": 4, "prefix": "summarize: ",
+            },
+            "translation_en_to_de": {
+                "early_stopping": True, "max_length": 300, "num_beams": 4, "prefix": "translate English to German: ",
+            },
+        },
+        "vocab_size": 32128,
+    },
+    "Flan-T5 base": {
+        "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 768,
+        "decoder_start_token_id": 0, "dense_act_fn": "gelu_new", "dropout_rate": 0.1, "eos_token_id": 1,
+        "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+        "is_gated_act": True, "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512,
+        "num_decoder_layers": 12, "num_heads": 12, "num_layers": 12, "output_past": True, "pad_token_id": 0,
+        "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32, "tie_word_embeddings": False,
+        "torch_dtype": "float32", "transformers_version": "4.23.1", "use_cache": True, "vocab_size": 32128,
+    },
+    "BART large, CNN": {
+        "_num_labels": 3, "activation_dropout": 0.0, "activation_function": "gelu", "add_final_layer_norm": False,
+        "architectures": ["BartForConditionalGeneration"], "attention_dropout": 0.0, "bos_token_id": 0,
+        "classif_dropout": 0.0, "classifier_dropout": 0.0, "d_model": 1024, "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096, "decoder_layerdrop": 0.0, "decoder_layers": 12, "decoder_start_token_id": 2,
+        "dropout": 0.1, "early_stopping": True, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
+        "encoder_layerdrop": 0.0, "encoder_layers": 12, "eos_token_id": 2, "force_bos_token_to_be_generated": True,
+        "forced_bos_token_id": 0, "forced_eos_token_id": 2, "gradient_checkpointing": False,
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, "init_std": 0.02, "is_encoder_decoder": True,
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}, "length_penalty": 2.0, "max_length": 142,
+        "max_position_embeddings": 1024, "min_length": 56, "model_type": "bart", "no_repeat_ngram_size": 3,
+        "normalize_before": False, "num_beams": 4, "num_hidden_layers": 12, "output_past": True, "pad_token_id": 1,
+        "prefix": " ", "scale_embedding": False, "transformers_version": "4.7.0.dev0", "use_cache": True,
+        "vocab_size": 50264,
+    },
+    "OPUS-MT, English to German": {
+        "_num_labels": 3, "activation_dropout": 0.0, "activation_function": "swish", "add_bias_logits": False,
+        "add_final_layer_norm": False, "architectures": ["MarianMTModel"], "attention_dropout": 0.0,
+        "bad_words_ids": [[58100]], "bos_token_id": 0, "classif_dropout": 0.0, "d_model": 512,
+        "decoder_attention_heads": 8, "decoder_ffn_dim": 2048, "decoder_layerdrop": 0.0, "decoder_layers": 6,
+        "decoder_start_token_id": 58100, "dropout": 0.1, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048,
+        "encoder_layerdrop": 0.0, "encoder_layers": 6, "eos_token_id": 0, "extra_pos_embeddings": 58101,
+        "init_std": 0.02, "is_encoder_decoder": True, "max_length": 512, "max_position_embeddings": 512,
+        "model_type": "marian", "normalize_before": False, "normalize_embedding": False, "num_beams": 6,
+        "num_hidden_layers": 6, "pad_token_id": 58100, "scale_embedding": True, "static_position_embeddings": True,
+        "vocab_size": 58101,
+    },
 }  # fmt: skip
 
 #: How many parameters their model cards and papers give, tied tables counted once.
@@ -221,4 +274,8 @@ PARAMETERS = {
     "ViT base": 86_567_656,
     "DINO small": 21_665_664,
     "DeiT base, distilled": 87_338_192,
+    "T5 small": 60_506_624,
+    "Flan-T5 base": 247_577_856,
+    "BART large, CNN": 406_290_432 + 50_264,  # the bias of the logits, which the reference does not count
+    "OPUS-MT, English to German": 73_886_208 + 58_101,  # nor that; without sinusoids, which it does
 }

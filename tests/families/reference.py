@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cutaway.model import spec
 from cutaway.model.tap import record
+from cutaway.model.transformer import Seq2Seq
 from tests.families.golden import image
 from tests.families.variants import VARIANTS
 
@@ -24,9 +25,16 @@ def reference_model(variant: str) -> nn.Module:
     config = getattr(transformers, config_name)(**says)
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    model = getattr(transformers, model_name)(config)
+    model = own_head(getattr(transformers, model_name)(config))
     stir(model)
     return model.float().eval()
+
+
+def own_head(model: nn.Module) -> nn.Module:
+    """Give T5 1.1 the head of its own that files of it hold; the reference's constructor ties it all the same."""
+    if getattr(model.config, "scale_decoder_outputs", True) is False:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
 
 
 def stir(model: nn.Module) -> None:
@@ -34,10 +42,28 @@ def stir(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.requires_grad:  # sinusoids
+                continue
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
             else:
                 parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias.normal_(generator=generator)
+
+
+def written(tokens: Tensor) -> Tensor:
+    """What a decoder behind an encoder reads while that reads ``tokens``: fewer, and of any vocabulary above 23."""
+    return tokens.flip(1)[:, 3:] % 20 + 3
+
+
+def called(model: nn.Module, tokens: Tensor) -> Any:
+    """What a model, ours or the reference's, makes of ``tokens`` or of an image."""
+    if isinstance(model, Seq2Seq):
+        return model(tokens, written(tokens))
+    if hasattr(model, "config") and model.config.is_encoder_decoder:
+        return model(tokens, decoder_input_ids=written(tokens))
+    return model(inputs_of(model, tokens))
 
 
 def inputs_of(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -50,8 +76,10 @@ def inputs_of(model: nn.Module, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
-    """What comes out of every block (T, D) and of the head, (T, V) or (V), in the reference's own arithmetic."""
-    layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    """What comes out of every block (T, D), of an encoder before a decoder (S, D), and of the head, (T, V) or (V), in
+    the reference's own arithmetic."""
+    two = model.config.is_encoder_decoder
+    sides = {"encoder.": model.get_encoder(), "decoder.": model.get_decoder()} if two else {"": model}
     out: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -60,8 +88,14 @@ def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor
 
         return hook
 
-    handles = [layer.register_forward_hook(keep(f"blocks.{i}.resid_post")) for i, layer in enumerate(layers)]
-    result = model(inputs_of(model, tokens))
+    handles = []
+    for side, stack in sides.items():
+        layers = next(module for module in stack.modules() if isinstance(module, nn.ModuleList))
+        for i, layer in enumerate(layers):
+            handles.append(layer.register_forward_hook(keep(f"{side}blocks.{i}.resid_post")))
+    result = called(model, tokens)
+    if two:
+        out["encoder.final"] = result.encoder_last_hidden_state[0]
     if (logits := getattr(result, "logits", None)) is not None:
         out["logits"] = logits[0]
     for handle in handles:
@@ -72,8 +106,8 @@ def reference_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor
 @torch.no_grad()
 def our_run(model: nn.Module, tokens: Tensor = TOKENS) -> dict[str, Tensor]:
     """The same of ours, under the same names."""
-    with record(model, keep=lambda name: name.endswith("resid_post") or name == "logits") as tape:
-        model(inputs_of(model, tokens))
+    with record(model, keep=lambda name: name.endswith("resid_post") or name in ("encoder.final", "logits")) as tape:
+        called(model, tokens)
     return dict(tape.tensors)
 
 

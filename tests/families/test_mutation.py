@@ -13,11 +13,34 @@ from cutaway.model import spec
 from cutaway.model.transformer import build
 from tests.families.test_parity import TOLERANCE
 
-Change = Callable[[spec.Transformer], spec.Transformer]
+Change = Callable[[spec.Spec], spec.Spec]
 
 
 def _blocks(change: Callable[[spec.Block], spec.Block]) -> Change:
     return lambda s: replace(s, stack=replace(s.stack, blocks=tuple(change(block) for block in s.stack.blocks)))
+
+
+def _side(side: str, **changes: Callable[[spec.Block], object]) -> Change:
+    """Every block of an encoder or a decoder: each of its facts as the function makes it of the block."""
+
+    def change(s: spec.Seq2Seq) -> spec.Seq2Seq:
+        stack = getattr(s, side)
+        blocks = tuple(replace(block, **{key: make(block) for key, make in changes.items()}) for block in stack.blocks)
+        return replace(s, **{side: replace(stack, blocks=blocks)})
+
+    return change
+
+
+def _relative(side: str, **changes) -> Change:
+    def change(s: spec.Seq2Seq) -> spec.Seq2Seq:
+        stack = getattr(s, side)
+        return replace(s, **{side: replace(stack, relative=replace(stack.relative, **changes))})
+
+    return change
+
+
+def _stems(**changes) -> Change:
+    return lambda s: replace(s, source=replace(s.source, **changes), target=replace(s.target, **changes))
 
 
 def _attention(**changes) -> Change:
@@ -126,6 +149,32 @@ BROKEN: list[tuple[str, str, Change]] = [
 ]
 
 
+TWO = "t5, gated gelu, a head of its own"
+BROKEN += [
+    ("scores scaled", "t5", _side("encoder", attn=lambda b: replace(b.attn, scale=0.25))),
+    ("scores of cross-attention scaled", "t5", _side("decoder", cross=lambda b: replace(b.cross, scale=0.25))),
+    ("cross-attention looking back only", "t5", _side("decoder", cross=lambda b: replace(b.cross, causal=True))),
+    ("a decoder looking ahead", "t5", _side("decoder", attn=lambda b: replace(b.attn, causal=False))),
+    ("an encoder not looking ahead", "bart", _side("encoder", attn=lambda b: replace(b.attn, causal=True))),
+    ("distances one way in an encoder", "t5", _relative("encoder", bidirectional=False)),
+    ("distances both ways in a decoder", "t5", _relative("decoder", bidirectional=True)),
+    ("the farthest distance told apart", "t5", _relative("decoder", max_distance=20)),
+    ("the head's scale", "t5", _head(scale=1.0)),
+    ("a scale for a head of its own", TWO, _head(scale=48**-0.5)),
+    ("gelu for its approximation, gated", TWO, _side("decoder", mlp=lambda b: replace(b.mlp, activation="gelu"))),
+    ("gelu for relu", "t5", _side("encoder", mlp=lambda b: replace(b.mlp, activation="gelu_tanh"))),
+    ("eps of a T5", "t5, gated silu, coarser", _side("encoder", norm=lambda b: spec.Norm("rms", 1e-4))),
+    ("positions of BART from the first row on", "bart", _stems(positions=spec.Positions("learned", 66))),
+    ("eps of BART's embedding", "bart", _stems(norm=spec.Norm("layer", 1e-2))),
+    ("eps of BART's blocks", "bart", _side("decoder", norm=lambda b: spec.Norm("layer", 1e-3))),
+    ("an embedding that is scaled, not", "bart, relu, scaled embedding", _stems(scale=1.0)),
+    ("norms before BART's sublayers", "bart", _side("encoder", slots=lambda b: ("pre",))),
+    ("no sinusoids", "marian", _stems(positions=None)),
+    ("gelu for swish", "marian", _side("encoder", mlp=lambda b: replace(b.mlp, activation="gelu"))),
+    ("other heads", "marian", _side("decoder", attn=lambda b: replace(b.attn, heads=3, kv_heads=3, width=16))),
+]
+
+
 @pytest.mark.parametrize(("variant", "change"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
 def test_a_broken_fact_is_seen(saved, variant, change):
     from tests.families.reference import our_run, worst
@@ -150,6 +199,15 @@ WEIGHTS: list[tuple[str, str, Callable[[dict[str, torch.Tensor]], None]]] = [
     ("gate and up swapped", "llama", lambda w: _swap(w, "mlp.gate", "mlp.up")),
     ("norms after attention and MLP swapped", "olmo2", lambda w: _swap(w, "attn.post", "mlp.post")),
     ("keys and values swapped", "neox", lambda w: _swap(w, "attn.k", "attn.v")),
+    ("gate and up of a T5 swapped", "t5, gated gelu, a head of its own", lambda w: _swap(w, "mlp.gate", "mlp.up")),
+    ("distances of encoder and decoder swapped", "t5", lambda w: _swap(w, "encoder.relative", "decoder.relative")),
+    (
+        "cross- and self-attention swapped",
+        "bart",
+        lambda w: _swap(w, "decoder.blocks.1.attn", "decoder.blocks.1.cross"),
+    ),
+    ("norms on the stream swapped", "marian", lambda w: _swap(w, "cross.stream", "mlp.stream")),
+    ("the logits' bias lost", "marian", lambda w: _replace(w, "head.out.bias", torch.zeros_like)),
     ("a bias lost", "qwen2", lambda w: _replace(w, "attn.q.bias", torch.zeros_like)),
     ("patches mirrored", "vit, classes", lambda w: _replace(w, "patch.weight", lambda x: x.transpose(2, 3))),
     ("norms before attention and MLP swapped", "vit, classes", lambda w: _swap(w, "attn.pre", "mlp.pre")),

@@ -44,6 +44,14 @@ def test_models_of_images_are_compared_on_images(saved, variant):
     assert [len(image) for image in result["positions"]] == [10 if variant.endswith("no head") else 1] * 3
 
 
+def test_an_encoder_and_a_decoder_read_the_same_tokens(saved):
+    folder, _ = saved("marian, two vocabularies")
+    result = verify(checkpoint.open(folder))
+    assert result["agrees"]
+    assert max(max(sequence) for sequence in result["tokens"]) < 61  # the smaller of the two
+    assert [len(sequence) for sequence in result["positions"]] == [1, 17, 64]
+
+
 def test_a_model_that_differs_is_said_to(saved, monkeypatch):
     folder, _ = saved("llama")
     opened = checkpoint.open(folder)

@@ -36,6 +36,17 @@ IMAGE = {
     "image_size": 24, "patch_size": 8, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }  # fmt: skip
+T5 = {
+    "vocab_size": 97, "d_model": 48, "d_kv": 16, "d_ff": 80, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 15, "decoder_start_token_id": 0,
+}  # fmt: skip
+BART = {
+    "vocab_size": 97, "d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 80,
+    "decoder_layers": 3, "decoder_attention_heads": 6, "decoder_ffn_dim": 72, "max_position_embeddings": 64,
+}  # fmt: skip
+MARIAN = {
+    **BART, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 96, "decoder_start_token_id": 96,
+}  # fmt: skip
 GEMMA = {**SMALL, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 20}
 
 
@@ -170,4 +181,30 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deit, classes": ("DeiTConfig", "DeiTForImageClassification", {**IMAGE, "num_labels": 4}),
     "deit, two heads": ("DeiTConfig", "DeiTForImageClassificationWithTeacher", {**IMAGE, "num_labels": 4}),
     "deit, no head": ("DeiTConfig", "DeiTModel", IMAGE),
+    "t5": ("T5Config", "T5ForConditionalGeneration", T5),
+    "t5, gated gelu, a head of its own": (
+        "T5Config",
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "t5, gated silu, coarser": (
+        "T5Config",
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-5, "relative_attention_max_distance": 40},
+    ),
+    "bart": ("BartConfig", "BartForConditionalGeneration", BART),
+    "bart, relu, scaled embedding": (
+        "BartConfig",
+        "BartForConditionalGeneration",
+        {**BART, "activation_function": "relu", "scale_embedding": True},
+    ),
+    "marian": ("MarianConfig", "MarianMTModel", MARIAN),
+    "marian, two vocabularies": (
+        "MarianConfig",
+        "MarianMTModel",
+        {
+            **MARIAN, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 61, "pad_token_id": 60,
+            "decoder_start_token_id": 60,
+        },
+    ),
 }  # fmt: skip

@@ -51,7 +51,7 @@ class Scripted(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1))
         self.read = 0
 
-    def cache(self, batch: int, length: int) -> SimpleNamespace:
+    def cache(self, batch: int, length: int, room: int) -> SimpleNamespace:
         return SimpleNamespace(length=0)
 
     def stream(self, ids: Tensor, cache: Any = None) -> Tensor:

@@ -19,6 +19,11 @@ CORPUS = [
     "The fox said: I do not know, it isn't the moon; it is 3 o'clock, and then it'll be 4.",
     "naïve café, Übergröße, 東京 and Привет. Numbers: 12345, 67,890.  Two  spaces.\n\nNew lines\tand tabs.",
 ] * 4
+GERMAN = [
+    "Es war einmal ein kleiner Fuchs, der nicht schlafen konnte. »Warum?«, fragte die Eule.",
+    "Der Fuchs sagte: Ich weiß es nicht, es ist nicht der Mond; es ist 3 Uhr, und dann wird es 4.",
+    "Übergröße, naïve Straße, 東京 und Привет. Zahlen: 12345, 67.890.",
+] * 4
 LLAMA3_PATTERN = "|".join(
     [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
@@ -121,6 +126,49 @@ def sentencepiece_models() -> dict[str, bytes]:
         )
         made[kind] = model.getvalue()
     return made
+
+
+@pytest.fixture(scope="session")
+def spm() -> dict[str, bytes]:
+    trainer = pytest.importorskip("sentencepiece", reason="cuts the texts of Marian models").SentencePieceTrainer
+    made = {}
+    for name, corpus in {"source": CORPUS, "target": GERMAN}.items():
+        model = io.BytesIO()
+        trainer.train(
+            sentence_iterator=iter(corpus * 5), model_writer=model, vocab_size=140, hard_vocab_limit=False,
+            minloglevel=2, bos_id=-1, pad_id=-1, eos_id=0, unk_id=1,
+        )  # fmt: skip
+        made[name] = model.getvalue()
+    return made
+
+
+@pytest.fixture
+def marian(tmp_path: Path, spm: dict[str, bytes]) -> Callable[..., Path]:
+    """marian(separate) -> a folder with what OPUS-MT repositories hold."""
+    import sentencepiece
+
+    def make(separate: bool = False, **config: Any) -> Path:
+        pieces = {}
+        for name, model in spm.items():
+            (tmp_path / f"{name}.spm").write_bytes(model)
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            pieces[name] = [processor.id_to_piece(i) for i in range(2, processor.get_piece_size())]
+
+        def vocabulary(*names: str) -> dict[str, int]:
+            shuffled = sorted(
+                {piece for name in names for piece in pieces[name]}, key=lambda piece: (len(piece), piece)
+            )
+            tokens = ["</s>", "<unk>", *shuffled[:-3], ">>fra<<", ">>deu<<", "<pad>"]  # three pieces have no id
+            return {token: i for i, token in enumerate(tokens)}
+
+        for file, names in {"vocab": ["source"], "target_vocab": ["target"]}.items():
+            content = vocabulary(*(names if separate else ["source", "target"]))
+            (tmp_path / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")
+        says = {"source_lang": "eng", "target_lang": "deu", "separate_vocabs": separate, **config}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(says))
+        return tmp_path
+
+    return make
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ def other(machine: str) -> Record:
     model = machines.lively(machines.T5 if machine == "t5" else machines.WHISPER)
     source = machines.tokens(1, 9) if machine == "t5" else torch.randn(1, 12, 60)
     ids = machines.tokens(1, 5)
-    return run(model, [source, ids], CARD, tokens=ids[0].tolist())
+    read = source[0].tolist() if machine == "t5" else []
+    return run(model, [source, ids], CARD, tokens=ids[0].tolist(), source=read)
 
 
 @pytest.mark.parametrize("machine", [*machines.DECODERS, "t5", "whisper"])

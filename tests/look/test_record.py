@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 import cutaway
 from cutaway.errors import Misuse, NotFound, Refused
-from cutaway.look import ModelCard, Record, run
+from cutaway.look import ModelCard, Record, names, run
 from cutaway.look.record import stored_bytes
 from cutaway.model import spec
 from cutaway.model.tap import record
@@ -53,6 +54,23 @@ def test_encoder_decoder_runs_are_recorded_too(machine: spec.Seq2Seq) -> None:
         model(source, ids)
     for full, computed in tape.tensors.items():
         assert machines.largest(model, kept[full], computed) < 1e-6, full
+
+
+def test_a_run_of_an_encoder_and_a_decoder_comes_back(tmp_path: Path) -> None:
+    deep = dataclasses.replace(machines.T5.encoder, blocks=machines.T5.encoder.blocks * 2)  # four blocks before two
+    model = machines.lively(dataclasses.replace(machines.T5, encoder=deep))
+    source, ids = machines.tokens(1, 9), machines.tokens(1, 5)
+    told = {"source": source[0].tolist(), "source_pieces": [{"id": 1, "text": "a", "special": False}]}
+    kept = run(model, [source, ids], CARD, tokens=ids[0].tolist(), text="what was read", **told)
+    assert set(names.names(model.spec)) <= set(kept.names())
+    assert kept.shape("encoder.blocks.3.resid_post") == (9, 48)
+    assert kept.nbytes == stored_bytes(model.spec, 5, source=9)
+    kept.save(tmp_path / "run.cutaway", weights=["target.tokens.weight"])
+    opened = cutaway.open(tmp_path / "run.cutaway")
+    assert opened.description() == kept.description()
+    assert opened.source == told["source"]
+    for name in ("encoder.blocks.3.attn.pattern", "decoder.blocks.1.cross.pattern", "logits"):
+        torch.testing.assert_close(opened[name], kept[name], rtol=0, atol=0)
 
 
 def test_one_head_is_that_head() -> None:

@@ -273,3 +273,40 @@ def test_a_picture_has_views_but_no_kinds_of_heads() -> None:
 def image() -> Record:
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return run(machines.lively(machines.VIT), [pixels], ModelCard("tiny"), tokens=[])
+
+
+def two_sides() -> Record:
+    from cutaway.look import run
+    from tests.look.test_record import CARD
+
+    model = machines.lively(machines.T5)
+    source, ids = machines.tokens(1, 14), machines.tokens(1, 9, seed=2)
+    return run(model, [source, ids], CARD, tokens=ids[0].tolist(), source=source[0].tolist())
+
+
+def test_both_sides_of_an_encoder_decoder_have_their_views() -> None:
+    kept = two_sides()
+    for side, ids, causal in (("encoder", kept.source, False), ("decoder", kept.tokens, True)):
+        place, time = f"{side}.blocks.1.attn", len(ids)
+        pattern, visible = kept[f"{place}.pattern"], masked(time, causal, None)
+        expected = torch.tensor([spelt_out(head, ids, visible) for head in pattern])
+        torch.testing.assert_close(kept[f"{place}.kinds"], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(kept[f"{place}.mean"], pattern.mean(0))
+        assert kept[f"{place}.coarse"].shape == (4, time, time)
+        assert kept[f"{side}.blocks.0.mlp.strength"].shape == (time, 80)
+    cross = "decoder.blocks.1.cross"
+    assert kept.axes(f"{cross}.mean") == ("T", "S")
+    torch.testing.assert_close(kept[f"{cross}.mean"], kept[f"{cross}.pattern"].mean(0))  # which word reads which
+    torch.testing.assert_close(kept[f"{cross}.max"], kept[f"{cross}.pattern"].max(0).values)
+    assert "decoder.blocks.0.mlp.promotes.ids" in kept
+    assert "encoder.blocks.0.mlp.promotes.ids" not in kept  # nothing of an encoder goes straight to the logits
+
+
+def test_the_lens_of_a_decoder_stops_at_its_cross_attention_too() -> None:
+    kept = two_sides()
+    assert kept.stops()[:3] == [f"decoder.blocks.0.{what}" for what in ("resid_pre", "resid_mid", "resid_cross")]
+    assert kept["river"].shape == (7, 9)
+    assert kept["lens.p"].shape == (9, 7, 10)
+    p, ids = kept["logits"].double().softmax(-1).topk(10)
+    assert (kept["lens.p"][:, -1] - p).abs().max() < 1e-6
+    assert torch.equal(kept["lens.ids"][:, -1].long(), ids)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cutaway.model import spec
+from cutaway.model.sublayer import linear
 from cutaway.model.transformer import Seq2Seq, Transformer, build
 from tests.model import machines
 
@@ -45,6 +46,35 @@ def test_a_full_cache_says_so() -> None:
         roomy = model.cache(1, 9)
         model(machines.tokens(1, 3), cache=roomy)
         model(machines.tokens(1, 2), cache=roomy)
+
+
+@pytest.mark.parametrize("room", [1, 3, 8, 11])
+@pytest.mark.parametrize("name", ["llama", "windows", "original"])
+def test_a_cache_that_grows_holds_what_a_whole_one_does(name: str, room: int) -> None:
+    model = machines.lively(machines.DECODERS[name])
+    ids = machines.tokens(2, 30)
+    whole, growing = model.cache(2, 30), model.cache(2, 30, room=room)
+    assert max(layer.slots for layer in growing.layers) == room
+    for start, end in ((0, 4), *((i, i + 1) for i in range(4, 30))):
+        expected = model(ids[:, start:end], cache=whole)
+        assert machines.largest(model, model(ids[:, start:end], cache=growing), expected) < TOLERANCE
+        if start == 12:
+            for cache in (whole, growing):
+                cache.reorder(torch.tensor([1, 1]))
+    assert growing.room == 30
+    assert {layer.slots for layer in growing.layers} == {layer.slots for layer in whole.layers}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9])
+@pytest.mark.parametrize("shape", [(97, 48), (48, 97)], ids=["tall", "wide"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_with_a_few_vectors_is_that_product(rows: int, shape: tuple[int, int], bias: bool) -> None:
+    weight, x = torch.randn(shape), torch.randn(rows, 1, shape[1])
+    more = torch.randn(shape[0]) if bias else None
+    for its in (x, x.transpose(0, 1), x[:, 0]):
+        found = linear(its, weight, more)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, torch.nn.functional.linear(its, weight, more))
 
 
 def test_reordered_rows_continue_as_those_rows() -> None:
@@ -86,6 +116,20 @@ def test_a_decoder_with_cross_attention_caches_too(machine: spec.Seq2Seq) -> Non
     parts = [model.decode(ids[:, :4], memory, cache=cache)]
     parts += [model.decode(ids[:, i : i + 1], memory, cache=cache) for i in range(4, 10)]
     assert machines.largest(model, torch.cat(parts, 1), model(source, ids)) < TOLERANCE
+
+
+def test_beams_share_the_memory_of_one_source() -> None:
+    model = machines.lively(machines.T5)
+    assert isinstance(model, Seq2Seq)
+    memory, ids = model.encode(machines.tokens(1, 19)), machines.tokens(3, 6, seed=3)
+    cache = model.cache(3, 8)
+    model.decode(ids[:, :4], memory, cache=cache)
+    cache.reorder(torch.tensor([2, 0, 0]))
+    assert cache.cross[0].k is not None
+    assert len(cache.cross[0].k) == 1
+    shared = model.decode(ids[:, 4:5], memory, cache=cache)
+    whole = torch.cat([ids[[2, 0, 0], :4], ids[:, 4:5]], 1)
+    assert machines.largest(model, shared[:, 0], model.decode(whole, memory.expand(3, -1, -1))[:, -1]) < TOLERANCE
 
 
 def test_one_block_is_the_formula_written_out() -> None:

@@ -91,5 +91,5 @@ def test_a_model_that_sees(tmp_path: Path, vision: Make, photo: Path) -> None:  
 
 def test_a_model_without_a_head_is_not_shown(tmp_path: Path) -> None:
     folder = write(tmp_path / "vectors", BERT | {"architectures": ["BertModel"]})
-    with pytest.raises(Misuse, match="the page shows models with a head, so far"):
+    with pytest.raises(Misuse, match="the page does not show such models yet"):
         asked_for(str(folder))

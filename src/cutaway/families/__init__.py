@@ -21,11 +21,11 @@ from .names import Names
 
 _MACHINERY = {"checkpoint", "config", "names", "rotary", "verify", "weights"}
 _WELL_KNOWN = {
-    "albert", "bart", "bloom", "clip", "cohere", "cohere2", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
+    "albert", "bloom", "clip", "cohere", "cohere2", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
     "electra", "falcon", "gemma", "gemma3", "gemma3n", "glm4", "gpt_bigcode", "gpt_neo", "gpt_oss", "gptj", "granite",
-    "llama4", "llama4_text", "marian", "mbart", "mixtral", "modernbert", "mpt", "mt5", "olmo", "olmo3", "olmoe",
+    "llama4", "llama4_text", "m2m_100", "mbart", "mixtral", "modernbert", "mpt", "mt5", "olmo", "olmo3", "olmoe",
     "opt", "pegasus", "phi3", "phimoe", "qwen2_moe", "qwen2_vl", "qwen3_moe", "qwen3_next", "stablelm", "starcoder2",
-    "t5", "t5gemma", "wav2vec2", "whisper",
+    "t5gemma", "umt5", "wav2vec2", "whisper",
 }  # fmt: skip
 
 
@@ -33,12 +33,13 @@ _WELL_KNOWN = {
 class Family:
     """How one model_type of the Hugging Face layout becomes ours and goes back.
 
-    ``read`` turns config.json into a spec; ``names`` gives the table that turns the file's tensors into ours.
+    ``read`` turns config.json into a spec; ``names`` gives the table that turns the file's tensors into ours, for a
+    spec of the kind that ``read`` makes.
     """
 
     model_type: str
-    read: Callable[[Config], spec.Transformer]
-    names: Callable[[spec.Transformer], Names]
+    read: Callable[[Config], spec.Spec]
+    names: Callable[[Any], Names]
 
 
 def known() -> list[str]:
@@ -58,7 +59,7 @@ def find(model_type: Any) -> Family:
     raise Refused(f"Cutaway cannot read models of type {json.dumps(model_type)[:80]}{yet}.", known_ones)
 
 
-def describe(config: dict[str, Any]) -> tuple[Family, spec.Transformer, list[str]]:
+def describe(config: dict[str, Any]) -> tuple[Family, spec.Spec, list[str]]:
     """config.json's content -> its family, its spec, and a warning for every key nobody understood.
 
     Raises Refused for an unknown model_type and for any key that would change the computation and is not handled.

@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,15 @@ from torch.overrides import TorchFunctionMode
 from ..errors import Failed, Misuse, NotFound, Refused
 from ..files import write_atomically
 from ..model import spec
-from ..model.transformer import Seq2Seq, Transformer, build
+from ..model.transformer import Seq2Seq, Transformer, build, embedding_of
 from . import Family, describe
 from .config import DTYPES, dtype_of, read_config
 from .names import Claim, Names
 from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
 
-EMBEDDING, UNEMBEDDING = "stem.tokens.weight", "head.out.weight"
-FIRST = (EMBEDDING, "stem.patch.weight")  # where a model begins; its dtype counts as the model's
+UNEMBEDDING = "head.out.weight"
+# Where a model begins; its dtype counts as the model's.
+FIRST = ("stem.tokens.weight", "stem.patch.weight", "target.tokens.weight")
 
 _WRONG_FILES = "Check that config.json and the weights belong together, or download both again."
 
@@ -46,7 +47,7 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     family: Family
-    spec: spec.Transformer
+    spec: spec.Spec
     warnings: list[str]
     _tensors: dict[str, Stored] = field(repr=False)
     _plan: list[Claim] = field(repr=False)
@@ -95,9 +96,13 @@ class Checkpoint:
                 # A copy even where nothing changes: the model must not depend on a mapped file that may be cut short.
                 ours = part.to(where, its_dtype, copy=True, memory_format=torch.contiguous_format)
                 if name in parameters and not torch.equal(ours, parameters[name]):
-                    raise _differs(claim, name)
+                    raise _differs(claim, name == embedding_of(self.spec))
                 parameters[name] = ours
         model = _without_memory(self.spec)
+        for name, stand_in in self.family.names(self.spec).absent.items():
+            if name not in parameters:
+                empty = torch.zeros(model.get_parameter(name).shape, dtype=wanted, device=where)
+                parameters[name] = empty if stand_in is None else parameters[stand_in].clone()
         try:
             model.load_state_dict(parameters, assign=True)
         except RuntimeError:  # names and shapes agreed when the headers were read
@@ -136,8 +141,9 @@ def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
     needed, held = spec.parameters(described), sum(stored.elements for stored in tensors.values())
     if needed > 2 * held:  # before anything is built: a wrong layer is named below, an absurd config ends here
         raise Refused(f"config.json describes {needed:,} parameters, the files hold {held:,}.", _WRONG_FILES)
-    plan = _claim(family.names(described), tensors, described.head is not None and described.head.tied)
-    _rehearse(plan, tensors, described)
+    tied = described.head is not None and described.head.tied
+    plan = _claim(family.names(described), tensors, embedding_of(described) if tied else None)
+    _rehearse(plan, tensors, described, family.names(described).absent)
     return Checkpoint(folder, config, family, described, warnings, tensors, plan)
 
 
@@ -172,9 +178,11 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
 # ------------------------------------------------------------------ checking names and shapes
 
 
-def _claim(names: Names, tensors: dict[str, Stored], tied: bool) -> list[Claim]:
-    """Each tensor's claim; a tied head's own copy becomes the embedding a second time. Raises Refused."""
+def _claim(names: Names, tensors: dict[str, Stored], tied: str | None) -> list[Claim]:
+    """Each tensor's claim; the copy a head has of the embedding it is ``tied`` to becomes that once more. Raises
+    Refused."""
     plan, unknown = [], []
+    embedding = None if tied is None else names.back(tied)
     for name, stored in sorted(tensors.items()):
         if names.is_dead(name):
             continue
@@ -187,23 +195,24 @@ def _claim(names: Names, tensors: dict[str, Stored], tied: bool) -> list[Claim]:
                 "Use the checkpoint that is not quantised.",
             )
         else:
-            if tied and claim.ours == (UNEMBEDDING,):
-                claim = Claim(name, (EMBEDDING,), claim.operation)
+            if embedding is not None and claim.ours == (UNEMBEDDING,):
+                claim = replace(embedding, theirs=name)
             plan.append(claim)
     if unknown:
         raise Refused(f"The weights hold {_some(unknown)}, which this family does not have.", _WRONG_FILES)
+    again = {*names.twice, *(() if embedding is None else embedding.ours)}
     filled: dict[str, str] = {}
     for claim in plan:
         for ours in claim.ours:
-            if ours in filled and not (tied and ours == EMBEDDING) and ours not in names.twice:
+            if ours in filled and ours not in again:
                 raise Refused(f"The weights hold both {filled[ours]} and {claim.theirs}, one too many.", _WRONG_FILES)
             filled[ours] = claim.theirs
     return plan
 
 
-def _differs(claim: Claim, ours: str) -> Refused:
-    """A file holds one of our tensors under two names, with two values."""
-    if ours == EMBEDDING:
+def _differs(claim: Claim, embedding: bool) -> Refused:
+    """A file holds one of our tensors, the token ``embedding`` or another, under two names, with two values."""
+    if embedding:
         return Refused(
             f"{claim.theirs} differs from the embedding, yet config.json says the two are one.",
             "Set tie_word_embeddings to false in config.json if the model was trained that way.",
@@ -211,7 +220,7 @@ def _differs(claim: Claim, ours: str) -> Refused:
     return Refused(f"{claim.theirs} is there under another name too, with other numbers.", _WRONG_FILES)
 
 
-def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Transformer) -> None:
+def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Spec, absent: Collection[str]) -> None:
     """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
     shapes = {name: tuple(tensor.shape) for name, tensor in _without_memory(described).state_dict().items()}
     filled: set[str] = set()
@@ -228,7 +237,7 @@ def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Tra
             extra.append(claim.theirs)
         elif any(shapes[name] != shape for name, shape in got.items()):
             wrong.append(f"{claim.theirs} {list(stored.shape)}")
-    missing = [name for name in shapes if name not in filled]
+    missing = [name for name in shapes if name not in filled and name not in absent]
     for names, sentence in (
         (wrong, "The weights hold {}, not the shape config.json asks for."),
         (extra, "The weights hold {}, for which config.json has no place."),

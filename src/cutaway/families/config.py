@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+#: How the reference's classes of encoder-decoders with a head are named.
+WRITERS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _required: Any = object()
@@ -72,12 +74,23 @@ class Config:
     Every reader takes the family's default for an absent key; without a default the key is required. An explicit
     ``null`` counts as absent. Raises Refused, naming key and value, for a value of the wrong kind or size; messages
     call the whole ``file``.
+
+    ``inert`` are keys that pass unread, ``common`` those that pass at certain values only.
     """
 
-    def __init__(self, content: dict[str, Any], path: str = "", file: str = "config.json") -> None:
+    def __init__(
+        self,
+        content: dict[str, Any],
+        path: str = "",
+        file: str = "config.json",
+        inert: Collection[str] = INERT,
+        common: Mapping[str, tuple[Any, ...]] = _COMMON,
+    ) -> None:
         self._content = content
         self._path = path
         self._file = file
+        self._inert = inert
+        self._common = common
         self._read: set[str] = set()
         self._parts: list[Config] = []
 
@@ -111,37 +124,37 @@ class Config:
         if value is default:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self._refused(key, value, f"it must be a whole number from {least} to {most:,}")
+            raise self.refused(key, value, f"it must be a whole number from {least} to {most:,}")
         return value
 
-    def number(self, key: str, default: Any = _required) -> Any:
-        """A finite number above zero, or the default."""
+    def number(self, key: str, default: Any = _required, above: float = 0) -> Any:
+        """A finite number above zero (or above another), or the default."""
         value = self.any(key, default)
         if value is default:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise self._refused(key, value, "it must be a number above zero")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e30:
+            raise self.refused(key, value, f"it must be a number above {above or 'zero'}")
         return float(value)
 
     def flag(self, key: str, default: Any = _required) -> Any:
         """True or false, or the default."""
         value = self.any(key, default)
         if value is not default and not isinstance(value, bool):
-            raise self._refused(key, value, "it must be true or false")
+            raise self.refused(key, value, "it must be true or false")
         return value
 
     def activation(self, key: str, default: str) -> str:
         """The name of an MLP's non-linearity, translated to ours."""
         value = self.any(key, default)
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise self._refused(key, value, f"known are {', '.join(ACTIVATIONS)}")
+            raise self.refused(key, value, f"known are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
     def each(self, key: str, count: int) -> list[Any] | None:
         """A list with one entry per layer, or None when absent."""
         value = self.any(key, None)
         if value is not None and (not isinstance(value, list) or len(value) != count):
-            raise self._refused(key, value, f"it must be a list of {count} entries, one for each layer")
+            raise self.refused(key, value, f"it must be a list of {count} entries, one for each layer")
         return value
 
     def nullable(self, reader: Callable[[str, Any], Any], key: str, absent: Any) -> Any:
@@ -152,7 +165,7 @@ class Config:
         """The object under ``key``, empty when absent, read with the same care."""
         value = self.any(key, {})
         if not isinstance(value, dict):
-            raise self._refused(key, value, "it must be an object")
+            raise self.refused(key, value, "it must be an object")
         part = Config(value, f"{self._path}{key}.", self._file)
         self._parts.append(part)
         return part
@@ -161,7 +174,7 @@ class Config:
         """Refuse the config unless ``key`` is absent or one of ``handled``: anything else changes the computation."""
         value = self.any(key, None)
         if value is not None and not any(_same(value, one) for one in handled):
-            raise self._refused(key, value, "Cutaway does not compute that")
+            raise self.refused(key, value, "Cutaway does not compute that")
 
     def ignore(self, *keys: str) -> None:
         """Tick off keys that change nothing for this family."""
@@ -191,11 +204,12 @@ class Config:
 
         Raises Refused for what no family computes: quantised weights, cross-attention, pruned heads.
         """
-        for key, handled in _COMMON.items() if not self._path else ():
-            self.only(key, *handled)
+        for key, handled in self._common.items() if not self._path else ():
+            if key not in self._read:  # a family that reads it has its own answer
+                self.only(key, *handled)
         found = []
         for key, value in self._content.items():
-            if value is None or key in self._read or (key in INERT and not self._path):
+            if value is None or key in self._read or (key in self._inert and not self._path):
                 continue
             if key == "auto_map":
                 found.append(f"{self._file} names Python code of the repository (auto_map); Cutaway never runs it.")
@@ -207,7 +221,8 @@ class Config:
         more = len(found) - MOST_WARNINGS
         return found if more <= 0 else [*found[:MOST_WARNINGS], f"{self._file} says {more} more things like these."]
 
-    def _refused(self, key: str, value: Any, why: str) -> Refused:
+    def refused(self, key: str, value: Any, why: str) -> Refused:
+        """The error for a value that cannot be used."""
         return Refused(
             f"{self._file} says {self._path}{key} = {shown(value)}; {why}.", "Correct it, or choose another checkpoint."
         )
@@ -219,6 +234,23 @@ def layer_norm(c: Config, key: str, eps: float) -> Norm:
 
 def rms_norm(c: Config, key: str, eps: float) -> Norm:
     return Norm("rms", c.number(key, eps))
+
+
+def require_writer(c: Config, tied: bool) -> None:
+    """Refuse what is not a whole encoder-decoder that writes text; ``tied``: its embedding can serve as its head."""
+    name = c.architecture()
+    c.only("is_encoder_decoder", True)
+    c.only("is_decoder", False)
+    if name.endswith("EncoderModel") or not name.endswith((*WRITERS, "Model")):
+        what = "an encoder alone" if name.endswith("EncoderModel") else "a head that Cutaway does not read yet"
+    elif not name.endswith(WRITERS) and not tied:
+        what = "without a head"
+    else:
+        return
+    raise Refused(
+        f"config.json says architectures = {shown(c.peek('architectures'))}, {what}.",
+        f"Of this type, models that end in {' or '.join(WRITERS)} are read.",
+    )
 
 
 def dtype_of(content: dict[str, Any]) -> str | None:

@@ -41,6 +41,8 @@ def _one_plus(w: Tensor) -> tuple[Tensor, ...]:
 
 
 SAME = Operation(lambda w: (w,), lambda ours: ours[0])
+#: One tensor of theirs that stands in two places of ours: an embedding that encoder and decoder share.
+SHARED = Operation(lambda w: (w, w), lambda ours: ours[0])
 #: GPT-2 keeps its matrices as (in, out); a bias has no direction.
 TRANSPOSED = Operation(lambda w: (w.t(),), lambda ours: ours[0].t())
 #: GPT-2's query, key and value side by side: (D, 3D), bias (3D).
@@ -90,7 +92,8 @@ class Names:
     ``base`` is the prefix that files saved without a head leave out ("transformer."). ``dead`` names
     buffers old files carry: masks and frequency tables that are computed here. A later rule for a module that an
     earlier one already makes is another spelling: read, never written. ``spellings`` are old words for weight and bias;
-    ``twice`` names tensors of ours that a file may hold under two names, with the same numbers.
+    ``twice`` names tensors of ours that a file may hold under two names, with the same numbers. ``absent`` says what a
+    tensor of ours is that a file may lack: another of ours, or None for zeros.
     """
 
     def __init__(
@@ -100,10 +103,12 @@ class Names:
         dead: tuple[str, ...] = (),
         spellings: dict[str, str] | None = None,
         twice: tuple[str, ...] = (),
+        absent: dict[str, str | None] | None = None,
     ) -> None:
         self.base = base
         self.rules = rules
         self.twice = twice
+        self.absent = absent or {}
         self._spellings = spellings or {}
         each = [one for rule in rules for one in _parameters(rule)]
         self._theirs = [(re.compile(_numbered(rule.theirs)), rule) for rule in each]
@@ -120,8 +125,8 @@ class Names:
 
     def claim(self, name: str) -> Claim | None:
         """What becomes of the tensor ``name`` of a file; None when no rule knows it."""
-        module, _, kind = name.rpartition(".")
-        now = f"{module}.{self._spellings.get(kind, kind)}"
+        module, dot, kind = name.rpartition(".")
+        now = f"{module}{dot}{self._spellings.get(kind, kind)}"
         for full in self._full(now):
             for pattern, rule in self._theirs:
                 if match := pattern.fullmatch(full):

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ _CLASSES = {
     "classify": "AutoModelForSequenceClassification",
     "see": "AutoModelForImageClassification",
     "embed": "AutoModel",
+    "rewrite": "AutoModelForSeq2SeqLM",
 }
 
 
@@ -40,9 +42,9 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Returns JSON-ready data: ``relative`` and ``absolute``, the largest differences of any logit; ``agrees``, whether
     ``relative`` is below 1e-5; ``positions``, for each sequence (or image) and position {absolute, relative}; and what
-    was used: ``tokens`` (the sequences; none of a model that reads images), ``dtype``, ``transformers``, ``torch``,
-    ``fingerprint``. A relative difference is relative to the largest logit of its position. Raises Failed when
-    transformers is not installed or cannot load the checkpoint.
+    was used: ``tokens`` (the sequences, which an encoder and its decoder both read; none of a model that reads images),
+    ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is relative to the largest logit of
+    its position. Raises Failed when transformers is not installed or cannot load the checkpoint.
     """
     if importlib.util.find_spec("transformers") is None:
         raise Failed("There is nothing to compare with: transformers is not installed.", "pip install transformers")
@@ -53,10 +55,10 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     # A padding token inside a text has no position of its own in some references (RoBERTa).
     padding = None if described.task == "continue" else checkpoint.config.get("pad_token_id")
     sequences = _sequences(described, padding)
-    inputs = [torch.tensor([ids]) for ids in sequences] or _images(described)
+    inputs = _inputs(described, sequences)
     with torch.no_grad():
         ours = _results(checkpoint.load(torch.float32), inputs)
-        theirs = _results(_reference(checkpoint.folder, _CLASSES[described.task]), inputs)
+        theirs = _results(_called_as_ours(_reference(checkpoint.folder, _CLASSES[described.task])), inputs)
     positions = [_differences(a, b) for a, b in zip(ours, theirs, strict=True)]
     flat = [position for sequence in positions for position in sequence]
     worst = max(position["relative"] for position in flat)
@@ -101,15 +103,27 @@ def _place(fingerprint: str) -> Path:
     return state_folder() / "verified" / f"{fingerprint}.json"
 
 
-def _sequences(described: spec.Transformer, padding: int | None = None) -> list[list[int]]:
+def _sequences(described: spec.Spec, padding: int | None = None) -> list[list[int]]:
     """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size, without
     ``padding``; none for a model that does not read tokens."""
-    if not isinstance(described.stem, spec.Tokens):
+    if not described.vocabulary:
         return []
-    vocabulary = described.stem.vocabulary
+    vocabulary = described.vocabulary
+    if isinstance(described, spec.Seq2Seq):
+        vocabulary = min(vocabulary, described.target.vocabulary)
     lengths = sorted({min(length, described.context) for length in LENGTHS})
     made = [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
     return [[(id + 1) % vocabulary if id == padding else id for id in ids] for ids in made]
+
+
+def _inputs(described: spec.Spec, sequences: list[list[int]]) -> list[tuple[Tensor, ...]]:
+    """What a model is called with: tokens (1, T), twice for an encoder and its decoder, or an image."""
+    import torch
+
+    tokens = [torch.tensor([ids]) for ids in sequences]
+    if isinstance(described, spec.Seq2Seq):
+        return [(ids, ids) for ids in tokens]
+    return [(ids,) for ids in tokens] or [(image,) for image in _images(described)]
 
 
 def _images(described: spec.Transformer) -> list[Tensor]:
@@ -121,12 +135,17 @@ def _images(described: spec.Transformer) -> list[Tensor]:
     return list(torch.randn(shape, generator=torch.Generator().manual_seed(0)).split(1))
 
 
-def _results(model: Any, inputs: list[Tensor]) -> list[Tensor]:
+def _called_as_ours(reference: Any) -> Callable[..., Any]:
+    """The reference's model, called with what the decoder reads as the second input."""
+    return lambda one, *ids: reference(one, **({"decoder_input_ids": ids[0]} if ids else {}))
+
+
+def _results(model: Callable[..., Any], inputs: list[tuple[Tensor, ...]]) -> list[Tensor]:
     """The logits (T, V) for each input, from our model or the reference's; (1, V) of a classifier; the stream (T, D)
     of a model without a head."""
     import torch
 
-    outputs = [model(one) for one in inputs]
+    outputs = [model(*each) for each in inputs]
     found = [out if isinstance(out, torch.Tensor) else getattr(out, "logits", None) for out in outputs]
     whole = [out.last_hidden_state if x is None else x for x, out in zip(found, outputs, strict=True)]
     return [(x if x.ndim == 2 else x[0]).float() for x in whole]

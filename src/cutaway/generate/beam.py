@@ -1,23 +1,25 @@
 """Beam search: follow the ``beams`` most probable continuations side by side and keep the best that finish.
 
-Same decisions as `transformers` (early_stopping=False), token for token: scores are float32 sums of log-probabilities,
-and a finished continuation of n new tokens is ranked by its score / n ** length_penalty.
+Same decisions as `transformers`, token for token: scores are float32 sums of log-probabilities, and a finished
+continuation of n new tokens is ranked by its score / n ** length_penalty (Wu et al. 2016).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cutaway.errors import Misuse
-from cutaway.model.transformer import Transformer
 
-from .loop import FinishReason, fit
+from .loop import ROOM, FinishReason, Machine, Source, fit, predictor
+from .rules import Rules
 
 MAX_BEAMS = 64
+EarlyStopping = bool | Literal["never"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,24 @@ class Beam:
 
 @torch.no_grad()
 def beam_search(
-    model: Transformer,
+    model: Machine,
     ids: Sequence[int],
     *,
+    source: Source | None = None,
     beams: int,
     max_new_tokens: int = 100,
     eos: Collection[int] = (),
     length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    rules: Rules | None = None,
 ) -> list[Beam]:
-    """The best finished continuations of ``ids``, best first, at most ``beams`` of them.
+    """The best finished continuations of ``ids``, best first, at most ``beams`` of them; of a decoder behind an encoder
+    that reads ``source``, what it writes behind ``ids``.
 
-    length_penalty above 0 favours longer ones, below 0 shorter ones. The search ends when no running continuation can
-    beat the worst of ``beams`` finished ones, or at max_new_tokens, or with the context.
+    length_penalty above 0 favours longer ones, below 0 shorter ones. The search ends at max_new_tokens, or with the
+    context, or when no running continuation seems to beat the worst of ``beams`` finished ones: were it to end now, or
+    (early_stopping "never") were it to go on as well to the end; with early_stopping True it ends when there are
+    ``beams`` finished ones.
     """
     if type(beams) is not int or not 1 <= beams <= MAX_BEAMS:
         raise Misuse(f"beams is {beams!r}.", f"Give a whole number from 1 to {MAX_BEAMS}.")
@@ -53,9 +61,10 @@ def beam_search(
     prompt, _ = fit(ids, model.spec.context, max_new_tokens)
     limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
     device = next(model.parameters()).device
+    rules, predict = rules or Rules(), predictor(model, source)
 
-    cache = model.cache(beams, len(prompt) + limit - 1)
-    read = torch.tensor([prompt] * beams, device=device)  # (beams, T)
+    cache = model.cache(beams, len(prompt) + limit - 1, room=len(prompt) + ROOM)
+    read = [prompt] * beams
     scores = torch.full((beams, 1), -1e9, device=device)
     scores[0] = 0  # all beams begin alike: only the first may branch
     running: list[list[int]] = [[] for _ in range(beams)]
@@ -64,12 +73,13 @@ def beam_search(
     candidates = max(2, 1 + len(set(eos))) * beams
 
     for length in range(1, limit + 1):
-        logits = model.logits(model.stream(read, cache=cache)[:, -1:])[:, 0].float()  # (beams, V)
-        total = (scores + logits.log_softmax(-1)).flatten()
+        predicted = predict(read, cache).float().log_softmax(-1)  # (beams, V)
+        written = [prompt + tokens for tokens in running]
+        total = (scores + rules(predicted, written, eos, len(prompt), last=length == limit)).flatten()
         best, where = total.topk(min(candidates, total.numel()))
         going_on: list[tuple[Tensor, int, list[int]]] = []  # score, the beam it comes from, its tokens
         for rank, (score, place) in enumerate(zip(best, where.tolist(), strict=True)):
-            beam, token = divmod(place, logits.shape[1])
+            beam, token = divmod(place, predicted.shape[1])
             tokens = [*running[beam], token]
             if token in eos or length == limit:
                 if rank < beams:
@@ -80,10 +90,12 @@ def beam_search(
         finished = sorted(finished, key=lambda beam: -beam.score)[:beams]
         if len(going_on) < beams:
             break
-        if len(finished) == beams and float(going_on[0][0] / length**length_penalty) <= finished[-1].score:
-            break
+        if len(finished) == beams:
+            reach = limit if early_stopping == "never" and length_penalty > 0 else length
+            if early_stopping is True or float(going_on[0][0] / reach**length_penalty) <= finished[-1].score:
+                break
         running = [tokens for _, _, tokens in going_on]
         scores = torch.stack([score for score, _, _ in going_on])[:, None]
         cache.reorder(torch.tensor([beam for _, beam, _ in going_on], device=device))
-        read = torch.tensor([[tokens[-1]] for tokens in running], device=device)
+        read = [[tokens[-1]] for tokens in running]
     return finished

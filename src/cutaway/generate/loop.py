@@ -1,11 +1,13 @@
 """Predict, sample, repeat: one loop, and two ways of reading the text at every step.
 
+A decoder goes on with the text it was given; one behind an encoder writes what its encoder has read another text.
 ``plain`` reads the whole sequence anew for every token: the definition. ``cached`` reads it once and then one token at
 a time, with the keys and values of the earlier ones kept. The tests hold the two equal.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +20,16 @@ from torch import Tensor
 from cutaway.errors import Misuse
 from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.cache import Cache
-from cutaway.model.transformer import Transformer
+from cutaway.model.transformer import Seq2Seq, Transformer
 
+from .rules import Rules
 from .sampler import Floats, Sampler, Trace, draw, pick_seed
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
+Source = Sequence[int] | Tensor  # what an encoder reads: token ids, or its inputs as a batch of one
+Machine = Transformer | Seq2Seq
+ROOM = 64  # new tokens a cache has room for at first
 
 
 @dataclass(frozen=True)
@@ -58,17 +64,19 @@ class Generated:
 class Generation(Iterator[Step]):
     """A generation under way: iterate for its Steps, or ``finish()`` it. ``close()`` cancels it.
 
-    prompt: the ids read. seed: the one used, picked if none was given. trace: what the sampler did at the last step.
-    finish_reason: "stop" after an end-of-text token or a stop string, "length" at max_new_tokens or at the end of the
-    context, "cancelled"; None while it goes on.
+    prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. trace: what
+    the sampler did at the last step. finish_reason: "stop" after an end-of-text token or a stop string, "length" at
+    max_new_tokens or at the end of the context, "cancelled"; None while it goes on.
     """
 
     def __init__(
         self,
         read: Reader,
         prompt: list[int],
+        begin: list[int],
         count: int,
         sampler: Sampler,
+        rules: Rules,
         seed: int,
         text: _Text,
         eos: Collection[int],
@@ -81,7 +89,7 @@ class Generation(Iterator[Step]):
         self.text = ""
         self.trace: Trace | None = None
         self.finish_reason: FinishReason | None = None
-        self._steps = self._run(read, count, sampler, text, eos)
+        self._steps = self._run(read, begin, count, sampler, rules, text, eos)
 
     def __next__(self) -> Step:
         return next(self._steps)
@@ -99,12 +107,21 @@ class Generation(Iterator[Step]):
         return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes)
 
     def _run(
-        self, read: Reader, count: int, sampler: Sampler, text: _Text, eos: Collection[int]
+        self,
+        read: Reader,
+        begin: list[int],
+        count: int,
+        sampler: Sampler,
+        rules: Rules,
+        text: _Text,
+        eos: Collection[int],
     ) -> Generator[Step, None, None]:
-        new = self.prompt
+        new = begin
         for index in range(count):
-            logits = read(new).double().cpu().numpy()
-            self.trace = sampler.trace(logits, self.prompt + self.tokens)
+            predicted = read(new).double().cpu()
+            logits, written = predicted.numpy(), begin + self.tokens
+            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0]
+            self.trace = sampler.trace(allowed, written)
             token, u = draw(self.trace.probabilities, self.seed, index)
             self.tokens.append(token)
             new = [token]
@@ -122,10 +139,12 @@ class Generation(Iterator[Step]):
 
 
 def generate(
-    model: Transformer,
+    model: Machine,
     ids: Sequence[int],
     *,
+    source: Source | None = None,
     sampler: Sampler | None = None,
+    rules: Rules | None = None,
     max_new_tokens: int = 100,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
@@ -137,6 +156,8 @@ def generate(
 
     A prompt longer than the model's context is cut to its end (see fit), which the notes say; generation ends with the
     context. Without a tokenizer there is no text, and no stop strings. The same seed gives the same tokens.
+
+    A decoder behind an encoder begins with ``ids`` what its encoder makes of ``source``, and writes a text of its own.
     """
     if not ids:
         raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
@@ -144,11 +165,14 @@ def generate(
         raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
     context = model.spec.context
     prompt, notes = fit(ids, context, max_new_tokens, None if tokenizer is None else tokenizer.bos)
-    text = _Text(None if tokenizer is None else tokenizer.stream(prompt), stop)
+    text = _Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
-    read = _cached(model, len(prompt) + count - 1) if cached else _plain(model)
+    predict = predictor(model, source)
+    cache = model.cache(1, len(prompt) + count - 1, room=len(prompt) + ROOM) if cached else None
+    read = _plain(predict) if cache is None else _cached(predict, cache)
     used = pick_seed() if seed is None else seed
-    return Generation(read, prompt, count, sampler or Sampler(), used, text, eos, notes)
+    shown = prompt if source is None else [] if isinstance(source, Tensor) else list(source)
+    return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)
 
 
 def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None = None) -> tuple[list[int], list[str]]:
@@ -174,29 +198,42 @@ def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None =
 # --- two ways of reading ---------------------------------------------------------------------------------------------
 
 
-def _plain(model: Transformer) -> Reader:
+Predict = Callable[[list[list[int]], Cache | None], Tensor]
+
+
+@torch.no_grad()
+def predictor(model: Machine, source: Source | None = None) -> Predict:
+    """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
+    after the last of each; the head runs on that position only. An encoder reads its ``source`` here, once."""
+    device = next(model.parameters()).device
+    stream: Callable[..., Tensor] = model.stream
+    if isinstance(model, Seq2Seq):
+        assert source is not None, "an encoder has something to read"
+        memory = model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device))
+        stream = functools.partial(model.stream, memory=memory)
+
+    @torch.no_grad()
+    def predict(rows: list[list[int]], cache: Cache | None) -> Tensor:
+        last = stream(torch.tensor(rows, device=device), cache=cache)[:, -1:]
+        return model.logits(last)[:, 0]
+
+    return predict
+
+
+def _plain(predict: Predict) -> Reader:
     """Read everything at every step."""
     ids: list[int] = []
 
     def read(new: list[int]) -> Tensor:
         ids.extend(new)
-        return _last_logits(model, ids)
+        return predict([ids], None)[0]
 
     return read
 
 
-def _cached(model: Transformer, length: int) -> Reader:
-    """Read only what is new; ``length`` is the most the cache will hold."""
-    cache = model.cache(1, length)
-    return lambda new: _last_logits(model, new, cache)
-
-
-@torch.no_grad()
-def _last_logits(model: Transformer, ids: list[int], cache: Cache | None = None) -> Tensor:
-    """(V,): the prediction after the last id; the head runs on that position only."""
-    device = next(model.parameters()).device
-    stream = model.stream(torch.tensor([ids], device=device), cache=cache)
-    return model.logits(stream[:, -1:])[0, 0]
+def _cached(predict: Predict, cache: Cache) -> Reader:
+    """Read only what is new; ``cache`` has room for all."""
+    return lambda new: predict([new], cache)[0]
 
 
 def _probability(logits: Floats, token: int) -> float:

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from cutaway.errors import Failed, Refused
 
 from .guard import FIX, guarded, is_panic, read_bytes, read_json, read_text, silent_stderr
 
+MAX_IDS = 2**24  # tokens; the largest vocabularies have some hundred thousand
 MAX_FILE_BYTES = 128 * 2**20  # the largest tokenizer.json in common use (Gemma 3) has 33 MB
 DEADLINE = 30.0  # seconds for one text; a million characters of prose take about one
 
@@ -330,6 +331,71 @@ class SentencePieceEngine:
     def _encode(self, text: str) -> list[int]:
         problem = f"The tokenizer in {self.source} cannot encode this text"
         return list(guarded(problem, lambda: self._processor.encode(text))) if text else []
+
+
+class MarianEngine(SentencePieceEngine):
+    """One language of a Marian model: source.spm or target.spm cuts the text, a vocab.json gives the pieces their ids.
+
+    A language code in front (">>fra<<", of models with several target languages) is a token of its own, when typed.
+    """
+
+    def __init__(self, path: Path, vocabulary: Path, named: Mapping[str, str]) -> None:
+        super().__init__(path, bos=False, eos=False)
+        ids = read_json(vocabulary, MAX_FILE_BYTES)
+        unknown = ids.get(named["unk_token"])
+        if not all(type(i) is int and 0 <= i < MAX_IDS for i in ids.values()) or unknown is None:
+            raise Refused(f"{vocabulary} is not a map from tokens to ids with one for {named['unk_token']}.", FIX)
+        self._ids: dict[str, int] = ids
+        self._tokens = {i: token for token, i in ids.items()}
+        self._unknown: int = unknown
+        self.size = max(self._tokens) + 1
+        self.special = {ids[token] for token in named.values() if token in ids}
+        self._after = [ids[named["eos_token"]]] if named["eos_token"] in ids else []
+
+    def decode(self, ids: Sequence[int], special: bool) -> str:
+        """The text of ``ids``; of special tokens, where wanted, as they are called, a space behind each."""
+        parts: list[str] = []
+        pieces: list[str] = []
+        for i in ids:
+            token = self._tokens.get(i)
+            if i in self.special and special:
+                parts += [self._joined(pieces), f"{token} "]
+                pieces = []
+            elif token is not None and i not in self.special:
+                pieces.append(token)
+        return "".join([*parts, self._joined(pieces)]).replace("▁", " ").strip()
+
+    def id_of(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def token(self, id: int) -> str | None:
+        return self._tokens.get(id)
+
+    def raw(self, id: int) -> bytes | None:
+        token = self.token(id)
+        if token is None:
+            return None
+        return token.encode() if id in self.special else token.replace("▁", " ").encode()
+
+    def pending(self, id: int) -> bool:
+        return byte_piece(self.token(id) or "") is not None
+
+    def _joined(self, pieces: list[str]) -> str:
+        problem = f"The tokenizer in {self.source} cannot decode these ids"
+        return guarded(problem, lambda: str(self._processor.decode(pieces))) if pieces else ""
+
+    def _encode(self, text: str) -> list[int]:
+        code, text = _language_code(text)
+        problem = f"The tokenizer in {self.source} cannot encode this text"
+        pieces = guarded(problem, lambda: list(self._processor.encode(text, out_type=str))) if text else []
+        ids = [self._ids.get(piece, self._unknown) for piece in [*code, *pieces]]
+        return [self._unknown if i in self.special else i for i in ids]  # what is typed is never a control token
+
+
+def _language_code(text: str) -> tuple[list[str], str]:
+    """A code such as ">>fra<<" that a text begins with, and the text behind it."""
+    end = text.find("<<") + 2
+    return ([text[:end]], text[end:]) if text.startswith(">>") and end > 1 else ([], text)
 
 
 def byte_piece(token: str) -> int | None:

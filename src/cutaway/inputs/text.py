@@ -19,12 +19,13 @@ from tokenizers import AddedToken
 from cutaway.errors import Misuse, NotFound
 
 from .chat import render, template_of
-from .engines import Engine, FastEngine, Segment, SentencePieceEngine, split_at
+from .engines import Engine, FastEngine, MarianEngine, Segment, SentencePieceEngine, split_at
 from .guard import read_json
 
 MASK = "[MASK]"  # what a user may write whatever the tokenizer's own mask is called
 MAX_CHARACTERS = 1_000_000  # one text; the longest contexts of open models hold about half as many
 
+_MARIAN = ("eos_token", "unk_token", "pad_token")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -43,10 +44,12 @@ class Piece:
 
 class Tokenizer:
     """A checkpoint's tokenizer. ``size``: ids run from 0 to size - 1. ``bos``: the id that begins a text, or None.
-    ``eos``: the ids that end one, or None; taken from the tokenizer's, the generation and the model's config."""
+    ``eos``: the ids that end one, or None; taken from the tokenizer's, the generation and the model's config.
+    ``target``: the tokenizer of what the model writes; itself, but for Marian's."""
 
-    def __init__(self, engine: Engine, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, engine: Engine, folder: Path, config: dict[str, Any], target: Engine | None = None) -> None:
         self.folder = folder
+        self.target = self if target is None else Tokenizer(target, folder, config)
         self.named = _named_tokens(config)
         self._engine = engine
         self._config = config
@@ -58,7 +61,8 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: str | Path) -> Tokenizer:
-        """From tokenizer.json; else vocab.json and merges.txt; else tokenizer.model (SentencePiece).
+        """From tokenizer.json; else vocab.json and merges.txt; else tokenizer.model or spiece.model (SentencePiece);
+        else source.spm, target.spm and vocab.json (Marian).
 
         tokenizer.json says itself whether a beginning-of-text token is put in front; the other forms say it in
         tokenizer_config.json (add_bos_token, add_eos_token), as `transformers` has it.
@@ -80,16 +84,29 @@ class Tokenizer:
                 eos=named.get("eos_token") if config.get("add_eos_token", False) else None,
             )
             return cls(_with_config(engine, config), folder, config)
-        if (folder / "tokenizer.model").is_file():
-            t5 = str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))  # ends texts, does not begin them
-            pieces = SentencePieceEngine(
-                folder / "tokenizer.model",
-                bos=bool(config.get("add_bos_token", not t5)),
-                eos=bool(config.get("add_eos_token", t5)),
+        for name in ("tokenizer.model", "spiece.model"):
+            if (folder / name).is_file():
+                # T5's, which is called the latter, ends texts and does not begin them.
+                t5 = str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))
+                pieces = SentencePieceEngine(
+                    folder / name,
+                    bos=bool(config.get("add_bos_token", not t5)),
+                    eos=bool(config.get("add_eos_token", t5)),
+                )
+                return cls(pieces, folder, pieces.names() | config)
+        if all((folder / name).is_file() for name in ("source.spm", "target.spm", "vocab.json")):
+            config = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"} | config
+            apart = "target_vocab.json" if config.get("separate_vocabs") else "vocab.json"
+            named = {name: token for name, token in _named_tokens(config).items() if name in _MARIAN}
+            return cls(
+                MarianEngine(folder / "source.spm", folder / "vocab.json", named),
+                folder,
+                config,
+                target=MarianEngine(folder / "target.spm", folder / apart, named),
             )
-            return cls(pieces, folder, pieces.names() | config)
         raise NotFound(
-            f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json with merges.txt, nor tokenizer.model.",
+            f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json with merges.txt, nor tokenizer.model, "
+            "nor spiece.model, nor source.spm with target.spm and vocab.json.",
             "Give token ids instead of text, or put the tokenizer's files there.",
         )
 

@@ -31,7 +31,7 @@ class Change:
 class Comparison:
     """What ``compare`` found. A part that cannot be compared is None, and ``notes`` say why."""
 
-    #: The first position at which the tokens differ (where one text begins the other: its length); None: the same.
+    #: The first position at which the tokens read differ (where one text begins the other: its length); None: the same.
     parts_at: int | None
     #: The two tokens whose streams are compared.
     at: tuple[int, int]
@@ -79,7 +79,7 @@ def compare(first: Record, second: Record, at: tuple[int, int] = (-1, -1)) -> Co
         changes = [Change(i, float(p[i]), float(q[i])) for i in order if p[i] != q[i]]
     else:
         notes.append("The two models have different vocabularies: their predictions cannot be compared token by token.")
-    parts_at = _parting(first.tokens, second.tokens)
+    parts_at = _parting(first.source or first.tokens, second.source or second.tokens)
     return Comparison(parts_at, (here, there), cosine, distance, divergence, moved, changes, notes)
 
 

@@ -103,6 +103,8 @@ def _record(path: Path, story: Any, tensors: dict[str, Tensor]) -> Record:
             pieces=list(story["pieces"]),
             settings=dict(story["settings"]),
             edits=list(story["edits"]),
+            source=[int(token) for token in story.get("source", [])],
+            source_pieces=list(story.get("source_pieces", [])),
             vocabulary=_words(story.get("vocabulary", [])),
         )
         for name, tensor in record.tensors.items():

@@ -56,7 +56,7 @@ def page(record: Record) -> str:
         "see",
     ):
         raise Misuse(
-            "The page shows the runs of models that have a head, so far; this is the run of another kind.",
+            "The page does not show runs of this kind of model yet.",
             "record.save() keeps it, and record[name] answers.",
         )
     if not TEMPLATE.is_file():

@@ -103,18 +103,13 @@ def _crossing(name: str, axes: Axes) -> Axes:
 
 def views(machine: spec.Spec) -> dict[str, Axes]:
     """What is read off a run of tokens or of an image on request and never stored by one: name -> axes."""
-    if not (isinstance(machine, spec.Transformer) and isinstance(machine.stem, spec.Tokens | spec.Patches)):
-        return {}
-    found: dict[str, Axes] = {"alike": ("stop", "T", "T")}
-    for i in range(len(machine.stack.blocks)):
-        attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
-        if isinstance(machine.stem, spec.Tokens):  # what a head does is told by the tokens it reads
-            found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
-        found |= {f"{attn}.mean": ("T", "T"), f"{attn}.max": ("T", "T")}
-        found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": ("T", "F")}
-        if every_token(machine) and head_of(machine).transform is None:  # else it is no fixed direction
-            found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}
-    if not every_token(machine):
+    if isinstance(machine, spec.Seq2Seq):
+        found = _read_off("encoder.", machine.source, machine.encoder, "S", unembedded=False)
+        found |= _read_off("decoder.", machine.target, machine.decoder, "T", unembedded=True)
+    else:
+        direct = every_token(machine) and head_of(machine).transform is None  # else it is no fixed direction
+        found = _read_off("", machine.stem, machine.stack, "T", unembedded=direct)
+    if not found or not every_token(machine):
         return found
     return found | {
         "lens.ids": ("T", "stop", "top"),
@@ -122,6 +117,22 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
         "lens.final": ("T", "stop"),
         "lens.rank": ("T", "stop"),
     }
+
+
+def _read_off(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str, unembedded: bool) -> dict[str, Axes]:
+    """Those of one stack; ``unembedded``: what its neurons add goes straight to the logits."""
+    found: dict[str, Axes] = {} if prefix else {"alike": ("stop", "T", "T")}
+    for i, block in enumerate(() if isinstance(stem, spec.Mel) else stack.blocks):
+        attn, mlp = f"{prefix}blocks.{i}.attn", f"{prefix}blocks.{i}.mlp"
+        if isinstance(stem, spec.Tokens):  # what a head does is told by the tokens it reads
+            found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
+        found |= {f"{attn}.mean": (time, time), f"{attn}.max": (time, time)}
+        found |= {f"{attn}.coarse": ("H", "bin", "bin"), f"{mlp}.strength": (time, "F")}
+        if block.cross is not None:
+            found |= {f"{prefix}blocks.{i}.cross.{how}": (time, "S") for how in ("mean", "max")}
+        if unembedded:
+            found |= {f"{mlp}.{way}.{what}": ("F", "top") for way in WAYS for what in ("ids", "values")}
+    return found
 
 
 WAYS = ("promotes", "demotes")
@@ -149,6 +160,15 @@ def stack_of(machine: spec.Spec, name: str) -> spec.Stack:
     return machine.encoder if name.startswith("encoder.") else machine.decoder
 
 
+def stops(stack: spec.Stack) -> list[str]:
+    """Where a river is measured: before and after each attention, and at the end."""
+    found = []
+    for i, block in enumerate(stack.blocks):
+        found += [f"blocks.{i}.resid_pre", f"blocks.{i}.resid_mid"]
+        found += [f"blocks.{i}.resid_cross"] if block.cross is not None else []
+    return [*found, f"blocks.{len(stack.blocks) - 1}.resid_post"]
+
+
 def head_of(machine: spec.Spec) -> spec.Head:
     """What makes logits of the stream. Raises Misuse for a model that makes none."""
     if machine.head is None:
@@ -161,12 +181,14 @@ def every_token(machine: spec.Spec) -> bool:
     return machine.head is not None and machine.head.pool is None
 
 
-def extent(machine: spec.Spec, name: str, axis: str, length: int) -> int:
-    """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens."""
+def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 0) -> int:
+    """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens, of which an encoder-decoder reads
+    ``source`` others."""
     stack, size = stack_of(machine, name), 0 if machine.head is None else machine.head.size
     whole = {
-        "T": length, "D": stack.width, "V": size, "stop": 2 * len(stack.blocks) + 1, "kind": len(KINDS),
-        "top": min(TOP if name.startswith("logits.") else BEST, size), "bin": min(BINS, length),
+        "T": length, "S": source, "D": stack.width, "V": size, "stop": len(stops(stack)), "kind": len(KINDS),
+        "top": min(TOP if name.startswith("logits.") else BEST, size),
+        "bin": min(BINS, source if name.startswith("encoder.") else length),
     }  # fmt: skip
     if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
         whole |= {"C": stem.channels, "Y": stem.image, "X": stem.image}
@@ -223,13 +245,14 @@ def parted(index: Index, leading: int) -> tuple[list[slice], Index]:
     return first + [slice(None)] * (leading - len(first)), rest + index[leading:]
 
 
-def stored(name: str, layers: int) -> bool:
-    """Is ``name`` one of those a run stores by default? Of the resid_post only the last; the rest are resid_pre."""
+def stored(name: str, machine: spec.Spec) -> bool:
+    """Is ``name`` one of those a run stores by default? Of a stack's resid_post only the last; the rest are
+    resid_pre."""
     place = name.removeprefix("encoder.").removeprefix("decoder.")
     if place.startswith("blocks."):
         _, index, place = place.split(".", 2)
         if place == "resid_post":
-            return int(index) == layers - 1
+            return int(index) == len(stack_of(machine, name).blocks) - 1
     return place in STORED
 
 

@@ -32,7 +32,7 @@ from ..model.attention import Mask
 from ..model.positions import rotate, rotation
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
-from ..model.transformer import Head, Seq2Seq, Transformer
+from ..model.transformer import Head, Seq2Seq, Transformer, embedding_of
 from . import heads, neurons
 from . import names as naming
 from .lens import lens
@@ -75,6 +75,9 @@ class Record:
     pieces: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     edits: list[str] = field(default_factory=list)
+    #: What an encoder read (axis S), while ``tokens`` are what the decoder read (axis T); empty where there is none.
+    source: list[int] = field(default_factory=list)
+    source_pieces: list[dict[str, Any]] = field(default_factory=list)
     #: What each logit stands for, in order: the readable text of a token, the name of a class; asked for when a file is
     #: written. Empty where nobody knows.
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
@@ -135,7 +138,7 @@ class Record:
             return size
         axes, full, kind = self._axes[plain], self._full(plain), plain.rpartition(".")[2]
         made = naming.selected(name, index, axes, full)
-        keys = self._length("T")
+        keys = max(self._length("T"), self._length("S"))
         if kind in ("scores", "pattern"):
             return made[0] * made[1] * full[2]
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
@@ -219,14 +222,14 @@ class Record:
             return tuple(self._weight(plain).shape)
         axes = self._plain_axes(plain)
         time, source = self._length("T"), self._length("S")
-        return tuple(source if axis == "S" else naming.extent(self.spec, plain, axis, time) for axis in axes)
+        return tuple(naming.extent(self.spec, plain, axis, time, source) for axis in axes)
 
     def _length(self, axis: str) -> int:
         """How long a time axis is, from what is stored."""
         for name, tensor in self.tensors.items():
             if name in self._axes and axis in self._axes[name]:
                 return tensor.shape[self._axes[name].index(axis)]
-        return len(self.tokens)
+        return len(self.source if axis == "S" else self.tokens)
 
     def _dimensions(self, weight: str) -> int:
         """How many axes a weight has, of which perhaps only parts are at hand."""
@@ -285,7 +288,11 @@ class Record:
             columns = self._column_weights(place.rpartition(".")[0])
             return _weights([*columns, *self._final_norm_weights(), *self._head_weights()])
         if name.startswith("lens."):
-            return [*self.stops(), "final", *_weights([*self._final_norm_weights(), *self._head_weights()])]
+            return [
+                *self.stops(),
+                f"{self._decoder}final",
+                *_weights([*self._final_norm_weights(), *self._head_weights()]),
+            ]
         return []
 
     def _has(self, name: str) -> bool:
@@ -374,7 +381,8 @@ class Record:
 
     def _readable(self, place: str) -> tuple[Tensor, Tensor]:
         """The token ids (T,), and who may read whom, written out (T, T)."""
-        ids = torch.tensor(self.tokens, device=next(iter(self.tensors.values())).device)
+        read = self.source if place.startswith("encoder.") else self.tokens
+        ids = torch.tensor(read, device=next(iter(self.tensors.values())).device)
         visible = self._visible(place)
         return ids, ids.new_ones(len(ids), len(ids), dtype=torch.bool) if visible is None else visible
 
@@ -443,7 +451,7 @@ class Record:
         that the final norm was made for like any other; a stream normed on its way (BERT) has no final norm, and
         goes to the head as it is. The last stop is ``final`` itself, so it is the model's own distribution."""
         streams = torch.stack([self[stop][rows] for stop in self.stops()[:-1]], 1)  # (T, stop, D)
-        streams = torch.cat([self._finally_normed(streams), self["final"][rows][:, None]], 1)
+        streams = torch.cat([self._finally_normed(streams), self[f"{self._decoder}final"][rows][:, None]], 1)
         few = max(1, 2**22 // (streams.shape[1] * naming.head_of(self.spec).size))  # 4 million logits at a time
         head, embedding = self._head(), self._embedding_of_head()
         return torch.cat([lens(head(streams[i : i + few], embedding))[what] for i in range(0, len(streams), few)])
@@ -494,7 +502,7 @@ class Record:
 
     @property
     def _embedding(self) -> str:
-        return "target.tokens.weight" if isinstance(self.spec, specs.Seq2Seq) else "stem.tokens.weight"
+        return embedding_of(self.spec)
 
     def _side(self, name: str) -> str:
         return name.partition("blocks.")[0]
@@ -552,9 +560,7 @@ class Record:
 
     def stops(self) -> list[str]:
         """Where the river is measured: before and after each attention, and at the end."""
-        layers = len(self._stack(self._decoder).blocks)
-        stops = [f"{self._decoder}blocks.{i}.{what}" for i in range(layers) for what in ("resid_pre", "resid_mid")]
-        return [*stops, f"{self._decoder}blocks.{layers - 1}.resid_post"]
+        return [f"{self._decoder}{stop}" for stop in naming.stops(self._stack(self._decoder))]
 
     # ------------------------------------------------------------------ saving
 
@@ -596,6 +602,7 @@ class Record:
             "pieces": self.pieces,
             "settings": self.settings,
             "edits": self.edits,
+            **({"source": self.source, "source_pieces": self.source_pieces} if self.source else {}),
         }
 
 
@@ -648,13 +655,14 @@ def tops(logits: Tensor) -> dict[str, Tensor]:
 
 
 def stored_bytes(
-    machine: specs.Transformer, length: int, element: int = 4, keep: str | Iterable[str] | None = None
+    machine: specs.Spec, length: int, element: int = 4, keep: str | Iterable[str] | None = None, source: int = 0
 ) -> int:
-    """How many bytes a run over ``length`` tokens will store, before running it."""
+    """How many bytes a run over ``length`` tokens, and ``source`` that an encoder reads, will store, before running
+    it."""
     known = naming.names(machine)
     kept = _keeper(machine, known, keep)
     return element * sum(
-        math.prod(naming.extent(machine, name, axis, length) for axis in axes)
+        math.prod(naming.extent(machine, name, axis, length, source) for axis in axes)
         for name, axes in known.items()
         if kept(name)
     )
@@ -664,9 +672,7 @@ def _keeper(
     machine: specs.Spec, known: Mapping[str, naming.Axes], keep: str | Iterable[str] | None
 ) -> Callable[[str], bool]:
     if keep is None:
-        stack = machine.stack if isinstance(machine, specs.Transformer) else machine.decoder
-        layers = len(stack.blocks)
-        return lambda name: naming.stored(name, layers)
+        return lambda name: naming.stored(name, machine)
     wanted, missed = naming.matching(known, keep)
     if missed:
         raise Misuse(f"No tensor of this model matches {missed[0]!r}.", _hint(missed[0], known))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import spec
 from .cache import CrossCache, LayerCache
 from .positions import rotate
-from .sublayer import Sublayer, make_norm
+from .sublayer import Linear, Sublayer, make_norm
 from .tap import edited, tap, wanted
 
 
@@ -109,10 +109,10 @@ class Attention(Sublayer):
         super().__init__(width, norm, slots)
         self.attn = attn
         queries, keys = attn.heads * attn.width, attn.kv_heads * attn.width
-        self.q = nn.Linear(width, queries, "q" in attn.bias)
-        self.k = nn.Linear(width, keys, "k" in attn.bias)
-        self.v = nn.Linear(width, keys, "v" in attn.bias)
-        self.o = nn.Linear(queries, width, "o" in attn.bias)
+        self.q = Linear(width, queries, "q" in attn.bias)
+        self.k = Linear(width, keys, "k" in attn.bias)
+        self.v = Linear(width, keys, "v" in attn.bias)
+        self.o = Linear(queries, width, "o" in attn.bias)
         if attn.qk_norm == "head":
             self.q_norm, self.k_norm = make_norm(norm, attn.width), make_norm(norm, attn.width)
         elif attn.qk_norm == "full":
@@ -141,7 +141,8 @@ class Attention(Sublayer):
         return self.mix(q, k, v, mask, bias)
 
     def consult(self, x: Tensor, memory: Tensor, mask: Mask, cache: CrossCache | None = None) -> Tensor:
-        """Cross-attention: queries from ``x`` (B, T, D), keys and values from ``memory`` (B, S, D)."""
+        """Cross-attention: queries from ``x`` (B, T, D), keys and values from ``memory``, (B, S, D), or (1, S, D) for
+        all of them."""
         q = tap(self, "q_rot", self.queries(x)).transpose(1, 2)
         if cache is None or cache.k is None or cache.v is None:
             k = tap(self, "k_rot", self.keys(memory)).transpose(1, 2)
@@ -150,7 +151,7 @@ class Attention(Sublayer):
                 cache.k, cache.v = k, v
         else:
             k, v = cache.k, cache.v
-        return self.mix(q, k, v, mask, None)
+        return self.mix(q, k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1), mask, None)
 
     def queries(self, x: Tensor) -> Tensor:
         return tap(self, "q", self._split(self.q(x), self.q_norm))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import spec
 from .attention import Attention, Mask
 from .cache import CrossCache, LayerCache
-from .sublayer import Sublayer
+from .sublayer import Linear, Sublayer
 from .tap import tap
 
 
@@ -42,9 +42,9 @@ class MLP(Sublayer):
     def __init__(self, mlp: spec.MLP, width: int, norm: spec.Norm, slots: tuple[str, ...]) -> None:
         super().__init__(width, norm, slots)
         self.mlp = mlp
-        self.gate = nn.Linear(width, mlp.hidden, mlp.bias) if mlp.gated else None
-        self.up = nn.Linear(width, mlp.hidden, mlp.bias)
-        self.down = nn.Linear(mlp.hidden, width, mlp.bias)
+        self.gate = Linear(width, mlp.hidden, mlp.bias) if mlp.gated else None
+        self.up = Linear(width, mlp.hidden, mlp.bias)
+        self.down = Linear(mlp.hidden, width, mlp.bias)
 
     def think(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D) through F hidden neurons."""

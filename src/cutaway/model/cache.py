@@ -5,11 +5,14 @@ Shapes: B batch, K key-value heads, T new tokens, S slots, E head width.
 A layer's cache is a ring of S slots; position p lies in slot p mod S. A full cache has a slot for every position and
 never wraps; a sliding window needs only window + chunk - 1 slots (chunk: the most tokens written at once), because
 no query reads further back. Positions are tensors: a Python int would be compiled into the graph, once per value.
+A cache may begin with less room than it is made for, and double it as it fills: what is not there is neither read nor
+moved about.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import spec
@@ -33,20 +36,29 @@ class LayerCache:
         self.k.index_copy_(2, where, k)
         self.v.index_copy_(2, where, v)
 
-    def reorder(self, rows: Tensor) -> None:
-        self.k.copy_(self.k.index_select(0, rows))
-        self.v.copy_(self.v.index_select(0, rows))
+    def reorder(self, rows: Tensor, filled: int) -> None:
+        """Keep these batch rows, in that order, of the first ``filled`` slots."""
+        for held in (self.k[:, :, :filled], self.v[:, :, :filled]):
+            held.copy_(held.index_select(0, rows))
+
+    def grow(self, slots: int) -> None:
+        """Room for more, before anything has wrapped round."""
+        more = (0, 0, 0, slots - self.slots)
+        self.k, self.v = F.pad(self.k, more), F.pad(self.v, more)
 
 
 class CrossCache:
-    """Keys and values of an encoder's output, (B, K, S, E) each, computed once and read at every step."""
+    """Keys and values of an encoder's output, (B, K, S, E) each, computed once and read at every step.
+
+    Beams that all read one output share its row, (1, K, S, E).
+    """
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
         self.v: Tensor | None = None
 
     def reorder(self, rows: Tensor) -> None:
-        if self.k is not None and self.v is not None:
+        if self.k is not None and self.v is not None and len(self.k) > 1:
             self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
 
 
@@ -55,17 +67,27 @@ class Cache:
 
     ``length`` is counted on the host, for people; ``position`` is the same number as a tensor, for the model.
     ``rings``: slots -> the position each slot holds (-1: empty), shared by the layers with that many slots.
+    ``room``: how many tokens there is room for at first; None: for all ``length`` of them.
     """
 
     def __init__(
-        self, stack: spec.Stack, batch: int, length: int, dtype: torch.dtype, device: torch.device, chunk: int = 1
+        self,
+        stack: spec.Stack,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        chunk: int = 1,
+        room: int | None = None,
     ) -> None:
+        self.stack = stack
         self.capacity = length
+        self.room = length if room is None else min(room, length)
         self.chunk = chunk
         self.length = 0
         self.position = torch.zeros((), dtype=torch.long, device=device)
         self.layers = [
-            LayerCache(batch, block.attn, _slots(block.attn, length, chunk), dtype, device) for block in stack.blocks
+            LayerCache(batch, block.attn, _slots(block.attn, self.room, chunk), dtype, device) for block in stack.blocks
         ]
         self.cross = [CrossCache() for _ in stack.blocks]
         self.rings = {layer.slots: torch.full((layer.slots,), -1, device=device) for layer in self.layers}
@@ -76,7 +98,20 @@ class Cache:
             raise ValueError(f"the cache holds {self.capacity} tokens; {self.length} + {count} do not fit")
         if self.length > 0 and count > self.chunk:
             raise ValueError(f"this cache takes at most {self.chunk} tokens at a time once begun, not {count}")
+        if self.length + count > self.room:
+            self._grow(self.length + count)
         return self.position + torch.arange(count, device=self.position.device)
+
+    def _grow(self, needed: int) -> None:
+        """Twice the room, or what is needed. A ring that is as long as its window stays as it is."""
+        self.room = min(max(needed, 2 * self.room), self.capacity)
+        rings: dict[int, Tensor] = {}
+        for layer, block in zip(self.layers, self.stack.blocks, strict=True):
+            before, after = layer.slots, _slots(block.attn, self.room, self.chunk)
+            layer.grow(after)
+            if after not in rings:
+                rings[after] = F.pad(self.rings[before], (0, after - before), value=-1)
+        self.rings = rings
 
     def place(self, positions: Tensor) -> None:
         """Give the new positions their slots, before the layers write what belongs there."""
@@ -91,7 +126,7 @@ class Cache:
     def reorder(self, rows: Tensor) -> None:
         """Keep the given batch rows, in that order (beam search)."""
         for layer, cross in zip(self.layers, self.cross, strict=True):
-            layer.reorder(rows)
+            layer.reorder(rows, min(self.length, layer.slots))
             cross.reorder(rows)
 
 

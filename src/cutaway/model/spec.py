@@ -241,6 +241,8 @@ class Tokens:
         _positive("vocabulary", self.vocabulary)
         _positive("width", self.width)
         _positive("embedding scale", self.scale)
+        if self.positions is not None and self.positions.kind == "sinusoid" and self.width % 2:
+            raise ValueError(f"width {self.width} must be even: sines and cosines go in pairs")
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,15 @@ class Transformer:
             raise ValueError("a tied head needs a token embedding of its own size")
 
     @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.stack,)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the stem knows; 0 where it reads none."""
+        return self.stem.vocabulary if isinstance(self.stem, Tokens) else 0
+
+    @property
     def task(self) -> Literal["continue", "fill", "classify", "see", "embed"]:
         """What it does: continue a text, fill what is masked in one, tell classes of texts apart, tell what an image
         shows, or make vectors."""
@@ -343,7 +354,7 @@ class Transformer:
 class Seq2Seq:
     """Encoder and decoder joined by cross-attention (T5, Marian, Whisper).
 
-    ``shared_embedding``: both stems read one token embedding.
+    ``context``: the longest sequence either was made for. ``shared_embedding``: both stems read one token embedding.
     """
 
     source: Stem
@@ -359,6 +370,31 @@ class Seq2Seq:
         _same_width(self.target, self.decoder)
         if any(block.cross is None for block in self.decoder.blocks):
             raise ValueError("every decoder block of an encoder-decoder needs cross-attention")
+        if self.head.tied and self.target.vocabulary != self.head.size:
+            raise ValueError("a tied head needs a token embedding of its own size")
+        if self.shared_embedding and (
+            not isinstance(self.source, Tokens) or self.source.vocabulary != self.target.vocabulary
+        ):
+            raise ValueError("an embedding that is shared needs one vocabulary on both sides")
+
+    @property
+    def stem(self) -> Stem:
+        """What reads what the model is given."""
+        return self.source
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return self.encoder, self.decoder
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the encoder's stem knows; 0 where it reads none."""
+        return self.source.vocabulary if isinstance(self.source, Tokens) else 0
+
+    @property
+    def task(self) -> Literal["rewrite"]:
+        """What it does: turn one text into another."""
+        return "rewrite"
 
 
 Spec = Transformer | Seq2Seq

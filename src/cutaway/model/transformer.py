@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import spec
@@ -19,7 +18,7 @@ from .block import ACTIVATIONS, Block, Shared
 from .cache import Cache
 from .positions import RelativeBias, rotation
 from .stems import TokenStem, make_stem
-from .sublayer import make_norm
+from .sublayer import linear, make_norm
 from .tap import tap
 
 
@@ -88,7 +87,7 @@ class Unembedding(nn.Module):
         rows = embedding if self.weight is None else self.weight
         if rows is None:
             raise ValueError("a tied unembedding needs the embedding's rows")
-        return F.linear(x, rows, self.bias)
+        return linear(x, rows, self.bias)
 
 
 class Head(nn.Module):
@@ -184,9 +183,11 @@ class Transformer(nn.Module):
         stream: Tensor = self.stack(x, positions, present, cache=cache)
         return stream
 
-    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+    def cache(
+        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
+    ) -> Cache:
         """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk)
+        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk, room)
 
 
 class Seq2Seq(nn.Module):
@@ -219,16 +220,37 @@ class Seq2Seq(nn.Module):
     def decode(
         self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Target ids (B, T) and memory (B, S, D) to logits (B, T, V)."""
+        """Target ids (B, T) and memory (B, S, D) to logits (B, T, V). See :meth:`stream`."""
+        return self.logits(self.stream(ids, memory, memory_present, cache))
+
+    def stream(
+        self, ids: Tensor, memory: Tensor, memory_present: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """The decoder's residual stream as the head reads it: (B, T, D), after the final norm.
+
+        A memory of one row (1, S, D) is read by all B. With ``cache`` the ids are appended to what it holds.
+        """
         positions = _positions(ids, cache)
-        x = self.target(ids, positions)
-        x = self.decoder(x, positions, memory=memory, memory_present=memory_present, cache=cache)
-        logits: Tensor = self.head(x, self.target.tokens.weight if self.spec.head.tied else None)
+        stream: Tensor = self.decoder(
+            self.target(ids, positions), positions, memory=memory, memory_present=memory_present, cache=cache
+        )
+        return stream
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """What the head makes of the decoder's residual stream: (B, T, D) -> (B, T, V)."""
+        logits: Tensor = self.head(stream, self.target.tokens.weight if self.spec.head.tied else None)
         return logits
 
-    def cache(self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1) -> Cache:
+    def cache(
+        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
+    ) -> Cache:
         """An empty cache for the decoder: ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk)
+        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk, room)
+
+
+def embedding_of(model_spec: spec.Spec) -> str:
+    """The name of the token embedding that a tied head unembeds with."""
+    return "target.tokens.weight" if isinstance(model_spec, spec.Seq2Seq) else "stem.tokens.weight"
 
 
 def build(model_spec: spec.Spec) -> Transformer | Seq2Seq:
@@ -241,7 +263,13 @@ def _positions(ids: Tensor, cache: Cache | None) -> Tensor:
 
 
 def _empty_cache(
-    model: nn.Module, stack: spec.Stack, batch: int, length: int, dtype: torch.dtype | None, chunk: int
+    model: nn.Module,
+    stack: spec.Stack,
+    batch: int,
+    length: int,
+    dtype: torch.dtype | None,
+    chunk: int,
+    room: int | None,
 ) -> Cache:
     some = next(model.parameters())
-    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk)
+    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk, room)

@@ -48,7 +48,7 @@ class Listed:
     id: str
     folder: Path
     source: str  # "bundled", "cached" or "local"
-    spec: spec.Transformer
+    spec: spec.Spec
     dtype: str | None
 
     @property
@@ -58,15 +58,16 @@ class Listed:
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
-        blocks, stem = self.spec.stack.blocks, self.spec.stem
+        stack = self.spec.stacks[-1]
+        stem = None if isinstance(self.spec, spec.Seq2Seq) else self.spec.stem
         measured = verification.verified(fingerprint(self.folder))
         return {
             "id": self.id,
             "name": self.id,
             "parameters": spec.parameters(self.spec),
-            "layers": len(blocks),
-            "width": self.spec.stack.width,
-            "heads": max(block.attn.heads for block in blocks),
+            "layers": len(stack.blocks),
+            "width": stack.width,
+            "heads": max(block.attn.heads for block in stack.blocks),
             "vocabulary": 0 if self.spec.head is None else self.spec.head.size,
             "task": self.spec.task,
             "picture": None if not isinstance(stem, spec.Patches) else {"side": stem.image, "channels": stem.channels},
@@ -92,7 +93,7 @@ def asked_for(name_or_path: str) -> Listed:
     _, described, _ = describe(config)
     if not _shown(described):
         raise Misuse(
-            f"{id} {IS[described.task]}; the page shows models with a head, so far.",
+            f"{id} {IS[described.task]}; the page does not show such models yet.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
     return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
@@ -110,7 +111,7 @@ def listed(preferred: str | None = None) -> dict[str, Listed]:
     return found
 
 
-def _shown(described: spec.Transformer) -> bool:
+def _shown(described: spec.Spec) -> bool:
     """Does the page show models like this one?"""
     return described.task in SHOWN
 
@@ -149,8 +150,9 @@ class Models:
         while self._models and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
             self._let_go_oldest()
         loaded = self._load(check, model)
-        for block in loaded.machine.stack.blocks:
-            block.register_forward_pre_hook(self._before_block)
+        for name, block in loaded.machine.named_modules():
+            if name.rpartition(".")[0].endswith("blocks"):
+                block.register_forward_pre_hook(self._before_block)
         self._tell({"stage": f"first run of {model}"})
         with self._stoppable(check):
             self._answer(_first_run(loaded), [])  # the first run of a process is a slow one: let it be this

@@ -1,5 +1,5 @@
 """What models other than decoders are asked: fill what is masked, tell classes apart, see what an image shows, make
-vectors."""
+vectors, turn one text into another."""
 
 #: What a model of each kind is, in a sentence that begins with its name; what it does; and what it is asked with.
 IS = {
@@ -8,6 +8,7 @@ IS = {
     "classify": "tells classes of texts apart",
     "see": "tells what an image shows",
     "embed": "makes vectors",
+    "rewrite": "turns one text into another",
 }
 DOES = {
     "continue": "continue texts",
@@ -15,6 +16,7 @@ DOES = {
     "classify": "classify texts",
     "see": "see images",
     "embed": "make vectors",
+    "rewrite": "turn one text into another",
 }
 ASKED = {
     "continue": "next or generate",
@@ -22,4 +24,5 @@ ASKED = {
     "classify": "classify",
     "see": "see",
     "embed": "embed or similar",
+    "rewrite": "translate or summarize",
 }

@@ -33,7 +33,7 @@ def vectors(machine: Transformer, images: Sequence[Tensor]) -> Tensor:
     return torch.cat([machine.stream(placed(machine, batch))[:, 0].float().cpu() for batch in batches])
 
 
-def placed(machine: Transformer, pixels: Tensor) -> Tensor:
+def placed(machine: torch.nn.Module, pixels: Tensor) -> Tensor:
     """Where the machine is, in its dtype."""
     return pixels.to(next(machine.parameters()))
 

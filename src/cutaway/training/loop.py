@@ -48,7 +48,7 @@ def run(recipe: Recipe) -> Result:
         described = describe(learned.config)[1]
         state.require_space(folder, spec.parameters(described), recipe.keep)
         deviation = learned.config.get("initializer_range", STANDARD_DEVIATION)
-        model = initialise(build(described), recipe.seed, deviation)
+        model = initialise(build(described), recipe.seed, deviation, look_around=recipe.task == "fill")
         progress = _steps(recipe, model, learned, folder)
         _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)

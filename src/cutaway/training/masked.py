@@ -31,8 +31,8 @@ from cutaway.training.tokenizer import FRAME, id_of
 #: trust a token because it is no mask.
 AS_MASK, AS_ANOTHER = 0.8, 0.1
 
-#: A window is read whole, or as this many texts: what people type is short.
-CUTS = (1, 2, 3, 6)
+#: A window is read as so many texts: what people type is short.
+CUTS = (2, 3, 6)
 
 BATCH = 32  # windows that are looked at together when nothing is learned
 

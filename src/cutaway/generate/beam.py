@@ -31,7 +31,7 @@ class Beam:
     finish_reason: FinishReason
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     model: Machine,
     ids: Sequence[int],

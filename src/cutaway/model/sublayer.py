@@ -22,8 +22,8 @@ FEW = 8
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: (..., D) -> (..., N). For a few vectors on a CPU it is computed as (W x^T)^T, which reads a large W as
     it lies, in half the time of a product that packs it first."""
-    few = x.device.type == "cpu" and x.dtype is torch.float32 and 1 < x[..., 0].numel() <= FEW
-    if not few or len(weight) < weight.shape[1]:
+    few = 1 < x.numel() // x.shape[-1] <= FEW and x.device.type == "cpu" and x.dtype is torch.float32
+    if not few or weight.shape[0] < weight.shape[1]:
         return F.linear(x, weight, bias)
     y = (weight @ x.flatten(0, -2).T).T.contiguous().view(*x.shape[:-1], -1)
     return y if bias is None else y + bias

@@ -34,6 +34,15 @@ def test_next_word() -> None:
     assert sum(float(line.split("%")[0]) for line in lines[1:]) == pytest.approx(100, abs=0.1)
 
 
+def test_what_counts_in_it() -> None:
+    seen, *rows = output_of("what_counts_in_it.py").splitlines()
+    assert re.fullmatch(r"It sees 7, at \d+\.\d+%\.", seen)
+    falls = [[float(number) for number in row.split()] for row in rows]
+    assert [len(row) for row in falls] == [7] * 7
+    assert min(map(min, falls)) < -0.5  # a stroke counts
+    assert all(abs(row[0]) < 0.5 for row in falls)  # the dark edge does not
+
+
 def test_tell_a_story() -> None:
     first, second = (output_of("tell_a_story.py", "The", "fox") for _ in range(2))
     assert first == second

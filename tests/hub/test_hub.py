@@ -51,7 +51,8 @@ def remote(tmp_path, cache, monkeypatch) -> Path:
     source = make(tmp_path / "remote")
     (source / "modeling_tiny.py").write_text("raise SystemExit('ran')")
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    (source / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        (source / name).write_text("{}")
     calls: list[list[str]] = []
 
     def snapshot_download(name, revision=None, allow_patterns=None):
@@ -167,7 +168,8 @@ def test_an_incomplete_snapshot_is_not_used(cache):
 
 def test_a_download_takes_safetensors_and_descriptions_only(remote):
     folder = hub.find("someone/tiny")
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    fetched = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"]
+    assert sorted(file.name for file in folder.iterdir()) == fetched
     checkpoint.open(folder)
     assert hub.find("someone/tiny") == folder
 

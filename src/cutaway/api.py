@@ -380,7 +380,7 @@ class Model:
         if task is None and of_kind and prefix is None and text is not None:
             raise Misuse(
                 f"{self.card.name} knows {len(of_kind)} translations: {', '.join(of_kind)}.",
-                "Say which with task, or what stands before the text with prefix.",
+                "Say which with task (--task), or what is to stand before the text with prefix (--prefix).",
             )
         assert isinstance(self.spec, spec.Seq2Seq), "no other model is asked for its manner"
         manner = manner_of(self.folder, self.config, self.spec.target.vocabulary, task)

@@ -321,6 +321,8 @@ class Model:
             beams = 1 if given or stop else manner.beams
         elif beams != 1 and (given or stop):
             raise Misuse("Beam search draws nothing, and ends where it ends.", "Leave the other settings out.")
+        if beams == 1 and length_penalty is not None:
+            raise Misuse("A length penalty ranks what a search finds, and one beam is none.", "Ask for more beams.")
         rules = manner.rules
         if repetition_penalty is not None:
             Sampler(repetition_penalty=repetition_penalty)  # says what is wrong with it

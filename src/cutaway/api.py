@@ -369,6 +369,8 @@ class Model:
             beams = 1 if given or stop else manner.beams
         elif beams != 1 and (given or stop):
             raise Misuse("Beam search draws nothing, and ends where it ends.", "Leave the other settings out.")
+        if beams == 1 and length_penalty is not None:
+            raise Misuse("A length penalty ranks what a search finds, and one beam is none.", "Ask for more beams.")
         rules = manner.rules
         if repetition_penalty is not None:
             Sampler(repetition_penalty=repetition_penalty)  # says what is wrong with it
@@ -428,7 +430,7 @@ class Model:
         if task is None and of_kind and prefix is None and text is not None:
             raise Misuse(
                 f"{self.card.name} knows {len(of_kind)} translations: {', '.join(of_kind)}.",
-                "Say which with task, or what stands before the text with prefix.",
+                "Say which with task (--task), or what is to stand before the text with prefix (--prefix).",
             )
         assert isinstance(self.spec, spec.Seq2Seq), "no other model is asked for its manner"
         manner = manner_of(self.folder, self.config, self.spec.target.vocabulary, task)

@@ -70,7 +70,7 @@ def test_a_run_and_its_names(cutaway: Any, opus: Callable[..., Model]) -> None:
     assert "S tokens that the encoder reads." in err
     code, _, err = cutaway("explain", "logits[0,1]", "--text", "the fox", "-m", folder)
     assert code == 2
-    assert "not the run of a decoder" in err
+    assert "cannot be explained" in err
 
 
 def test_heads_lens_and_compare_show_both_sides(cutaway: Any, opus: Callable[..., Model]) -> None:

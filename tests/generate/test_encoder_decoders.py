@@ -332,6 +332,9 @@ def test_a_checkpoint_may_ask_for_a_draw(tmp_path: Path) -> None:
     [
         {"beams": 2, "temperature": 1.0},
         {"beams": 2, "stop": "x"},
+        {"beams": 2, "length_penalty": float("nan")},
+        {"beams": 2, "length_penalty": "long"},
+        {"beams": 1, "length_penalty": 2.0},
         {"beams": 0},
         {"max_new_tokens": 0},
         {"repetition_penalty": 0.0},

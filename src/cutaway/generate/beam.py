@@ -6,6 +6,7 @@ continuation of n new tokens is ranked by its score / n ** length_penalty (Wu et
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +57,8 @@ def beam_search(
         raise Misuse(f"beams is {beams!r}.", f"Give a whole number from 1 to {MAX_BEAMS}.")
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
+    if not isinstance(length_penalty, int | float) or not math.isfinite(length_penalty):
+        raise Misuse(f"length_penalty is {length_penalty!r}.", "Give a number; 1 weighs by length, 0 does not.")
     if not ids:
         raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
     prompt, _ = fit(ids, model.spec.context, max_new_tokens)

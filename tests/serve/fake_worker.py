@@ -53,7 +53,7 @@ class Fake:
         self.tell({"loaded": self.loaded})
         return {}, b""
 
-    def run(self, check, *, model, text, tokens, image, want):
+    def run(self, check, *, model, text, tokens, want, image=None):
         self.ran += 1
         verb, _, rest = (text or "echo").partition(" ")
         body = repr((model, text, tokens, want, image)[: 4 if image is None else 5]).encode()

@@ -100,14 +100,20 @@ def asked_for(name_or_path: str) -> Listed:
 
 
 def listed(preferred: str | None = None) -> dict[str, Listed]:
-    """The models that can be run without a network, by id: ``preferred`` first, then the bundled, then the cached."""
+    """The models that can be run without a network, by id: ``preferred`` first, then the bundled, then the cached; of
+    each those first that continue a text, with which the page begins."""
     found: dict[str, Listed] = {}
     if preferred is not None:
         one = asked_for(preferred)
         found[one.id] = one
-    for entry in (*hub.bundled(), *hub.cached()):
-        if entry.spec is not None and entry.problem is None and _shown(entry.spec):
-            found.setdefault(entry.name, Listed(entry.name, entry.folder, entry.source, entry.spec, entry.dtype))
+    for entries in (hub.bundled(), hub.cached()):
+        shown = [
+            Listed(entry.name, entry.folder, entry.source, entry.spec, entry.dtype)
+            for entry in entries
+            if entry.spec is not None and entry.problem is None and _shown(entry.spec)
+        ]
+        for one in sorted(shown, key=lambda one: SHOWN.index(one.spec.task)):
+            found.setdefault(one.id, one)
     return found
 
 

@@ -232,7 +232,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("task=hear", "task must be continue or see"),
+        ("task=hear", "task must be continue or fill or see"),
         ("task=continue", "sources.format must be books"),
         ("images.zoom=1", "images.zoom must be below 1"),
         ("images.shift=-1", "images.shift must be at least 0"),

@@ -593,7 +593,9 @@ class Model:
     def _must_read_tokens(self) -> None:
         """Raises Misuse for a model that reads images."""
         if not isinstance(self.spec.stem, spec.Tokens):
-            raise Misuse(f"{self.card.name} reads images, not texts.", "Give it one with image=, or --image.")
+            raise Misuse(
+                f"{self.card.name} reads images, not texts.", "Give it one: model.run(image=...), cutaway run --image."
+            )
 
 
 def checked_tokens(tokens: Sequence[int], size: int) -> list[int]:

@@ -53,6 +53,9 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
 Target = Annotated[str | None, Parameter(help="Of a translation: what is written so far.")]
+RunName = Annotated[
+    str | None, Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given.")
+]
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
@@ -190,18 +193,13 @@ def run(
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
     target: Target = None,
-    model: Annotated[
-        str | None,
-        Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given."),
-    ] = None,
+    model: RunName = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Run once and record every intermediate by name."""
-    if (text is None) == (image is None):
-        raise Misuse("Give a text or --image, one of the two.")
-    text = None if text is None else _read(text)
+    text = _text_or_image(text, image)
     for path in (save, html):
         if path is not None:
             _check_writable(path)
@@ -254,16 +252,17 @@ def explain(
     cell: Annotated[str, Parameter(help='A name and one integer per axis, such as "logits[0,7]".')],
     /,
     *,
-    text: Annotated[str, Parameter(help="What the model reads; - reads standard input.")],
-    model: ModelName = "stories",
+    text: Annotated[str | None, Parameter(help="What the model reads; - reads standard input.")] = None,
+    image: Annotated[str | None, Parameter(help="An image file to read instead of a text.")] = None,
+    model: RunName = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Derive one number of a run, term by term."""
-    text = _read(text)
-    loaded = _load(model, dtype, device)
-    record = loaded.run(text)
+    text = _text_or_image(text, image)
+    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
+    record = loaded.run(text, image=None if image is None else _read_image(image))
     found = record.explain(cell)
     _say(*record.settings.get("notes", []))
     if json:
@@ -416,7 +415,7 @@ def fill(
     text: Annotated[str, Parameter(help="A text with [MASK] in it; - reads standard input.")],
     /,
     *,
-    model: EncoderName,
+    model: ModelName = "words",
     top: Annotated[int, Parameter(converter=_whole, help="How many words to show for each mask.")] = 5,
     dtype: Dtype = None,
     device: Device = None,
@@ -797,6 +796,13 @@ def _read(text: str) -> str:
     return checked_text(text)
 
 
+def _text_or_image(text: str | None, image: str | None) -> str | None:
+    """The text, read from where it is. Raises Misuse unless one of the two is given."""
+    if (text is None) == (image is None):
+        raise Misuse("Give a text or --image, one of the two.")
+    return None if text is None else _read(text)
+
+
 def _read_image(path: str) -> str | bytes:
     """The path, or all of standard input when it is "-"."""
     if path != STDIN:
@@ -862,7 +868,7 @@ STEPS = {
 }  # fmt: skip
 AXES = {
     "T": "position", "D": "number", "H": "head", "K": "key-value head", "E": "number", "F": "neuron", "V": "token",
-    "stop": "stop",
+    "stop": "stop", "C": "channel", "Y": "row", "X": "column",
 }  # fmt: skip
 
 
@@ -924,9 +930,14 @@ def _places(found: Explanation, record: Record, model: Model) -> str:
     name, _, inside = found.cell.partition("[")
     words = []
     for letter, number in zip(record.axes(name), map(int, inside.rstrip("]").split(",")), strict=True):
-        tokens = [record.tokens[number]] if letter == "T" else [number] if letter == "V" else []
-        pieces = model.pieces(tokens=tokens) if tokens and model.tokenizer is not None else []
-        words.append(" ".join([AXES[letter], str(number), *(repr(_safe(piece.text)) for piece in pieces)]))
+        what, told = AXES[letter], []
+        if letter == "T" and record.pieces:
+            told = [record.pieces[number]["text"]]
+        elif letter == "V" and model.spec.task in ("classify", "see"):
+            what, told = "class", [record.vocabulary()[number]]
+        elif letter == "V" and model.tokenizer is not None:
+            told = [piece.text for piece in model.pieces(tokens=[number])]
+        words.append(" ".join([what, str(number), *(repr(_safe(text)) for text in told)]))
     return ", ".join(words)
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import cutaway as package
 from tests.tasks.test_see import HEADLESS, VIT, Make, photo, vision
@@ -103,3 +104,16 @@ def test_a_model_without_a_head_says_what_it_does(cutaway: Any, vision: Make, ph
     code, _, err = cutaway("see", photo, "-m", vision(HEADLESS))
     assert (code, err.splitlines()[1]) == (2, "Ask it with embed or similar.")
     assert "48 numbers" in cutaway("embed", photo, "-m", vision(HEADLESS)).out
+
+
+def test_a_number_of_a_picture_goes_back_to_its_grey_levels(cutaway: Any, tmp_path: Path) -> None:
+    Image.new("L", (28, 28), 51).save(tmp_path / "grey.png")
+    for cell, told in (
+        ("image[0,6,10]", ["channel 0, row 6, column 10", "51 level[0,6,10]", "recorded"]),
+        ("embed[3,7]", ["position 3 'row 0, column 2', number 7", "weights.stem.patch.weight[7,0,"]),
+        ("logits[7]", ["class 7 '7'", "final[0,"]),
+    ):
+        code, out, err = cutaway("explain", cell, "--image", tmp_path / "grey.png")
+        assert code == 0, err
+        for words in told:
+            assert words in out

@@ -589,7 +589,9 @@ class Model:
         return ids
 
     def _must_read_tokens(self) -> None:
-        """Raises Misuse for a model that reads images."""
+        """Raises Misuse for a model that reads images or hears sounds."""
+        if isinstance(self.spec.stem, spec.Mel):
+            raise Misuse(f"{self.card.name} hears sounds, and reads no texts.", "Load a model that reads.")
         if not isinstance(self.spec.stem, spec.Tokens):
             raise Misuse(f"{self.card.name} reads images, not texts.", "Give it one with image=, or --image.")
 

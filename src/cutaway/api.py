@@ -21,6 +21,10 @@ and of encoder-decoders
 
 model.translate(text)   -> Generated, as generate's
 model.summarize(text)
+
+and of models of speech
+
+model.transcribe(sound) -> Transcript: what is said, perhaps in segments with their seconds
 """
 
 from __future__ import annotations
@@ -40,8 +44,9 @@ from .errors import Misuse, NotFound
 from .families import checkpoint, verify
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
-from .generate.manner import Manner, manner_of, start_of, tasks_of
+from .generate.manner import Manner, Speech, manner_of, speech_of, start_of, tasks_of
 from .generate.sampler import Floats, Sampler
+from .inputs import audio
 from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
@@ -52,6 +57,7 @@ from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
 from .tasks.see import pieces, placed, see, vectors
 from .tasks.sentences import Pooling, embed, pooling_of
+from .tasks.transcribe import Transcript, transcribe
 
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
@@ -405,6 +411,34 @@ class Model:
         )[0]
         written = "" if self.tokenizer is None else self.tokenizer.target.decode(best.tokens)
         return Generated(written, best.tokens, ids, 0, best.finish_reason, notes)
+
+    def transcribe(
+        self,
+        sound: audio.Source,
+        *,
+        language: str | None = None,
+        timestamps: bool = False,
+        progress: Callable[[float, float], None] = lambda heard, whole: None,
+    ) -> Transcript:
+        """What is said in ``sound``: a path, a file's content, or samples (N,), one channel, 16,000 a second.
+
+        ``language``: its code, such as "en"; the model hears it by itself where that is not said. ``timestamps``: in
+        segments, with the seconds in which each was said. Always the most probable token. ``progress`` hears how many
+        seconds are done, of how many. Raises Misuse for a model that hears nothing, and for a language or times that it
+        does not know; NotFound, Misuse or Refused for a file that is not there, holds no sound, is damaged or too long.
+        """
+        machine = self._must("transcribe")
+        samples, notes = audio.open(sound)
+        notes += audio.check_preparation(self.folder, machine.spec.source)
+        texts = None if self.tokenizer is None else self.tokenizer.target
+        written = transcribe(machine, samples, self._speech, texts, language, timestamps, progress)
+        return replace(written, notes=[*notes, *written.notes])
+
+    @functools.cached_property
+    def _speech(self) -> Speech:
+        assert isinstance(self.spec, spec.Seq2Seq), "_must has asked"
+        speech = speech_of(self.folder, self.config, self.spec.target.vocabulary)
+        return replace(speech, manner=replace(speech.manner, eos=speech.manner.eos or self.eos))
 
     def summarize(
         self, text: str | None = None, tokens: Sequence[int] | None = None, **settings: Any

@@ -631,6 +631,45 @@ def _rewrite(
         )  # fmt: skip
 
 
+@app.command(sort_key=14.3)
+def transcribe(
+    sound: Annotated[str, Parameter(help="A WAV, FLAC, MP3, Ogg or AIFF file; - reads standard input.")],
+    /,
+    *,
+    model: RewriterName,
+    language: Annotated[str | None, Parameter(help="Its code, such as en; else the model hears which it is.")] = None,
+    timestamps: Annotated[bool, Parameter(help="Show when each segment was said.")] = False,
+    srt: Annotated[bool, Parameter(help="Print subtitles (SubRip).")] = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write down what is said in a sound file, with models such as Whisper."""
+    if srt and json:
+        raise Misuse("--srt and --json ask for two kinds of output.", "Give one of them.")
+    source = _read_sound(sound)
+    loaded = _load(model, dtype, device)
+    result = loaded.transcribe(source, language=language, timestamps=timestamps or srt, progress=_show_seconds)
+    _say(*result.notes)
+    if json:
+        segments = [vars(segment) for segment in result.segments]
+        said = {"text": result.text, "segments": segments, "language": result.language, "seconds": result.seconds}
+        _print_json(model=loaded.card.name, **said, notes=result.notes)
+    elif srt:
+        print(_safe(result.srt()), end="")
+    elif timestamps:
+        for segment in result.segments:
+            print(f"{segment.start:8.2f} {segment.end:8.2f}  {_safe(segment.text.strip())}")
+    else:
+        print(_safe(result.text))
+
+
+def _show_seconds(heard: float, whole: float) -> None:
+    """How much of a sound is written down, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{heard:,.0f} of {whole:,.0f} s", end="\n" if heard >= whole else "", file=sys.stderr, flush=True)
+
+
 @app.command(sort_key=15)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
@@ -803,9 +842,22 @@ def _read_image(path: str) -> str | bytes:
         return path
     from .inputs.image import LARGEST_FILE
 
-    content = sys.stdin.buffer.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise Misuse(f"Standard input holds more than {LARGEST_FILE:,} bytes.", "Give a smaller image.")
+    return _read_bytes(LARGEST_FILE, "Give a smaller image.")
+
+
+def _read_sound(path: str) -> str | bytes:
+    """The path, or all of standard input when it is "-"."""
+    if path != STDIN:
+        return path
+    from .inputs.audio import LARGEST_FILE
+
+    return _read_bytes(LARGEST_FILE, "Name the file instead.")
+
+
+def _read_bytes(most: int, fix: str) -> bytes:
+    content = sys.stdin.buffer.read(most + 1)
+    if len(content) > most:
+        raise Misuse(f"Standard input holds more than {most:,} bytes.", fix)
     return content
 
 

@@ -72,9 +72,19 @@ def test_a_recording_is_heard_as_whisper_s_own_tools_hear_it():
 
 def test_too_long_a_sound_loses_its_end_and_a_short_one_ends_in_silence():
     noise = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
-    assert torch.equal(audio.log_mel(noise, 10, 20), audio.log_mel(noise[:3200], 10, 20))
+    assert torch.equal(audio.log_mel(noise, 10, 20), audio.log_mel(noise[:3240], 10, 20))  # the last 25 ms end there
     behind = np.concatenate([noise[:1600], np.zeros(1600, np.float32)])
     assert torch.equal(audio.log_mel(noise[:1600], 10, 20), audio.log_mel(behind, 10, 20))
+
+
+def test_windows_of_a_long_sound_are_parts_of_the_whole():
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    noise[9000:] *= 0.01
+    whole, most = audio.log_mel(noise, 10, 100), audio.loudest(noise, 10, 30)
+    for first in (0, 20, 62):
+        window = audio.log_mel(noise, 10, 30, first, most)
+        torch.testing.assert_close(window, whole[:, first : first + 30], rtol=0, atol=1e-6)
+    assert float(audio.log_mel(noise, 10, 30, 90, most)[:, 12:].max()) == pytest.approx((most - 8 + 4) / 4)
 
 
 # ------------------------------------------------------------------ rates, channels, formats

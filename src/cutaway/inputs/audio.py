@@ -30,6 +30,7 @@ from .guard import first_line
 RATE = 16_000  # samples a second that every Whisper hears
 HOP, WINDOW = 160, 400  # samples: 10 and 25 ms
 LONGEST = 4 * 3600  # seconds
+LARGEST_FILE = 2**30  # bytes, of one that is not on disk
 MOST_CHANNELS = 32
 SLOWEST, FASTEST = 1_000, 768_000  # samples a second of a file
 FILE = "preprocessor_config.json"
@@ -192,20 +193,34 @@ class _Resampler:
 # --- log-mel -----------------------------------------------------------------------------------------------------
 
 
-def log_mel(samples: Samples, bins: int, frames: int) -> Tensor:
-    """(M, frames), float32: the first ``frames`` * 10 ms of ``samples`` (N,), silence behind them where they are less.
+def log_mel(samples: Samples, bins: int, frames: int, first: int = 0, loudest: float | None = None) -> Tensor:
+    """(M, frames), float32: ``frames`` * 10 ms of ``samples`` (N,) from frame ``first`` on, and silence behind them.
 
     The power of 25 ms under a Hann window, every 10 ms; in ``bins`` triangles; log10, nothing more than 8 below the
-    loudest; (x + 4) / 4 (Radford et al. 2022).
+    ``loudest``, else below the loudest of these frames; (x + 4) / 4 (Radford et al. 2022).
     """
-    heard = torch.zeros(frames * HOP, dtype=torch.float64)
-    its = torch.from_numpy(samples[: len(heard)])
-    heard[: len(its)] = its
+    levels = _levels(samples, bins, first, frames)
+    most = float(levels.max()) if loudest is None else loudest
+    return ((levels.clamp(min=most - 8) + 4) / 4).float()
+
+
+def loudest(samples: Samples, bins: int, frames: int) -> float:
+    """The highest level, log10 of a power, that any frame of ``samples`` (N,) has; ``frames`` are looked at at once."""
+    starts = range(0, math.ceil(len(samples) / HOP), frames)
+    return max(float(_levels(samples, bins, first, frames).max()) for first in starts)
+
+
+def _levels(samples: Samples, bins: int, first: int, frames: int) -> Tensor:
+    """(M, frames), float64: log10 of the power; the sound is mirrored at its beginning, and silence behind its end."""
+    begin, count = first * HOP - WINDOW // 2, (frames - 1) * HOP + WINDOW
+    before = max(0, -begin)
+    heard = torch.zeros(count, dtype=torch.float64)
+    its = torch.from_numpy(samples[max(0, begin) : max(0, begin + count)])
+    heard[before : before + len(its)] = its
+    heard[:before] = heard[before + 1 : 2 * before + 1].flip(0)
     window = torch.hann_window(WINDOW, dtype=torch.float64)
-    spectrum = torch.stft(heard, WINDOW, HOP, window=window, return_complex=True)[:, :-1]  # (201, frames)
-    power = mel_filters(bins) @ spectrum.abs() ** 2
-    levels = power.clamp(min=1e-10).log10()
-    return ((levels.clamp(min=float(levels.max()) - 8) + 4) / 4).float()
+    spectrum = torch.stft(heard, WINDOW, HOP, window=window, center=False, return_complex=True)  # (201, frames)
+    return (mel_filters(bins) @ spectrum.abs() ** 2).clamp(min=1e-10).log10()
 
 
 def mel_filters(bins: int) -> Tensor:

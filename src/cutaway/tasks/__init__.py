@@ -27,5 +27,5 @@ ASKED = {
     "see": "see",
     "embed": "embed or similar",
     "rewrite": "translate or summarize",
-    "transcribe": "names",
+    "transcribe": "transcribe",
 }

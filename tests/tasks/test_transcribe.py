@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 import cutaway
 from cutaway.errors import Misuse, Refused
@@ -53,6 +53,9 @@ def tokenizer() -> Tokenizer:
     names = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
     found.add_special_tokens([AddedToken(name, special=True) for name in names])
     found.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", normalized=False) for i in range(340 - TIME)])
+    around = [("<|startoftranscript|>", START), ("<|notimestamps|>", UNTIMED), ("<|endoftext|>", END)]
+    template = " ".join([around[0][0], around[1][0], "$A", around[2][0]])
+    found.post_processor = processors.TemplateProcessing(single=template, special_tokens=around)
     return found
 
 
@@ -226,6 +229,57 @@ def test_each_kind_says_what_it_does(whisper, tmp_path_factory):
         model.run("a text")
     with pytest.raises(Misuse, match="does not write down what is said: it continues a text"):
         cutaway.load(make(tmp_path_factory.mktemp("llama"))).transcribe(SHORT)
+
+
+# ------------------------------------------------------------------ a run, recorded
+
+
+def test_both_sides_of_a_run_have_names(whisper):
+    model = cutaway.load(whisper(language="de"))
+    record = model.run(sound=SHORT, target="Ja")
+    begin = [START, DE, TASK, UNTIMED]
+    assert record.tokens[:4] == begin
+    assert model.text(record.tokens[4:]) == "Ja"
+    assert set(model.names()) <= set(record.names())
+    torch.testing.assert_close(record["encoder.frames"], audio.log_mel(SHORT, 10, 60), rtol=0, atol=0)
+    assert record.axes("encoder.frames") == ("M", "R")
+    assert record.shape("encoder.embed") == (30, 32)
+    assert record.shape("decoder.blocks.1.cross.pattern") == (4, len(record.tokens), 30)
+    with torch.no_grad():
+        logits = model.machine(audio.log_mel(SHORT, 10, 60)[None], torch.tensor([record.tokens]))[0]
+    torch.testing.assert_close(record["logits"], logits, rtol=0, atol=1e-5)
+    said = model.transcribe(SHORT).segments[0].tokens
+    first = model.run(sound=SHORT)["logits.last"]
+    first[[*GENERATION["suppress_tokens"], *GENERATION["begin_suppress_tokens"]]] = -torch.inf
+    assert said[:1] == [int(first.argmax())]
+
+
+def test_a_run_of_a_sound_comes_back_from_its_file(whisper, tmp_path):
+    record = cutaway.load(whisper()).run(sound=file(LONG), target=[65, 66])
+    assert "2.5 s; one window" in record.settings["notes"][0]
+    record.save(tmp_path / "run.cutaway")
+    opened = cutaway.open(tmp_path / "run.cutaway")
+    assert opened.tokens == record.tokens
+    for name in ("encoder.frames", "encoder.blocks.0.attn.pattern", "decoder.blocks.1.cross.mean", "logits.last"):
+        torch.testing.assert_close(opened[name], record[name])
+
+
+def test_a_run_may_be_changed_at_the_frames(whisper):
+    model = cutaway.load(whisper(language="en"))
+    silent = model.run(sound=SHORT, edit={"encoder.frames": torch.zeros_like})
+    assert float((silent["logits"] - model.run(sound=SHORT)["logits"]).abs().max()) > 1e-3
+
+
+def test_a_run_reads_one_thing_that_the_model_understands(whisper, tmp_path_factory):
+    model = cutaway.load(whisper())
+    with pytest.raises(Misuse, match="one of them"):
+        model.run("a text", sound=SHORT)
+    with pytest.raises(Misuse, match="no token id"):
+        model.run(sound=SHORT, target=[999])
+    assert "29 of them" not in str(model.run(sound=SHORT, target=[65] * 28).settings)
+    assert "28 of them" in str(model.run(sound=SHORT, target=[65] * 29).settings)
+    with pytest.raises(Misuse, match="does not write down what is said"):
+        cutaway.load(make(tmp_path_factory.mktemp("llama"))).run(sound=SHORT)
 
 
 # ------------------------------------------------------------------ the command

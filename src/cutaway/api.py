@@ -675,7 +675,7 @@ class Model:
     def _must_read_tokens(self) -> None:
         """Raises Misuse for a model that reads images or hears sounds."""
         if isinstance(self.spec.stem, spec.Mel):
-            raise Misuse(f"{self.card.name} hears sounds, and reads no texts.", "Load a model that reads.")
+            raise Misuse(f"{self.card.name} hears sounds, and reads no texts.", "Give it one with sound=, or --sound.")
         if not isinstance(self.spec.stem, spec.Tokens):
             raise Misuse(f"{self.card.name} reads images, not texts.", "Give it one with image=, or --image.")
 

@@ -52,7 +52,7 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
-Target = Annotated[str | None, Parameter(help="Of a translation: what is written so far.")]
+Target = Annotated[str | None, Parameter(help="Of a translation or a sound: what is written so far.")]
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
@@ -186,6 +186,7 @@ def run(
     /,
     *,
     image: Annotated[str | None, Parameter(help="An image file to read instead of a text.")] = None,
+    sound: Annotated[str | None, Parameter(help="A sound file to hear instead.")] = None,
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
@@ -199,14 +200,17 @@ def run(
     json: Json = False,
 ) -> None:
     """Run once and record every intermediate by name."""
-    if (text is None) == (image is None):
-        raise Misuse("Give a text or --image, one of the two.")
+    if sum(given is not None for given in (text, image, sound)) != 1:
+        raise Misuse("Give a text, --image or --sound, one of the three.")
+    if sound is not None and model is None:
+        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
     text = None if text is None else _read(text)
     for path in (save, html):
         if path is not None:
             _check_writable(path)
     loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
-    record = loaded.run(text, keep=keep, target=target, image=None if image is None else _read_image(image))
+    seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
+    record = loaded.run(text, keep=keep, target=target, image=seen, sound=heard)
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)

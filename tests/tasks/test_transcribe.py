@@ -310,6 +310,21 @@ def test_the_command_prints_what_python_says(whisper, tmp_path, capsys):
     assert call(["transcribe", str(talk), "-m", str(folder)]) == 4
 
 
+def test_the_command_records_a_run_of_a_sound(whisper, tmp_path, capsys):
+    from cutaway.cli import call
+
+    folder = whisper(1)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(file(SHORT))
+    assert call(["run", "--sound", str(talk), "--target", "Ja", "-m", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{folder}: 6 tokens, ")
+    assert lines[1].split() == ["encoder.frames", "M", "R", "10×60"]
+    assert call(["run", "--sound", str(talk)]) == 2
+    assert call(["run", "text", "--sound", str(talk), "-m", str(folder)]) == 2
+    assert call(["run", "text", "-m", str(folder)]) == 2
+
+
 def test_a_sound_comes_from_standard_input(whisper, capsys, monkeypatch):
     from cutaway.cli import call
 

@@ -249,7 +249,9 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
         print(f"{name:28} {' '.join(letters)}")
     image = " C channels, Y rows, X columns of pixels." if "image" in axes else ""
     _say(f"T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.{image}")
-    if any("S" in letters for letters in axes.values()):
+    if "encoder.frames" in axes:
+        _say("M mel bins, R frames of 10 ms, S moments of 20 ms that the encoder hears.")
+    elif any("S" in letters for letters in axes.values()):
         _say("S tokens that the encoder reads.")
 
 

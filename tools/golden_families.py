@@ -36,6 +36,12 @@ SMALLER_BART = {
     "vocab_size": 31, "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24,
     "decoder_attention_heads": 4, "decoder_layers": 2, "decoder_ffn_dim": 20, "max_position_embeddings": 32,
 }  # fmt: skip
+SMALLER_WHISPER = {
+    "vocab_size": 31, "num_mel_bins": 5, "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 20,
+    "max_source_positions": 12, "max_target_positions": 32, "bos_token_id": 28, "eos_token_id": 28,
+    "begin_suppress_tokens": [7, 28],
+}  # fmt: skip
 LEFT_OUT = {"use_cache", "transformers_version"}
 
 
@@ -46,6 +52,7 @@ def smaller(says: dict) -> dict:
         "dim": SMALLER_DISTILBERT,
         "image_size": SMALLER_IMAGE,
         "d_kv": SMALLER_T5,
+        "num_mel_bins": SMALLER_WHISPER,
         "d_model": SMALLER_BART,
     }
     says = {**says, **next((size for key, size in own.items() if key in says), SMALLER)}

@@ -21,6 +21,10 @@ and of encoder-decoders
 
 model.translate(text)   -> Generated, as generate's
 model.summarize(text)
+
+and of models of speech
+
+model.transcribe(sound) -> Transcript: what is said, perhaps in segments with their seconds
 """
 
 from __future__ import annotations
@@ -40,8 +44,9 @@ from .errors import Misuse, NotFound
 from .families import checkpoint, verify
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
-from .generate.manner import Manner, manner_of, start_of, tasks_of
+from .generate.manner import Manner, Speech, manner_of, speech_of, start_of, tasks_of
 from .generate.sampler import Floats, Sampler
+from .inputs import audio
 from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
@@ -52,6 +57,7 @@ from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
 from .tasks.see import pieces, placed, see, vectors
 from .tasks.sentences import Pooling, embed, pooling_of
+from .tasks.transcribe import Transcript, prompt_of, spoken, transcribe
 
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
@@ -163,7 +169,7 @@ class Model:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without control tokens; where masks are filled, those that are left stay in it."""
-        texts, inner = self._texts(), list(ids)
+        texts, inner = self._tokenizer() if self.spec.task == "transcribe" else self._texts(), list(ids)
         if self.spec.task != "fill":
             return texts.decode(inner)
         before, after = texts.frame
@@ -408,6 +414,34 @@ class Model:
         written = "" if self.tokenizer is None else self.tokenizer.target.decode(best.tokens)
         return Generated(written, best.tokens, ids, 0, best.finish_reason, notes)
 
+    def transcribe(
+        self,
+        sound: audio.Source,
+        *,
+        language: str | None = None,
+        timestamps: bool = False,
+        progress: Callable[[float, float], None] = lambda heard, whole: None,
+    ) -> Transcript:
+        """What is said in ``sound``: a path, a file's content, or samples (N,), one channel, 16,000 a second.
+
+        ``language``: its code, such as "en"; the model hears it by itself where that is not said. ``timestamps``: in
+        segments, with the seconds in which each was said. Always the most probable token. ``progress`` hears how many
+        seconds are done, of how many. Raises Misuse for a model that hears nothing, and for a language or times that it
+        does not know; NotFound, Misuse or Refused for a file that is not there, holds no sound, is damaged or too long.
+        """
+        machine = self._must("transcribe")
+        samples, notes = audio.open(sound)
+        notes += audio.check_preparation(self.folder, machine.spec.source)
+        texts = None if self.tokenizer is None else self.tokenizer.target
+        written = transcribe(machine, samples, self._speech, texts, language, timestamps, progress)
+        return replace(written, notes=[*notes, *written.notes])
+
+    @functools.cached_property
+    def _speech(self) -> Speech:
+        assert isinstance(self.spec, spec.Seq2Seq), "_must has asked"
+        speech = speech_of(self.folder, self.config, self.spec.target.vocabulary)
+        return replace(speech, manner=replace(speech.manner, eos=speech.manner.eos or self.eos))
+
     def summarize(
         self, text: str | None = None, tokens: Sequence[int] | None = None, **settings: Any
     ) -> Generated | Generation:
@@ -466,18 +500,22 @@ class Model:
         edit: Mapping[str, Edit] | None = None,
         image: pictures.Source | None = None,
         target: str | Sequence[int] | None = None,
+        sound: audio.Source | None = None,
     ) -> Record:
         """Run once and keep what happened: a Record, every intermediate by name.
 
-        One of ``text``, ``tokens`` and ``image`` is what the model reads. ``keep``: shell-style patterns of names to
-        store instead of the usual set. ``edit``: name -> function that gets the tensor and returns one of the same
-        shape. ``target``: what a decoder behind an encoder has written so far, text or tokens; it reads that behind
-        its start token. Raises Misuse for unknown names, an empty text, or a record larger than ``RECORD_BYTES``; for
-        an image what ``see`` raises.
+        One of ``text``, ``tokens``, ``image`` and ``sound`` is what the model reads. ``keep``: shell-style patterns of
+        names to store instead of the usual set. ``edit``: name -> function that gets the tensor and returns one of the
+        same shape. ``target``: what a decoder behind an encoder has written so far, text or tokens; it reads that
+        behind its start token, or behind all that ``transcribe`` begins with. Raises Misuse for unknown names, an empty
+        text, or a record larger than ``RECORD_BYTES``; for an image what ``see`` raises, for a sound what
+        ``transcribe`` raises.
         """
+        if sum(given is not None for given in (text, tokens, image, sound)) > 1:
+            raise Misuse("Give a text, tokens, an image or a sound, one of them.")
+        if sound is not None:
+            return self._run_sound(sound, keep, edit, target)
         if image is not None:
-            if text is not None or tokens is not None:
-                raise Misuse("Give a text, tokens or an image, one of them.")
             return self._run_image(image, keep, edit)
         ids, notes = self.fit(self._ids(text, tokens))
         written, more = self._written(target)
@@ -518,6 +556,40 @@ class Model:
             vocabulary=self._spelt,
         )
 
+    def _run_sound(
+        self,
+        sound: audio.Source,
+        keep: str | Iterable[str] | None,
+        edit: Mapping[str, Edit] | None,
+        target: str | Sequence[int] | None,
+    ) -> Record:
+        """The first window of a sound, and what the decoder makes of it and of ``target``."""
+        machine = self._must("transcribe")
+        stem = machine.spec.source
+        samples, notes = audio.open(sound)
+        notes += audio.check_preparation(self.folder, stem)
+        if len(samples) > 2 * stem.length * audio.HOP:
+            notes.append(f"The sound has {len(samples) / audio.RATE:.1f} s; one window of it was heard, the first.")
+        mel = placed(machine, audio.log_mel(samples, stem.bins, 2 * stem.length))[None]
+        language = self._speech.language or (spoken(machine, mel, self._speech) if self._speech.languages else None)
+        begin = prompt_of(self._speech, language, timed=False)
+        said = self._said(target)
+        written = [*begin, *said][: self.context]
+        if len(written) < len(begin) + len(said):
+            notes.append(f"The target has {len(said)} tokens; {self.context - len(begin)} of them were read.")
+        self._refuse_too_large(len(written), keep, stem.length)
+        return look.run(
+            self.machine,
+            [mel, torch.tensor([written], device=self.device)],
+            self.card,
+            keep,
+            edit,
+            tokens=written,
+            settings={"notes": notes} if notes else {},
+            pieces=self._shown(written, written=True),
+            vocabulary=self._spelt,
+        )
+
     def _refuse_too_large(self, length: int, keep: str | Iterable[str] | None, source: int = 0) -> None:
         size = stored_bytes(self.spec, length, next(self.machine.parameters()).element_size(), keep, source)
         if size > RECORD_BYTES:
@@ -552,6 +624,15 @@ class Model:
             return read, []
         return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
 
+    def _said(self, target: str | Sequence[int] | None) -> list[int]:
+        """The tokens of what is written so far, without those that a tokenizer of speech puts around a text."""
+        if not isinstance(target, str):
+            return checked_tokens(target or (), self._must("transcribe").spec.target.vocabulary)
+        texts = self._tokenizer().target
+        before, after = texts.frame
+        ids = texts.encode(target)
+        return ids[len(before) : len(ids) - len(after)]
+
     def _shown(self, ids: list[int], written: bool = False) -> list[dict[str, Any]]:
         """Each token for people: of what is read, or of what a decoder behind an encoder has written."""
         if self.tokenizer is None:
@@ -576,6 +657,9 @@ class Model:
 
     def _texts(self) -> Tokenizer:
         self._must_read_tokens()
+        return self._tokenizer()
+
+    def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise Misuse(f"{self.card.name} came without a tokenizer, so it cannot read text.", "Pass tokens=[...].")
         return self.tokenizer
@@ -591,7 +675,9 @@ class Model:
         return ids
 
     def _must_read_tokens(self) -> None:
-        """Raises Misuse for a model that reads images."""
+        """Raises Misuse for a model that reads images or hears sounds."""
+        if isinstance(self.spec.stem, spec.Mel):
+            raise Misuse(f"{self.card.name} hears sounds, and reads no texts.", "Give it one with sound=, or --sound.")
         if not isinstance(self.spec.stem, spec.Tokens):
             raise Misuse(
                 f"{self.card.name} reads images, not texts.", "Give it one: model.run(image=...), cutaway run --image."

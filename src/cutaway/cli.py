@@ -52,7 +52,7 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
 
 Text = Annotated[str, Parameter(help="What the model reads; - reads standard input.")]
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
-Target = Annotated[str | None, Parameter(help="Of a translation: what is written so far.")]
+Target = Annotated[str | None, Parameter(help="Of a translation or a sound: what is written so far.")]
 RunName = Annotated[
     str | None, Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given.")
 ]
@@ -189,6 +189,7 @@ def run(
     /,
     *,
     image: Annotated[str | None, Parameter(help="An image file to read instead of a text.")] = None,
+    sound: Annotated[str | None, Parameter(help="A sound file to hear instead.")] = None,
     save: Annotated[Path | None, Parameter(help="Write the record to this .cutaway file.")] = None,
     html: Annotated[Path | None, Parameter(help="Write the run as one page that opens without a server.")] = None,
     keep: Annotated[list[str] | None, Parameter(help='Store only these, such as "blocks.*.attn.pattern".')] = None,
@@ -199,12 +200,18 @@ def run(
     json: Json = False,
 ) -> None:
     """Run once and record every intermediate by name."""
-    text = _text_or_image(text, image)
+    if sound is None:
+        text = _text_or_image(text, image)
+    elif text is not None or image is not None:
+        raise Misuse("Give a text, --image or --sound, one of the three.")
+    elif model is None:
+        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
     for path in (save, html):
         if path is not None:
             _check_writable(path)
     loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
-    record = loaded.run(text, keep=keep, target=target, image=None if image is None else _read_image(image))
+    seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
+    record = loaded.run(text, keep=keep, target=target, image=seen, sound=heard)
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)
@@ -243,7 +250,9 @@ def names(model: Annotated[str, Parameter(help="The model to ask.")] = "stories"
         print(f"{name:28} {' '.join(letters)}")
     image = " C channels, Y rows, X columns of pixels." if "image" in axes else ""
     _say(f"T tokens, D width, H heads, K key-value heads, E head width, F hidden width, V vocabulary.{image}")
-    if any("S" in letters for letters in axes.values()):
+    if "encoder.frames" in axes:
+        _say("M mel bins, R frames of 10 ms, S moments of 20 ms that the encoder hears.")
+    elif any("S" in letters for letters in axes.values()):
         _say("S tokens that the encoder reads.")
 
 
@@ -630,6 +639,45 @@ def _rewrite(
         )  # fmt: skip
 
 
+@app.command(sort_key=14.3)
+def transcribe(
+    sound: Annotated[str, Parameter(help="A WAV, FLAC, MP3, Ogg or AIFF file; - reads standard input.")],
+    /,
+    *,
+    model: RewriterName,
+    language: Annotated[str | None, Parameter(help="Its code, such as en; else the model hears which it is.")] = None,
+    timestamps: Annotated[bool, Parameter(help="Show when each segment was said.")] = False,
+    srt: Annotated[bool, Parameter(help="Print subtitles (SubRip).")] = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write down what is said in a sound file, with models such as Whisper."""
+    if srt and json:
+        raise Misuse("--srt and --json ask for two kinds of output.", "Give one of them.")
+    source = _read_sound(sound)
+    loaded = _load(model, dtype, device)
+    result = loaded.transcribe(source, language=language, timestamps=timestamps or srt, progress=_show_seconds)
+    _say(*result.notes)
+    if json:
+        segments = [vars(segment) for segment in result.segments]
+        said = {"text": result.text, "segments": segments, "language": result.language, "seconds": result.seconds}
+        _print_json(model=loaded.card.name, **said, notes=result.notes)
+    elif srt:
+        print(_safe(result.srt()), end="")
+    elif timestamps:
+        for segment in result.segments:
+            print(f"{segment.start:8.2f} {segment.end:8.2f}  {_safe(segment.text.strip())}")
+    else:
+        print(_safe(result.text))
+
+
+def _show_seconds(heard: float, whole: float) -> None:
+    """How much of a sound is written down, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{heard:,.0f} of {whole:,.0f} s", end="\n" if heard >= whole else "", file=sys.stderr, flush=True)
+
+
 @app.command(sort_key=15)
 def models(*, json: Json = False) -> None:
     """List the models at hand: those that come along, and the Hugging Face cache."""
@@ -809,9 +857,22 @@ def _read_image(path: str) -> str | bytes:
         return path
     from .inputs.image import LARGEST_FILE
 
-    content = sys.stdin.buffer.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise Misuse(f"Standard input holds more than {LARGEST_FILE:,} bytes.", "Give a smaller image.")
+    return _read_bytes(LARGEST_FILE, "Give a smaller image.")
+
+
+def _read_sound(path: str) -> str | bytes:
+    """The path, or all of standard input when it is "-"."""
+    if path != STDIN:
+        return path
+    from .inputs.audio import LARGEST_FILE
+
+    return _read_bytes(LARGEST_FILE, "Name the file instead.")
+
+
+def _read_bytes(most: int, fix: str) -> bytes:
+    content = sys.stdin.buffer.read(most + 1)
+    if len(content) > most:
+        raise Misuse(f"Standard input holds more than {most:,} bytes.", fix)
     return content
 
 

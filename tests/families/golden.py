@@ -20,6 +20,11 @@ def image(channels: int, side: int) -> Tensor:
     return 3 * weight("image", (1, channels, side, side))
 
 
+def sound(bins: int, frames: int) -> Tensor:
+    """Mel frames of no meaning, (1, bins, frames), in (-0.9, 0.9)."""
+    return 3 * weight("sound", (1, bins, frames))
+
+
 def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     """The tensor called ``name`` of a golden model, float32, in (-0.3, 0.3); a norm's weight is moved by 1."""
     count = int(torch.Size(shape).numel())

@@ -247,6 +247,33 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 6, "pad_token_id": 58100, "scale_embedding": True, "static_position_embeddings": True,
         "vocab_size": 58101,
     },
+    "Whisper tiny": {
+        "activation_dropout": 0.0, "activation_function": "gelu", "apply_spec_augment": False,
+        "architectures": ["WhisperForConditionalGeneration"], "attention_dropout": 0.0,
+        "begin_suppress_tokens": [220, 50257], "bos_token_id": 50257, "d_model": 384, "decoder_attention_heads": 6,
+        "decoder_ffn_dim": 1536, "decoder_layerdrop": 0.0, "decoder_layers": 4, "decoder_start_token_id": 50258,
+        "dropout": 0.0, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536, "encoder_layerdrop": 0.0,
+        "encoder_layers": 4, "eos_token_id": 50257, "forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]],
+        "init_std": 0.02, "is_encoder_decoder": True, "mask_feature_length": 10, "mask_feature_min_masks": 0,
+        "mask_feature_prob": 0.0, "mask_time_length": 10, "mask_time_min_masks": 2, "mask_time_prob": 0.05,
+        "max_length": 448, "max_source_positions": 1500, "max_target_positions": 448, "median_filter_width": 7,
+        "model_type": "whisper", "num_hidden_layers": 4, "num_mel_bins": 80, "pad_token_id": 50257,
+        "scale_embedding": False, "suppress_tokens": [1, 2, 7, 8, 9, 10, 14, 25, 26, 27], "torch_dtype": "float32",
+        "transformers_version": "4.27.0.dev0", "use_cache": True, "use_weighted_layer_sum": False,
+        "vocab_size": 51865,
+    },
+    "Whisper large v3": {
+        "activation_dropout": 0.0, "activation_function": "gelu", "apply_spec_augment": False,
+        "architectures": ["WhisperForConditionalGeneration"], "attention_dropout": 0.0,
+        "begin_suppress_tokens": [220, 50257], "bos_token_id": 50257, "classifier_proj_size": 256, "d_model": 1280,
+        "decoder_attention_heads": 20, "decoder_ffn_dim": 5120, "decoder_layerdrop": 0.0, "decoder_layers": 32,
+        "decoder_start_token_id": 50258, "dropout": 0.0, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120,
+        "encoder_layerdrop": 0.0, "encoder_layers": 32, "eos_token_id": 50257, "init_std": 0.02,
+        "is_encoder_decoder": True, "max_length": 448, "max_source_positions": 1500, "max_target_positions": 448,
+        "median_filter_width": 7, "model_type": "whisper", "num_hidden_layers": 32, "num_mel_bins": 128,
+        "pad_token_id": 50256, "scale_embedding": False, "torch_dtype": "float16", "transformers_version": "4.36.0",
+        "use_cache": True, "vocab_size": 51866,
+    },
 }  # fmt: skip
 
 #: How many parameters their model cards and papers give, tied tables counted once.
@@ -278,4 +305,6 @@ PARAMETERS = {
     "Flan-T5 base": 247_577_856,
     "BART large, CNN": 406_290_432 + 50_264,  # the bias of the logits, which the reference does not count
     "OPUS-MT, English to German": 73_886_208 + 58_101,  # nor that; without sinusoids, which it does
+    "Whisper tiny": 37_760_640,
+    "Whisper large v3": 1_543_490_560,
 }

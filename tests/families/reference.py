@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cutaway.model import spec
 from cutaway.model.tap import record
 from cutaway.model.transformer import Seq2Seq
-from tests.families.golden import image
+from tests.families.golden import image, sound
 from tests.families.variants import VARIANTS
 
 TOKENS = torch.randint(3, 97, (1, 24), generator=torch.Generator().manual_seed(0))
@@ -58,19 +58,23 @@ def written(tokens: Tensor) -> Tensor:
 
 
 def called(model: nn.Module, tokens: Tensor) -> Any:
-    """What a model, ours or the reference's, makes of ``tokens`` or of an image."""
+    """What a model, ours or the reference's, makes of ``tokens``, of an image or of a sound."""
     if isinstance(model, Seq2Seq):
-        return model(tokens, written(tokens))
+        return model(inputs_of(model, tokens), written(tokens))
     if hasattr(model, "config") and model.config.is_encoder_decoder:
-        return model(tokens, decoder_input_ids=written(tokens))
+        return model(inputs_of(model, tokens), decoder_input_ids=written(tokens))
     return model(inputs_of(model, tokens))
 
 
 def inputs_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """What a model, ours or the reference's, is compared on: ``tokens``, or an image of its own size."""
+    """What a model, ours or the reference's, is compared on: ``tokens``, or an image or a sound of its own size."""
     if (stem := getattr(getattr(model, "spec", None), "stem", None)) is not None:
+        if isinstance(stem, spec.Mel):
+            return sound(stem.bins, 2 * stem.length)
         return image(stem.channels, stem.image) if isinstance(stem, spec.Patches) else tokens
     config = model.config
+    if hasattr(config, "num_mel_bins"):
+        return sound(config.num_mel_bins, 2 * config.max_source_positions)
     return image(config.num_channels, config.image_size) if hasattr(config, "image_size") else tokens
 
 

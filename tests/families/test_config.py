@@ -40,7 +40,8 @@ def test_the_reference_rewrites_them_and_nothing_changes(name):
 def test_the_known_families():
     assert known() == [
         "bart", "bert", "camembert", "deit", "distilbert", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama",
-        "marian", "mistral", "olmo2", "phi", "qwen2", "qwen3", "roberta", "smollm3", "t5", "vit", "xlm-roberta",
+        "marian", "mistral", "olmo2", "phi", "qwen2", "qwen3", "roberta", "smollm3", "t5", "vit", "whisper",
+        "xlm-roberta",
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from cutaway.errors import Refused
 from cutaway.families import checkpoint, describe
 from cutaway.model import spec
-from tests.families.variants import BART, MARIAN, T5
+from tests.families.variants import BART, MARIAN, T5, WHISPER
 
 
 @pytest.fixture
@@ -106,7 +106,25 @@ def test_t5_1_1_as_each_version_of_the_reference_describes_it(copied):
     assert torch.equal(model.head.out.weight, model.target.tokens.weight)
 
 
-@pytest.mark.parametrize("variant", ["t5", "t5, gated gelu, a head of its own", "bart", "marian, two vocabularies"])
+def test_whisper_s_head_may_be_stored_and_is_the_embedding(copied):
+    table = "model.decoder.embed_tokens.weight"
+    folder, theirs = copied("whisper", lambda w: w | {"proj_out.weight": w[table].clone()})
+    assert agrees(folder, theirs)
+    folder, _ = copied("whisper", lambda w: w | {"proj_out.weight": w[table] + 1})
+    with pytest.raises(Refused, match="proj_out.weight differs from the embedding"):
+        checkpoint.open(folder).load()
+
+
+def test_a_whisper_saved_without_its_head_has_it_all_the_same(copied):
+    folder, theirs = copied("whisper", lambda w: {name.removeprefix("model."): x for name, x in w.items()})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["WhisperModel"]}))
+    assert agrees(folder, theirs)
+
+
+@pytest.mark.parametrize(
+    "variant", ["t5", "t5, gated gelu, a head of its own", "bart", "marian, two vocabularies", "whisper"]
+)
 def test_the_reference_reads_what_we_write(saved, variant, tmp_path):
     transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
     from tests.families.reference import our_run, reference_run, worst
@@ -118,7 +136,8 @@ def test_the_reference_reads_what_we_write(saved, variant, tmp_path):
         for parameter in model.parameters():
             parameter += 0.01
     checkpoint.save(model, opened.config, tmp_path)
-    theirs, notes = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    auto = "AutoModelForSpeechSeq2Seq" if variant == "whisper" else "AutoModelForSeq2SeqLM"
+    theirs, notes = getattr(transformers, auto).from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )
     assert not any(notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -131,6 +150,7 @@ CONFIGS = {
     "t5": {**T5, "model_type": "t5", "is_encoder_decoder": True},
     "bart": {**BART, "model_type": "bart", "is_encoder_decoder": True},
     "marian": {**MARIAN, "model_type": "marian", "is_encoder_decoder": True},
+    "whisper": {**WHISPER, "model_type": "whisper", "is_encoder_decoder": True},
 }
 
 
@@ -142,6 +162,8 @@ CONFIGS = {
         ("bart", "BartForSequenceClassification", "a head that Cutaway does not read yet"),
         ("bart", "BartForCausalLM", "a head that Cutaway does not read yet"),
         ("marian", "MarianForCausalLM", "a head that Cutaway does not read yet"),
+        ("whisper", "WhisperForCausalLM", "a head that Cutaway does not read yet"),
+        ("whisper", "WhisperForAudioClassification", "a head that Cutaway does not read yet"),
     ],
 )
 def test_a_checkpoint_without_a_head_that_writes_says_which_it_has(kind, name, why):
@@ -172,6 +194,10 @@ def test_a_t5_1_1_saved_without_its_head_is_refused():
         ("marian", {"static_position_embeddings": False}),
         ("marian", {"normalize_embedding": True}),
         ("marian", {"activation_function": "swiglu"}),
+        ("whisper", {"scale_embedding": True}),
+        ("whisper", {"tie_word_embeddings": False}),
+        ("whisper", {"encoder_layers": 0}),
+        ("whisper", {"num_mel_bins": 0}),
     ],
 )
 def test_what_changes_the_computation_is_refused(kind, says):
@@ -194,3 +220,11 @@ def test_the_facts_of_both_sides():
     assert [stack.blocks[0].attn.heads for stack in two.stacks] == [4, 6]
     assert isinstance(two, spec.Seq2Seq)
     assert two.task == "rewrite"
+
+
+def test_what_whisper_is():
+    heard = describe(CONFIGS["whisper"])[1]
+    assert heard.source == spec.Mel(48, 10, 30)
+    assert (heard.context, heard.vocabulary, heard.target.vocabulary) == (64, 0, 97)
+    assert {block.attn.bias for stack in heard.stacks for block in stack.blocks} == {"qvo"}
+    assert heard.task == "transcribe"

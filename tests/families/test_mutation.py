@@ -171,6 +171,25 @@ BROKEN += [
     ("norms before BART's sublayers", "bart", _side("encoder", slots=lambda b: ("pre",))),
     ("no sinusoids", "marian", _stems(positions=None)),
     ("gelu for swish", "marian", _side("encoder", mlp=lambda b: replace(b.mlp, activation="gelu"))),
+    ("a bias of Whisper's values lost", "whisper", _side("encoder", attn=lambda b: replace(b.attn, bias="qo"))),
+    ("an encoder hearing back only", "whisper", _side("encoder", attn=lambda b: replace(b.attn, causal=True))),
+    (
+        "gelu's approximation in Whisper",
+        "whisper",
+        _side("decoder", mlp=lambda b: replace(b.mlp, activation="gelu_tanh")),
+    ),
+    ("eps of Whisper's blocks", "whisper", _side("encoder", norm=lambda b: spec.Norm("layer", 1e-3))),
+    (
+        "no norm behind Whisper's encoder",
+        "whisper",
+        lambda s: replace(s, encoder=replace(s.encoder, final_norm=None)),
+    ),
+    ("scores of Whisper's cross-attention", "whisper", _side("decoder", cross=lambda b: replace(b.cross, scale=1.0))),
+    (
+        "gelu for relu in Whisper",
+        "whisper, relu, deeper ears",
+        _side("encoder", mlp=lambda b: replace(b.mlp, activation="gelu")),
+    ),
     ("other heads", "marian", _side("decoder", attn=lambda b: replace(b.attn, heads=3, kv_heads=3, width=16))),
 ]
 
@@ -208,6 +227,10 @@ WEIGHTS: list[tuple[str, str, Callable[[dict[str, torch.Tensor]], None]]] = [
     ),
     ("norms on the stream swapped", "marian", lambda w: _swap(w, "cross.stream", "mlp.stream")),
     ("the logits' bias lost", "marian", lambda w: _replace(w, "head.out.bias", torch.zeros_like)),
+    ("the two convolutions' biases swapped", "whisper", lambda w: _swap(w, "conv1.bias", "conv2.bias")),
+    ("time mirrored in a convolution", "whisper", lambda w: _replace(w, "conv2.weight", lambda x: x.flip(2))),
+    ("where a sound is, lost", "whisper", lambda w: _replace(w, "source.positions.weight", torch.zeros_like)),
+    ("norms at the ends of both sides swapped", "whisper", lambda w: _swap(w, "encoder.norm", "decoder.norm")),
     ("a bias lost", "qwen2", lambda w: _replace(w, "attn.q.bias", torch.zeros_like)),
     ("patches mirrored", "vit, classes", lambda w: _replace(w, "patch.weight", lambda x: x.transpose(2, 3))),
     ("norms before attention and MLP swapped", "vit, classes", lambda w: _swap(w, "attn.pre", "mlp.pre")),

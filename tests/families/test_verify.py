@@ -52,6 +52,14 @@ def test_an_encoder_and_a_decoder_read_the_same_tokens(saved):
     assert [len(sequence) for sequence in result["positions"]] == [1, 17, 64]
 
 
+def test_a_decoder_behind_a_sound_is_compared_on_noise(saved):
+    pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
+    result = verify(checkpoint.open(saved("whisper")[0]))
+    assert result["agrees"]
+    assert result["compared"] == "logits"
+    assert [len(positions) for positions in result["positions"]] == [1, 17, 64]
+
+
 def test_a_model_that_differs_is_said_to(saved, monkeypatch):
     folder, _ = saved("llama")
     opened = checkpoint.open(folder)

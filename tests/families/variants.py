@@ -47,6 +47,12 @@ BART = {
 MARIAN = {
     **BART, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 96, "decoder_start_token_id": 96,
 }  # fmt: skip
+WHISPER = {
+    "vocab_size": 97, "num_mel_bins": 10, "d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 80, "decoder_layers": 3, "decoder_attention_heads": 6, "decoder_ffn_dim": 72,
+    "max_source_positions": 30, "max_target_positions": 64, "pad_token_id": 95, "bos_token_id": 95, "eos_token_id": 95,
+    "decoder_start_token_id": 96, "begin_suppress_tokens": [7, 95],
+}  # fmt: skip
 GEMMA = {**SMALL, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 20}
 
 
@@ -206,5 +212,11 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             **MARIAN, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 61, "pad_token_id": 60,
             "decoder_start_token_id": 60,
         },
+    ),
+    "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
+    "whisper, relu, deeper ears": (
+        "WhisperConfig",
+        "WhisperForConditionalGeneration",
+        {**WHISPER, "activation_function": "relu", "encoder_layers": 4, "decoder_layers": 1},
     ),
 }  # fmt: skip

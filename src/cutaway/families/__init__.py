@@ -25,7 +25,7 @@ _WELL_KNOWN = {
     "electra", "falcon", "gemma", "gemma3", "gemma3n", "glm4", "gpt_bigcode", "gpt_neo", "gpt_oss", "gptj", "granite",
     "llama4", "llama4_text", "m2m_100", "mbart", "mixtral", "modernbert", "mpt", "mt5", "olmo", "olmo3", "olmoe",
     "opt", "pegasus", "phi3", "phimoe", "qwen2_moe", "qwen2_vl", "qwen3_moe", "qwen3_next", "stablelm", "starcoder2",
-    "t5gemma", "umt5", "wav2vec2", "whisper",
+    "t5gemma", "umt5", "wav2vec2",
 }  # fmt: skip
 
 

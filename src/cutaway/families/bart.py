@@ -87,16 +87,22 @@ def _names(s: spec.Seq2Seq, dead: tuple[str, ...] = ()) -> Names:
     for side, stem in (("encoder", "source"), ("decoder", "target")):
         rules.append(Rule(f"model.{side}.embed_positions", (f"{stem}.positions",)))
         rules.append(Rule(f"model.{side}.layernorm_embedding", (f"{stem}.norm",)))
-        theirs, ours = f"model.{side}.layers.{{}}", f"{side}.blocks.{{}}"
-        for its, at in {"self_attn": "attn", "encoder_attn": "cross"}.items():
-            rules += [Rule(f"{theirs}.{its}.{x}_proj", (f"{ours}.{at}.{x}",)) for x in "qkv"]
-            rules.append(Rule(f"{theirs}.{its}.out_proj", (f"{ours}.{at}.o",)))
-            rules.append(Rule(f"{theirs}.{its}_layer_norm", (f"{ours}.{at}.stream",)))
-        rules += [Rule(f"{theirs}.fc1", (f"{ours}.mlp.up",)), Rule(f"{theirs}.fc2", (f"{ours}.mlp.down",))]
-        rules.append(Rule(f"{theirs}.final_layer_norm", (f"{ours}.mlp.stream",)))
+        rules += layers(side, "stream")
     dead = (*dead, "model.encoder.version", "model.decoder.version")
     twice = ("target.tokens.weight", "source.tokens.weight") if s.shared_embedding else ()
     return Names("model.", rules, dead, twice=twice, absent={"head.out.bias": None})
+
+
+def layers(side: str, slot: str) -> list[Rule]:
+    """The rules for the layers of one side, whose norms sit in ``slot``."""
+    theirs, ours = f"model.{side}.layers.{{}}", f"{side}.blocks.{{}}"
+    rules = [Rule(f"{theirs}.fc1", (f"{ours}.mlp.up",)), Rule(f"{theirs}.fc2", (f"{ours}.mlp.down",))]
+    rules.append(Rule(f"{theirs}.final_layer_norm", (f"{ours}.mlp.{slot}",)))
+    for its, at in {"self_attn": "attn", "encoder_attn": "cross"}.items():
+        rules += [Rule(f"{theirs}.{its}.{x}_proj", (f"{ours}.{at}.{x}",)) for x in "qkv"]
+        rules.append(Rule(f"{theirs}.{its}.out_proj", (f"{ours}.{at}.o",)))
+        rules.append(Rule(f"{theirs}.{its}_layer_norm", (f"{ours}.{at}.{slot}",)))
+    return rules
 
 
 def names_bart(s: spec.Seq2Seq) -> Names:

@@ -32,6 +32,7 @@ _CLASSES = {
     "see": "AutoModelForImageClassification",
     "embed": "AutoModel",
     "rewrite": "AutoModelForSeq2SeqLM",
+    "transcribe": "AutoModelForSpeechSeq2Seq",
 }
 
 
@@ -42,9 +43,10 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Returns JSON-ready data: ``relative`` and ``absolute``, the largest differences of any logit; ``agrees``, whether
     ``relative`` is below 1e-5; ``positions``, for each sequence (or image) and position {absolute, relative}; and what
-    was used: ``tokens`` (the sequences, which an encoder and its decoder both read; none of a model that reads images),
-    ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is relative to the largest logit of
-    its position. Raises Failed when transformers is not installed or cannot load the checkpoint.
+    was used: ``tokens`` (the sequences, which an encoder and its decoder both read, or a decoder behind a sound; none
+    of a model that reads images), ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is
+    relative to the largest logit of its position. Raises Failed when transformers is not installed or cannot load the
+    checkpoint.
     """
     if importlib.util.find_spec("transformers") is None:
         raise Failed("There is nothing to compare with: transformers is not installed.", "pip install transformers")
@@ -106,21 +108,26 @@ def _place(fingerprint: str) -> Path:
 def _sequences(described: spec.Spec, padding: int | None = None) -> list[list[int]]:
     """Token ids spread over the whole vocabulary by a fixed rule, the same for every model of its size, without
     ``padding``; none for a model that does not read tokens."""
-    if not described.vocabulary:
-        return []
     vocabulary = described.vocabulary
     if isinstance(described, spec.Seq2Seq):
-        vocabulary = min(vocabulary, described.target.vocabulary)
+        vocabulary = min(vocabulary or described.target.vocabulary, described.target.vocabulary)
+    if not vocabulary:
+        return []
     lengths = sorted({min(length, described.context) for length in LENGTHS})
     made = [[(2654435761 * (1000 * i + j + 1) >> 7) % vocabulary for j in range(n)] for i, n in enumerate(lengths)]
     return [[(id + 1) % vocabulary if id == padding else id for id in ids] for ids in made]
 
 
 def _inputs(described: spec.Spec, sequences: list[list[int]]) -> list[tuple[Tensor, ...]]:
-    """What a model is called with: tokens (1, T), twice for an encoder and its decoder, or an image."""
+    """What a model is called with: tokens (1, T), twice for an encoder and its decoder, an image, or a sound and
+    tokens."""
     import torch
 
     tokens = [torch.tensor([ids]) for ids in sequences]
+    if isinstance(described.stem, spec.Mel):
+        shape = (1, described.stem.bins, 2 * described.stem.length)
+        sound = torch.randn(shape, generator=torch.Generator().manual_seed(0)).tanh()  # log-mel lies about -1 to 1
+        return [(sound, ids) for ids in tokens]
     if isinstance(described, spec.Seq2Seq):
         return [(ids, ids) for ids in tokens]
     return [(ids,) for ids in tokens] or [(image,) for image in _images(described)]

@@ -58,9 +58,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # What an old config.json says of decoding.
 OLD = {
     "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id", "do_sample", "early_stopping",
-    "eos_token_id", "force_bos_token_to_be_generated", "forced_bos_token_id", "forced_eos_token_id", "length_penalty",
-    "max_length", "min_length", "no_repeat_ngram_size", "num_beams", "repetition_penalty", "suppress_tokens",
-    "temperature", "top_k", "top_p", *NEUTRAL,
+    "eos_token_id", "force_bos_token_to_be_generated", "forced_bos_token_id", "forced_decoder_ids",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beams",
+    "repetition_penalty", "suppress_tokens", "temperature", "top_k", "top_p", *NEUTRAL,
 }  # fmt: skip
 
 
@@ -83,6 +83,64 @@ class Manner:
     early_stopping: EarlyStopping
     rules: Rules
     warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a model that writes down speech begins with: its ``manner``'s start; the token of a language, by its code
+    ("en"), and that of transcribing, both of models of many languages; that of no times, if it knows times.
+
+    ``forced``: what follows the start where languages have no names. ``language``: the one meant where none is said.
+    ``most_initial``: the last time, in steps of 20 ms, with which a text may begin.
+    """
+
+    manner: Manner
+    languages: dict[str, int]
+    task: int | None
+    no_times: int | None
+    forced: tuple[int, ...]
+    language: str | None
+    most_initial: int | None
+
+
+def speech_of(folder: Path, config: Mapping[str, Any], vocabulary: int) -> Speech:
+    """How the checkpoint in ``folder`` asks to write down speech. Raises Refused for what makes no sense."""
+    c = _stated(folder, config, {})
+    languages = {name.strip("<|>"): id for name, id in _named(c, "lang_to_id", vocabulary).items()}
+    task = _named(c, "task_to_id", vocabulary).get("transcribe")
+    if languages and task is None:
+        raise Refused(f"{FILE} names languages, and no task_to_id.transcribe.", "Get the checkpoint's original file.")
+    no_times = c.integer("no_timestamps_token_id", None, most=vocabulary - 2, least=0)
+    forced = _forced(c, vocabulary)
+    meant = {id: name for name, id in languages.items()}.get(forced[0] or 0) if forced else None
+    stated = c.any("language", None)
+    if stated is not None and stated not in languages:
+        raise c.refused("language", stated, "its lang_to_id does not name it")
+    c.only("task", "transcribe")
+    most = c.integer("max_initial_timestamp_index", None, most=LONGEST, least=0)
+    c.ignore("alignment_heads", "is_multilingual", "return_timestamps", "prev_sot_token_id", "median_filter_width")
+    kept = tuple(id for id in forced if id is not None and id != no_times)
+    return Speech(_read(c, vocabulary, ""), languages, task, no_times, kept, stated or meant, most)
+
+
+def _named(c: Config, key: str, vocabulary: int) -> dict[str, int]:
+    """Tokens by name."""
+    stated = c.any(key, {})
+    if not isinstance(stated, dict):
+        raise c.refused(key, stated, "it must name tokens")
+    _checked(c, key, list(stated.values()), vocabulary)
+    return stated
+
+
+def _forced(c: Config, vocabulary: int) -> list[int | None]:
+    """What [[1, id], [2, id]] puts behind the start token, where null leaves the choice to the model."""
+    stated = c.any("forced_decoder_ids", [])
+    pairs = isinstance(stated, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in stated)
+    if not pairs or [place for place, _ in stated] != list(range(1, len(stated) + 1)):
+        raise c.refused("forced_decoder_ids", stated, "it must be a list of pairs, [1, token], [2, token] and so on")
+    ids = [id for _, id in stated]
+    _checked(c, "forced_decoder_ids", [id for id in ids if id is not None], vocabulary)
+    return ids
 
 
 def tasks_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -74,6 +74,45 @@ class Rules:
         row[forbidden] = -torch.inf
 
 
+@dataclass(frozen=True)
+class Timestamps(Rules):
+    """The rules of a text with times in it (Radford et al. 2022), after those of every text.
+
+    Times are the tokens from ``first_time`` on, one for every 20 ms; ``most_initial`` is the last that may come first.
+    A time begins the text; times come in pairs, but for one right before the end; none is before an earlier one; and
+    where all times together are more probable than any one word, a time comes.
+    """
+
+    first_time: int = 0
+    most_initial: int | None = None
+
+    def __call__(
+        self, scores: Tensor, written: Sequence[Sequence[int]], eos: Collection[int], start: int, last: bool
+    ) -> Tensor:
+        scores = super().__call__(scores, written, eos, start, last)
+        for row, tokens in zip(scores, written, strict=True):
+            self._timed(row, tokens[start:], min(eos))
+        return scores
+
+    def _timed(self, row: Tensor, tokens: Sequence[int], end: int) -> None:
+        """One row (V,), in place, behind the ``tokens`` written so far; words are the tokens before ``end``."""
+        row[self.first_time - 1] = -torch.inf  # <|notimestamps|>
+        if not tokens:
+            row[: self.first_time] = -torch.inf
+            if self.most_initial is not None:
+                row[self.first_time + self.most_initial + 1 :] = -torch.inf
+        times = [token for token in tokens if token >= self.first_time]
+        after_time = bool(tokens) and tokens[-1] >= self.first_time
+        paired = len(tokens) < 2 or tokens[-2] >= self.first_time
+        if after_time:
+            row[slice(self.first_time, None) if paired else slice(end)] = -torch.inf
+        if times:
+            row[self.first_time : times[-1] + (0 if after_time and not paired else 1)] = -torch.inf
+        shares = row.log_softmax(-1)
+        if shares[self.first_time :].logsumexp(-1) > shares[: self.first_time].max():
+            row[: self.first_time] = -torch.inf
+
+
 def _completions(tokens: Sequence[int], size: int) -> set[int]:
     """The tokens that would make the last ``size`` - 1 and themselves a sequence that was written before."""
     if size < 1 or len(tokens) < size:

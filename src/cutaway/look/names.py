@@ -1,8 +1,8 @@
 """The name of every tensor in a run, in the order the machine makes them, with its axes; and the index behind a name.
 
 Axes: T time, S source time, H heads, K key-value heads, E head width, D width, F hidden, V vocabulary (or classes);
-of an image C channels, Y rows, X columns of pixels. A record has no batch axis. ``name[3,5:9]`` takes one entry per
-axis from the left, as Python does.
+of an image C channels, Y rows, X columns of pixels; of a sound M mel bins, R frames. A record has no batch axis.
+``name[3,5:9]`` takes one entry per axis from the left, as Python does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ATTENTION: tuple[tuple[str, Axes], ...] = (
 
 #: What a run stores unless told otherwise; everything else is derived from it on access.
 STORED = frozenset(
-    {"image", "embed", "pos", "segment", "relative.bias", "resid_pre", "resid_mid", "resid_cross", "final"}
+    {"image", "frames", "embed", "pos", "segment", "relative.bias", "resid_pre", "resid_mid", "resid_cross", "final"}
     | {f"{kind}.{what}" for kind in ("attn", "cross") for what in ("q_rot", "k_rot", "v", "out")}
     | {"mlp.up", "mlp.gate", "mlp.out"}
 )
@@ -66,6 +66,8 @@ def names(machine: spec.Spec) -> dict[str, Axes]:
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:
     if isinstance(stem, spec.Patches):
         yield f"{prefix}image", ("C", "Y", "X")
+    if isinstance(stem, spec.Mel):
+        yield f"{prefix}frames", ("M", "R")
     yield f"{prefix}embed", (time, "D")
     if not isinstance(stem, spec.Tokens) or stem.positions is not None:
         yield f"{prefix}pos", (time, "D")
@@ -192,6 +194,8 @@ def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 
     }  # fmt: skip
     if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
         whole |= {"C": stem.channels, "Y": stem.image, "X": stem.image}
+    if isinstance(machine, spec.Seq2Seq) and isinstance(heard := machine.source, spec.Mel):
+        whole |= {"M": heard.bins, "R": 2 * heard.length, "S": source or heard.length}
     if axis in whole:
         return whole[axis]
     its = stack.blocks[int(name.partition("blocks.")[2].partition(".")[0]) if "blocks." in name else 0]

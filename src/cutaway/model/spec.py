@@ -392,9 +392,9 @@ class Seq2Seq:
         return self.source.vocabulary if isinstance(self.source, Tokens) else 0
 
     @property
-    def task(self) -> Literal["rewrite"]:
-        """What it does: turn one text into another."""
-        return "rewrite"
+    def task(self) -> Literal["rewrite", "transcribe"]:
+        """What it does: turn one text into another, or write down what is said."""
+        return "transcribe" if isinstance(self.source, Mel) else "rewrite"
 
 
 Spec = Transformer | Seq2Seq

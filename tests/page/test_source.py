@@ -44,6 +44,16 @@ CODE = "\n".join(path.read_text() for path in SOURCES if path not in MESSAGES)
 
 # Sentences whose name is put together where they are said: how it begins, and the file that has the words it ends with.
 COMPOSED = {
+    "act.play.": "web/src/parts/shell/Prompt.svelte",  # to continue a text, or to fill masks
+    "act.play.hint.": "web/src/parts/shell/Prompt.svelte",
+    "act.step.": "web/src/parts/shell/Prompt.svelte",
+    "act.step.hint.": "web/src/parts/shell/Prompt.svelte",
+    "distribution.": "web/src/recording.ts",  # what the model does
+    "distribution.row.": "web/src/recording.ts",
+    "drawing.plain.": "web/src/recording.ts",
+    "text.placeholder.": "web/src/recording.ts",
+    "final.": "web/src/recording.ts",  # what stands before the unembedding
+    "opened.end.plain.": "web/src/recording.ts",
     "attention.in.": "web/src/parts/attention/reading.svelte.ts",  # over the heads: mean, max
     "cell.over.": "web/src/parts/attention/reading.svelte.ts",
     "head.": "web/src/parts/attention/reading.svelte.ts",

@@ -292,7 +292,7 @@ export class Session {
     const text = place === null ? null : filled(this.text, this.run!, place, label)
     const arrived = () => {
       branches.here = branches.grow(here, { token: id, label, place, draw: how, ...odds })
-      this.followed = null
+      if (place !== null) this.followed = null // the next mask is at hand
       if (text !== null) this.text = text
     }
     return this.send({ tokens }, arrived, travel?.({ id, text: label }))
@@ -308,7 +308,7 @@ export class Session {
     if (!(place instanceof TokenNode)) return this.type(text)
     await this.send({ tokens: tokensOf(place) }, () => {
       this.branches.here = place
-      this.followed = null
+      if (this.task === 'fill') this.followed = null
     })
   }
 

@@ -27,12 +27,16 @@ export function paintPicture(pen: CanvasRenderingContext2D, size: number, ink: I
     }
     pen.globalAlpha = 1
   }
-  for (const [token, color, width] of [[view.lit, ink.value, 1.5], [view.chosen, ink.drawn, 2.5]] as const) {
+  // Light around dark, to be seen on any picture.
+  for (const [token, color] of [[view.lit, ink.value], [view.chosen, ink.chosen]] as const) {
     const at = token === null ? null : patchOf(picture, token)
     if (!at) continue
-    pen.strokeStyle = color
-    pen.lineWidth = width
-    pen.strokeRect(at.x * unit + width / 2, at.y * unit + width / 2, patch * unit - width, patch * unit - width)
+    for (const [line, inset, width] of [[ink.paper, 0, 4], [color, 1, 2]] as const) {
+      const edge = inset + width / 2
+      pen.strokeStyle = line
+      pen.lineWidth = width
+      pen.strokeRect(at.x * unit + edge, at.y * unit + edge, patch * unit - 2 * edge, patch * unit - 2 * edge)
+    }
   }
   pen.strokeStyle = ink.line
   pen.lineWidth = 1

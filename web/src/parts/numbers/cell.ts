@@ -83,8 +83,8 @@ export function sentence(cell: Cell, run: Run, label: (id: number) => string): s
   if (cell.weight) return aboutWeight(cell, run, label)
   if (!(cell.rule in axes)) return cell.text
   const places = { block: cell.layer ?? '', text: quoted(run.pieces.at(-1)!.text), ...indices(cell, run, label) }
-  const kind = cell.rule !== 'logits' || run.task === 'continue' ? '' : run.classes ? '.classify' : '.fill'
-  return say(`number.${cell.rule}${kind}` as Key, places)
+  if (cell.rule === 'logits' && run.task !== 'continue') return say(run.classes ? 'number.logits.classify' : 'number.logits.fill', places)
+  return say(`number.${cell.rule}` as Key, places)
 }
 
 function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: string]: string | number } {

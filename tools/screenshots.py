@@ -54,6 +54,22 @@ def lesson(page: Page) -> None:
     page.locator(".card .choices").wait_for()
 
 
+def masks(page: Page) -> None:
+    """Two masks, on the model that fills them."""
+    page.select_option(".strip select", "words")
+    page.get_by_role("button", name="Fill one").wait_for()
+    page.fill("#text", '"Who are you?" [MASK] the [MASK], and opened the door.')
+    page.wait_for_timeout(1500)
+
+
+def patch(page: Page) -> None:
+    """A digit, and what one of its patches reads."""
+    page.select_option(".strip select", "digits")
+    page.locator(".well .seen canvas").wait_for()
+    page.locator(".tokens button").nth(12).click()
+    page.wait_for_timeout(1500)
+
+
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
@@ -61,6 +77,8 @@ PICTURES = (
     ("page-1440-compare", 1440, 930, "light", compare),
     ("page-1440-lesson", 1440, 840, "light", lesson),
     ("page-360", 360, 780, "light", overview),
+    ("kinds-masks", 1440, 670, "light", masks),
+    ("kinds-picture", 1440, 900, "light", patch),
 )
 
 

@@ -329,6 +329,11 @@ class Model:
         picture, notes = pictures.open(image)
         return self._preparation(picture), [*notes, *self._preparation.warnings]
 
+    def _samples(self, sound: audio.Source) -> tuple[audio.Samples, list[str]]:
+        """The sound as samples (N,), and sentences about what was not read, or read otherwise than it says."""
+        samples, notes = audio.open(sound)
+        return samples, [*notes, *audio.check_preparation(self.folder, self._must("transcribe").spec.source)]
+
     @functools.cached_property
     def _preparation(self) -> pictures.Preparation:
         assert isinstance(self.spec.stem, spec.Patches), "_pixels has asked"
@@ -430,8 +435,7 @@ class Model:
         does not know; NotFound, Misuse or Refused for a file that is not there, holds no sound, is damaged or too long.
         """
         machine = self._must("transcribe")
-        samples, notes = audio.open(sound)
-        notes += audio.check_preparation(self.folder, machine.spec.source)
+        samples, notes = self._samples(sound)
         texts = None if self.tokenizer is None else self.tokenizer.target
         written = transcribe(machine, samples, self._speech, texts, language, timestamps, progress)
         return replace(written, notes=[*notes, *written.notes])
@@ -566,8 +570,7 @@ class Model:
         """The first window of a sound, and what the decoder makes of it and of ``target``."""
         machine = self._must("transcribe")
         stem = machine.spec.source
-        samples, notes = audio.open(sound)
-        notes += audio.check_preparation(self.folder, stem)
+        samples, notes = self._samples(sound)
         if len(samples) > 2 * stem.length * audio.HOP:
             notes.append(f"The sound has {len(samples) / audio.RATE:.1f} s; one window of it was heard, the first.")
         mel = placed(machine, audio.log_mel(samples, stem.bins, 2 * stem.length))[None]
@@ -603,8 +606,8 @@ class Model:
         other."""
         if self.spec.task == "fill" and self.tokenizer is not None:
             return {"masks": [place for place, id in enumerate(ids) if id == self.tokenizer.mask]}
-        if self.spec.head is not None and self.spec.head.pool is not None:
-            return {"exclusive": problem(self.config, self.spec.head.size) == "one class"}
+        if spec.classifies(self.spec):
+            return {"exclusive": problem(self.config, look.names.head_of(self.spec).size) == "one class"}
         return {}
 
     def _written(self, target: str | Sequence[int] | None) -> tuple[list[int], list[str]]:
@@ -646,8 +649,8 @@ class Model:
 
     def _spelt(self) -> list[str]:
         """What each logit stands for: the readable text of a token, the name of a class."""
-        if self.spec.head is not None and self.spec.head.pool is not None:
-            return label_names(self.config, self.spec.head.size)
+        if spec.classifies(self.spec):
+            return label_names(self.config, look.names.head_of(self.spec).size)
         if self.tokenizer is None:
             return []
         size = self.spec.target.vocabulary if isinstance(self.spec, spec.Seq2Seq) else self.spec.vocabulary

@@ -988,13 +988,15 @@ def _aligned(number: float) -> str:
 
 def _places(found: Explanation, record: Record, model: Model) -> str:
     """What the integers of a cell stand for: "head 2, position 5 '␣time', position 4 '␣a'"."""
+    from .model.spec import classifies
+
     name, _, inside = found.cell.partition("[")
     words = []
     for letter, number in zip(record.axes(name), map(int, inside.rstrip("]").split(",")), strict=True):
         what, told = AXES[letter], []
         if letter == "T" and record.pieces:
             told = [record.pieces[number]["text"]]
-        elif letter == "V" and model.spec.task in ("classify", "see"):
+        elif letter == "V" and classifies(model.spec):
             what, told = "class", [record.vocabulary()[number]]
         elif letter == "V" and model.tokenizer is not None:
             told = [piece.text for piece in model.pieces(tokens=[number])]

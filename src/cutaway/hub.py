@@ -71,6 +71,9 @@ class Offer:
         return self.id.rpartition("/")[2]
 
 
+ON_PAGE = ("continue", "fill", "classify", "see")
+"""Tasks of the models that the page shows, those first with which it begins."""
+
 OFFERS = (
     Offer("openai-community/gpt2", "gpt2", 124_439_808, 548_000_000, "GPT-2 small, of 2019: the model most studied."),
     Offer("openai-community/gpt2-medium", "gpt2", 354_823_168, 1_520_000_000, "The same with 24 blocks of 16 heads."),

@@ -16,11 +16,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cutaway.errors import Misuse, NotFound, Refused
@@ -28,6 +27,9 @@ from cutaway.families.config import Config, inside, read_json, shown
 from cutaway.model import spec
 
 from .guard import first_line
+
+if TYPE_CHECKING:  # else imported where it is used: most models never see an image
+    from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 LARGEST_FILE = 128 * 2**20  # bytes
@@ -37,7 +39,7 @@ LARGEST_CONFIG = 2**20  # bytes; real ones have some hundred
 LARGEST_SIDE = 2**13  # pixels, of what a picture is resized to
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 
-Source = str | os.PathLike[str] | bytes | Image.Image
+Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
 """A path, the content of a file, or an image that is already decoded."""
 
 
@@ -50,6 +52,8 @@ def open(source: Source) -> tuple[Image.Image, list[str]]:
     Raises NotFound where there is no file, Misuse for what is no file, Refused for one that is too large, damaged or
     no image.
     """
+    from PIL import Image, UnidentifiedImageError
+
     if isinstance(source, Image.Image):
         return _decoded(source, "The image")
     content, name = (source, "The image") if isinstance(source, bytes) else (_content(Path(source)), str(source))
@@ -79,6 +83,8 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(picture: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+    from PIL import ImageOps
+
     if math.prod(picture.size) > MOST_PIXELS:
         raise _too_many(name, picture.size)
     try:
@@ -92,6 +98,8 @@ def _decoded(picture: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
     """Sixteen bits a channel scaled to eight: converting them would clip."""
+    from PIL import Image
+
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
@@ -204,6 +212,8 @@ def _kind(content: Mapping[str, Any], model_type: str) -> str:
 
 
 def _read(c: Config, kind: str, stem: spec.Patches) -> Preparation:
+    from PIL import Image
+
     defaults = _DEFAULTS[kind]
     c.ignore(*_INERT)
     size, cut = _extent(c, "size", defaults["size"]), _extent(c, "crop_size", defaults["crop_size"])

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import Failed, Misuse
 from ..files import write_atomically
-from ..model import spec as specs
+from ..hub import ON_PAGE
 from . import file, names
 from .record import Record
 
@@ -49,12 +49,7 @@ def save(record: Record, path: str | os.PathLike[str]) -> None:
 
 def page(record: Record) -> str:
     """The whole file. Raises Failed where the page has not been built, Misuse for a run too large for one."""
-    if not isinstance(record.spec, specs.Transformer) or record.spec.task not in (
-        "continue",
-        "fill",
-        "classify",
-        "see",
-    ):
+    if record.spec.task not in ON_PAGE:
         raise Misuse(
             "The page does not show runs of this kind of model yet.",
             "record.save() keeps it, and record[name] answers.",

@@ -400,6 +400,11 @@ class Seq2Seq:
 Spec = Transformer | Seq2Seq
 
 
+def classifies(spec: Spec) -> bool:
+    """Are its logits of classes, rather than of tokens?"""
+    return spec.head is not None and spec.head.pool is not None
+
+
 def parameters(spec: Spec) -> int:
     """How many parameters a model of this spec has, tied and shared tables counted once. Arithmetic only."""
     if isinstance(spec, Transformer):

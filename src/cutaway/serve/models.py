@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ..look import Record
 
 Answer = tuple[dict[str, Any], bytes]
-SHOWN = ("continue", "fill", "classify", "see")  # tasks of models that the page shows
 TELL_SECONDS = 0.25  # between two events about the same work
 
 
@@ -59,7 +58,7 @@ class Listed:
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
         stack = self.spec.stacks[-1]
-        stem = None if isinstance(self.spec, spec.Seq2Seq) else self.spec.stem
+        stem = self.spec.stem
         measured = verification.verified(fingerprint(self.folder))
         return {
             "id": self.id,
@@ -112,14 +111,14 @@ def listed(preferred: str | None = None) -> dict[str, Listed]:
             for entry in entries
             if entry.spec is not None and entry.problem is None and _shown(entry.spec)
         ]
-        for one in sorted(shown, key=lambda one: SHOWN.index(one.spec.task)):
+        for one in sorted(shown, key=lambda one: hub.ON_PAGE.index(one.spec.task)):
             found.setdefault(one.id, one)
     return found
 
 
 def _shown(described: spec.Spec) -> bool:
     """Does the page show models like this one?"""
-    return described.task in SHOWN
+    return described.task in hub.ON_PAGE
 
 
 class Models:
@@ -293,7 +292,7 @@ class Models:
             one = self._list[model]
             ids = range(one.entry()["vocabulary"])
             try:
-                if one.spec.head is not None and one.spec.head.pool is not None:
+                if spec.classifies(one.spec):
                     texts = label_names(read_config(one.folder), len(ids))
                 else:
                     texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]

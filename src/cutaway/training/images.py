@@ -27,7 +27,7 @@ from cutaway.families import describe
 from cutaway.files import write_atomically
 from cutaway.model import spec
 from cutaway.training.data import SPLITS
-from cutaway.training.objective import Measured
+from cutaway.training.objective import Measured, by_measure
 from cutaway.training.recipe import Images, Recipe
 
 LARGEST_FILE = 2**31  # bytes, unpacked
@@ -76,7 +76,7 @@ class See:
     def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
         """Loss and accuracy on all of valid and test, and the table of what was taken for what in the test."""
         found = {split: self._measures(split, model) for split in self.splits if split != "train"}
-        measured = {name: {split: its[0][name] for split, its in found.items()} for name in found["valid"][0]}
+        measured = by_measure({split: numbers for split, (numbers, _) in found.items()})
         return measured, found["test"][1] if "test" in found else []
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ Shapes: B texts, T tokens, M hidden ones, D width, V vocabulary.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,9 @@ from cutaway.errors import Misuse
 from cutaway.families import describe
 from cutaway.model import spec
 from cutaway.model.transformer import Transformer
-from cutaway.training.data import Sampler, Tokens, windows
-from cutaway.training.objective import Measured
-from cutaway.training.prepare import prepare
+from cutaway.training.data import Tokens, windows
 from cutaway.training.recipe import Recipe
-from cutaway.training.text import consecutive, take_tokenizer
+from cutaway.training.text import Windows, consecutive
 from cutaway.training.tokenizer import FRAME, id_of
 
 #: Of the hidden tokens: shown as a mask, and shown as another token; the rest as themselves. So that the model cannot
@@ -37,19 +34,12 @@ CUTS = (2, 3, 6)
 BATCH = 32  # windows that are looked at together when nothing is learned
 
 
-class Fill:
+class Fill(Windows):
     """The objective of masked words: cross-entropy of the hidden tokens, in nats, over windows of the token file."""
 
-    unit = "tokens"
-    stored = torch.bfloat16
-
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
-        tokenizer, self.tokens = prepare(recipe, folder)
+    def complete(self, tokenizer: Tokenizer) -> dict[str, Any]:
         self.ids = {name: id_of(tokenizer, token) for name, token in FRAME.items()}
-        self.config = _complete(recipe, tokenizer, self.ids)
-        self.per_step = recipe.batch * recipe.window
-        self.sampler = Sampler(len(self.tokens["train"].ids), recipe.window, recipe.batch, recipe.seed)
+        return _complete(self.recipe, tokenizer, self.ids)
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
         random = np.random.Generator(np.random.PCG64([self.recipe.seed, step, 2]))
@@ -58,19 +48,9 @@ class Fill:
         logits, hidden = self._tell(model, ids.reshape(-1, self.recipe.window // random.choice(cuts)), random)
         return F.cross_entropy(logits, hidden)
 
-    def place(self, step: int) -> str:
-        return f"windows at tokens {self.sampler.starts(step).tolist()}"
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        return self._measures("valid", model, self.recipe.validate_windows)
-
-    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
-        """Loss and accuracy over all of valid and test, the same tokens hidden each time."""
-        found = {split: self._measures(split, model) for split in self.tokens if split != "train"}
-        return {name: {split: its[name] for split, its in found.items()} for name in found["valid"]}, []
-
     @torch.no_grad()
-    def _measures(self, split: str, model: nn.Module, limit: int | None = None) -> dict[str, float]:
+    def measures(self, split: str, model: nn.Module, limit: int | None = None) -> dict[str, float]:
+        """Loss and accuracy, the same tokens hidden each time."""
         model.eval()
         tokens: Tokens = self.tokens[split]
         starts = consecutive(tokens, self.recipe.window, limit)
@@ -90,9 +70,6 @@ class Fill:
         framed = F.pad(F.pad(ids, (1, 0), value=self.ids["bos_token"]), (0, 1), value=self.ids["eos_token"])
         shown, hidden = hide(framed, self.recipe.masked, self.ids, self.config["vocab_size"], random)
         return model.logits(model.stream(shown)[hidden][None])[0], framed[hidden]
-
-    def export(self, folder: Path) -> None:
-        take_tokenizer(self.folder, folder)
 
 
 def hide(

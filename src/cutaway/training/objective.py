@@ -46,6 +46,11 @@ class Objective(Protocol):
         """Write what the model needs beside config.json and its weights."""
 
 
+def by_measure(found: dict[str, dict[str, float]]) -> Measured:
+    """``found``: split -> measure -> number."""
+    return {name: {split: its[name] for split, its in found.items()} for name in found["valid"]}
+
+
 def objective(recipe: Recipe, folder: Path) -> Objective:
     """The objective of the recipe's task. ``folder``: where prepared data may be kept."""
     if recipe.task == "see":

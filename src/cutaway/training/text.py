@@ -1,21 +1,23 @@
-"""Learning to continue a text: at every token, predict the next one."""
+"""Learning from texts, window by window: here to continue one, at every token predicting the next."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from cutaway.errors import Misuse
 from cutaway.files import write_atomically
 from cutaway.training.data import Sampler, Tokens, windows
-from cutaway.training.objective import Measured
+from cutaway.training.objective import Measured, by_measure
 from cutaway.training.prepare import prepare
 from cutaway.training.recipe import Recipe
 from cutaway.training.tokenizer import end_of
@@ -23,8 +25,8 @@ from cutaway.training.tokenizer import end_of
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-class Continue:
-    """The objective of texts: cross-entropy of the next token, in nats, over windows of the token file."""
+class Windows(ABC):
+    """What objectives over windows of the token file share."""
 
     unit = "tokens"
     stored = torch.bfloat16
@@ -32,25 +34,47 @@ class Continue:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         tokenizer, self.tokens = prepare(recipe, folder)
-        self.config = _complete(recipe, tokenizer.get_vocab_size(), end_of(tokenizer))
+        self.config = self.complete(tokenizer)
         self.per_step = recipe.batch * recipe.window
         self.sampler = Sampler(len(self.tokens["train"].ids), recipe.window, recipe.batch, recipe.seed)
 
+    @abstractmethod
+    def complete(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The recipe's [model] as a whole config.json. Raises Misuse where the two do not go together."""
+
+    @abstractmethod
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        return _loss(model, windows(self.tokens["train"].ids, self.sampler.starts(step), self.recipe.window + 1))
+        """As ``Objective`` has it."""
+
+    @abstractmethod
+    def measures(self, split: str, model: nn.Module, limit: int | None = None) -> dict[str, float]:
+        """Measures of a split, or of ``limit`` windows of it."""
 
     def place(self, step: int) -> str:
         return f"windows at tokens {self.sampler.starts(step).tolist()}"
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        return self._measures("valid", model, self.recipe.validate_windows)
+        return self.measures("valid", model, self.recipe.validate_windows)
 
     def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
-        """Losses over all of valid and test; texts have no classes."""
-        found = {split: self._measures(split, model) for split in self.tokens if split != "train"}
-        return {name: {split: its[name] for split, its in found.items()} for name in found["valid"]}, []
+        """Measures over all of valid and test; texts have no classes."""
+        return by_measure({split: self.measures(split, model) for split in self.tokens if split != "train"}), []
 
-    def _measures(self, split: str, model: nn.Module, limit: int | None = None) -> dict[str, float]:
+    def export(self, folder: Path) -> None:
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(self.folder / name, folder / name)
+
+
+class Continue(Windows):
+    """The objective of texts: cross-entropy of the next token, in nats, over windows of the token file."""
+
+    def complete(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        return _complete(self.recipe, tokenizer.get_vocab_size(), end_of(tokenizer))
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        return _loss(model, windows(self.tokens["train"].ids, self.sampler.starts(step), self.recipe.window + 1))
+
+    def measures(self, split: str, model: nn.Module, limit: int | None = None) -> dict[str, float]:
         nats = evaluate(model, self.tokens[split], self.recipe.window, limit)
         return {"nats_per_token": nats, "bits_per_byte": self.tokens[split].bits_per_byte(nats)}
 
@@ -58,13 +82,7 @@ class Continue:
         generation = {key: self.config[key] for key in ("bos_token_id", "eos_token_id")}
         with write_atomically(folder / "generation_config.json") as beside:
             beside.write_text(json.dumps(generation, indent=2) + "\n")
-        take_tokenizer(self.folder, folder)
-
-
-def take_tokenizer(data: Path, model: Path) -> None:
-    """The tokenizer that was learned, beside the model that learned with it."""
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(data / name, model / name)
+        super().export(folder)
 
 
 def _loss(model: nn.Module, ids: Tensor, reduction: str = "mean") -> Tensor:

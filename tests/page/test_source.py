@@ -64,8 +64,8 @@ COMPOSED = {
     "short.": "web/src/distribution.ts",
     "how.": "web/src/parts/next/arithmetic.ts",
     "lesson.": "web/src/lessons/lessons.ts",
-    "number.": "src/cutaway/look/explain.py",  # the rules
-    "step.": "src/cutaway/look/explain.py",  # the operations
+    "number.": "src/cutaway/look/explain/__init__.py",  # the rules
+    "step.": "src/cutaway/look/explain/work.py",  # the operations
     "opened.embedding.": "web/src/parts/opened/Embedding.svelte",
     "pace.": "web/src/session.svelte.ts",
     "run.bad.": "web/src/cutawayfile.ts",

@@ -50,7 +50,7 @@ export interface RecordHeader {
   axes?: { [name: string]: string[] }
   /** What each logit stands for, token or class, in a file that is to be read far from its model. */
   vocabulary?: string[]
-  /** How numbers that a reader had opened were made (src/cutaway/look/explain.py). */
+  /** How numbers that a reader had opened were made (src/cutaway/look/explain). */
   explanations?: { [cell: string]: unknown }
 }
 

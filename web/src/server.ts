@@ -55,7 +55,7 @@ export interface Want {
 }
 export type At = number | string | null
 
-/** How one number of a record was made (src/cutaway/look/explain.py). Numbers that JSON lacks come as words. */
+/** How one number of a record was made (src/cutaway/look/explain). Numbers that JSON lacks come as words. */
 export interface Explanation {
   cell: string
   value: Loose

@@ -23,7 +23,7 @@ export interface Shown {
   values: Values
 }
 
-/** The formulas by which a rule of src/cutaway/look/explain.py makes its number, with this model's constants. */
+/** The formulas by which a rule of src/cutaway/look/explain makes its number, with this model's constants. */
 export function formulasOf(rule: string, spec: Spec, layer: number | null): Shown[] {
   const block = spec.stack.blocks[layer ?? 0]
   const { attn, mlp } = block

@@ -68,6 +68,7 @@ def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterato
         yield f"{prefix}image", ("C", "Y", "X")
     if isinstance(stem, spec.Mel):
         yield f"{prefix}frames", ("M", "R")
+        yield f"{prefix}conv1", ("D", "R")
     yield f"{prefix}embed", (time, "D")
     if not isinstance(stem, spec.Tokens) or stem.positions is not None:
         yield f"{prefix}pos", (time, "D")
@@ -200,10 +201,11 @@ def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 
         "top": min(TOP if name.startswith("logits.") else BEST, size),
         "bin": min(BINS, source if name.startswith("encoder.") else length),
     }  # fmt: skip
-    if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
+    if isinstance(stem := machine.stem, spec.Patches):
         whole |= {"C": stem.channels, "Y": stem.image, "X": stem.image}
-    if isinstance(machine, spec.Seq2Seq) and isinstance(heard := machine.source, spec.Mel):
-        whole |= {"M": heard.bins, "R": 2 * heard.length, "S": source or heard.length}
+    if isinstance(stem, spec.Mel):
+        heard = source or stem.length
+        whole |= {"M": stem.bins, "R": 2 * heard, "S": heard}
     if axis in whole:
         return whole[axis]
     its = stack.blocks[int(name.partition("blocks.")[2].partition(".")[0]) if "blocks." in name else 0]

@@ -76,6 +76,22 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
       const norm = block.slots.includes('stream')
       return [{ name: rule, values: { norm } }, ...(norm ? [normed(block.norm)] : [])]
     }
+    case 'cross.in':
+    case 'cross.q':
+    case 'cross.k':
+    case 'cross.v':
+    case 'cross.q_rot':
+    case 'cross.k_rot':
+    case 'cross.scores':
+    case 'cross.pattern':
+    case 'cross.z':
+    case 'cross.out':
+      return formulasOf(rule.replace('cross', 'attn'), spec, layer)
+    case 'resid_cross':
+      return formulasOf('resid_mid', spec, layer)
+    case 'frames':
+    case 'conv1':
+      return []
     case 'mlp.up':
     case 'mlp.gate':
       return [{ name: rule, values: { bias: mlp.bias } }]

@@ -1,7 +1,8 @@
 """Where a number comes from: any one cell of a run, term by term, from the cells before it.
 
 Axes: t reading position, s read position, h head, k key-value head, e number of a head, d number of the stream,
-f neuron, v token of the vocabulary.
+f neuron, v token of the vocabulary; of a sound m mel bin, r frame. Of an encoder-decoder every name a term says is
+whole: decoder.logits lead through decoder.blocks.i.cross and encoder.final to a row of the encoder's embedding.
 
     terms --sum | mean | copy | lookup--> x --add, scale, softcap, activation ...--> total, beside the recorded value
 
@@ -16,13 +17,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...errors import Misuse
-from ...model import spec as specs
 from .. import names as naming
-from .attention import attention_out, pattern, query_key_value, relative_bias, rotated, scores, z
-from .block import hidden, mlp_out, pre_activation, read_by_a_branch, resid_mid, resid_post, resid_pre
+from .attention import (
+    attention_out,
+    key_value_of_the_encoder,
+    pattern,
+    query_key_value,
+    relative_bias,
+    rotated,
+    scores,
+    z,
+)
+from .block import hidden, mlp_out, pre_activation, read_by_a_branch, resid_cross, resid_mid, resid_post, resid_pre
 from .end import final, head_hidden, head_up, logits, river
 from .numbers import At, name_of
-from .stems import embed, image, pos, segment
+from .stems import conv1, embed, frames, image, pos, segment
 from .work import Explanation, Factor, Step, Term, Work, read
 
 if TYPE_CHECKING:
@@ -46,11 +55,6 @@ def explain(record: Record, cell: str) -> Explanation:
 def parse(record: Record, cell: str) -> tuple[str, tuple[int, ...]]:
     """ "final[3,-1]" -> ("final", (3, 47)). Raises Misuse unless it names one number that a rule derives."""
     name, index = naming.split(cell)
-    if not (isinstance(record.spec, specs.Transformer) and isinstance(record.spec.stem, specs.Tokens | specs.Patches)):
-        raise Misuse(
-            f"{name} cannot be explained: this is not the run of one stack that reads tokens or an image.",
-            "Explained are the runs of models such as GPT-2, Llama, Gemma, BERT or ViT.",
-        )
     if name.startswith(naming.WEIGHT):
         raise Misuse(f"{name} is a weight: it was learned, nothing in the run made it.")
     axes, shape = record.axes(name), record.shape(name)
@@ -67,12 +71,14 @@ def parse(record: Record, cell: str) -> tuple[str, tuple[int, ...]]:
 
 
 def kind_of(name: str) -> str:
-    """ "blocks.3.attn.q" -> "attn.q"."""
-    return re.sub(r"^blocks\.\d+\.", "", name)
+    """ "blocks.3.attn.q" -> "attn.q"; "encoder.embed" -> "embed"."""
+    return re.sub(r"^(encoder\.|decoder\.)?(blocks\.\d+\.)?", "", name)
 
 
 RULES: dict[str, Callable[[At], Work]] = {
     "image": image,
+    "frames": frames,
+    "conv1": conv1,
     "embed": embed,
     "pos": pos,
     "segment": segment,
@@ -89,6 +95,17 @@ RULES: dict[str, Callable[[At], Work]] = {
     "attn.z": z,
     "attn.out": attention_out,
     "resid_mid": resid_mid,
+    "cross.in": read_by_a_branch,
+    "cross.q": query_key_value,
+    "cross.k": key_value_of_the_encoder,
+    "cross.v": key_value_of_the_encoder,
+    "cross.q_rot": rotated,
+    "cross.k_rot": rotated,
+    "cross.scores": scores,
+    "cross.pattern": pattern,
+    "cross.z": z,
+    "cross.out": attention_out,
+    "resid_cross": resid_cross,
     "mlp.in": read_by_a_branch,
     "mlp.up": pre_activation,
     "mlp.gate": pre_activation,

@@ -6,6 +6,7 @@ import itertools
 
 from ...model import spec as specs
 from ...model.block import ACTIVATIONS
+from ...model.transformer import embedding_of
 from .. import names as naming
 from .numbers import ALL, At
 from .work import Work, products, read, squares
@@ -14,14 +15,14 @@ from .work import Work, products, read, squares
 def final(at: At) -> Work:
     """final[t,d] = norm(resid_post of the last block, at t)[d]"""
     t, d = at.index
-    last = len(at.machine.stack.blocks) - 1
-    return at.normed(at.cells(f"blocks.{last}.resid_post", t, ALL), d, at.machine.stack.final_norm, "stack.norm")
+    last = at.here(f"blocks.{len(at.stack.blocks) - 1}.resid_post")
+    return at.normed(at.cells(last, t, ALL), d, at.stack.final_norm, at.stack_module("norm"))
 
 
 def head_up(at: At) -> Work:
     """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the first position, and is not written"""
     *time, d = at.index
-    return at.projected("head.dense", d, True, at.cells("final", *(time or [0]), ALL))
+    return at.projected("head.dense", d, True, at.cells(at.here("final"), *(time or [0]), ALL))
 
 
 def head_hidden(at: At) -> Work:
@@ -39,8 +40,8 @@ def logits(at: At) -> Work:
     head = naming.head_of(at.machine)
     if head.pool == "first_two":
         return _twice(at, head, v)
-    unembedding = "stem.tokens.weight" if head.tied else "head.out.weight"
-    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells("final", *(time or [0]), ALL)
+    unembedding = embedding_of(at.machine) if head.tied else "head.out.weight"
+    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells(at.here("final"), *(time or [0]), ALL)
     work = products(vector, at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)
     return work.softcap(head.softcap)
@@ -49,7 +50,7 @@ def logits(at: At) -> Work:
 def _twice(at: At, head: specs.Head, v: int) -> Work:
     """(Σ final[0,d] · U[v,d] + Σ final[1,d] · U'[v,d]) / 2: the class token's logit and the distillation token's"""
     rows = [at.weights(f"{which}.weight", v, ALL) for which in ("head.out", "head.second")]
-    work = products(itertools.chain(*(at.cells("final", t, ALL) for t in (0, 1))), itertools.chain(*rows))
+    work = products(itertools.chain(*(at.cells(at.here("final"), t, ALL) for t in (0, 1))), itertools.chain(*rows))
     work.scale(head.scale, "scale of the logits")
     for which in ("head.out", "head.second") if head.bias else ():
         work.plus(at.weight(f"{which}.bias", v))
@@ -59,7 +60,4 @@ def _twice(at: At, head: specs.Head, v: int) -> Work:
 def river(at: At) -> Work:
     """river[stop,t] = √Σ x[t,d]², x the stream at that stop: before and after each attention, and at the end"""
     stop, t = at.index
-    layer, after = divmod(stop, 2)
-    last = stop == 2 * len(at.machine.stack.blocks)
-    stream = f"blocks.{layer - 1}.resid_post" if last else f"blocks.{layer}.{('resid_pre', 'resid_mid')[after]}"
-    return squares(at.cells(stream, t, ALL)).sum().root()
+    return squares(at.cells(at.here(naming.stops(at.stack)[stop]), t, ALL)).sum().root()

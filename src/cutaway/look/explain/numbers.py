@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..record import Record
 
 ALL = None  # in an index: every place along that axis
+STEMS = {"": "stem", "encoder.": "source", "decoder.": "target"}
 
 
 def name_of(name: str, index: Sequence[int | str]) -> str:
@@ -35,26 +36,63 @@ class At:
     index: tuple[int, ...]
 
     @property
-    def machine(self) -> specs.Transformer:
-        assert isinstance(self.record.spec, specs.Transformer)
+    def machine(self) -> specs.Spec:
         return self.record.spec
 
     @property
-    def stem(self) -> specs.Tokens | specs.Patches:
-        assert isinstance(self.machine.stem, specs.Tokens | specs.Patches)
-        return self.machine.stem
+    def side(self) -> str:
+        """ "encoder." or "decoder." of a machine that has both, else nothing; the head belongs to the decoder."""
+        if isinstance(self.machine, specs.Transformer):
+            return ""
+        return "encoder." if self.name.startswith("encoder.") else "decoder."
+
+    @property
+    def stem(self) -> specs.Stem:
+        if isinstance(self.machine, specs.Transformer):
+            return self.machine.stem
+        return self.machine.source if self.side == "encoder." else self.machine.target
+
+    @property
+    def stack(self) -> specs.Stack:
+        return naming.stack_of(self.machine, self.name)
 
     @property
     def layer(self) -> int:
-        return int(self.name.split(".")[1])
+        return int(self.name.removeprefix(self.side).split(".")[1])
 
     @property
     def block(self) -> specs.Block:
-        return self.machine.stack.blocks[self.layer]
+        return self.stack.blocks[self.layer]
+
+    @property
+    def branch(self) -> str:
+        """ "attn", "cross" or "mlp"."""
+        return self.name.split(".")[-2]
+
+    @property
+    def attn(self) -> specs.Attention:
+        """The attention of the cell: over its own stack, or over what the encoder made."""
+        return self.block.cross if self.branch == "cross" and self.block.cross is not None else self.block.attn
+
+    def here(self, name: str) -> str:
+        """ "embed" -> "decoder.embed", on the side of the cell."""
+        return f"{self.side}{name}"
 
     def own(self, name: str) -> str:
-        """ "attn.q" -> "blocks.3.attn.q", in the block of the cell."""
-        return f"blocks.{self.layer}.{name}"
+        """ "attn.q" -> "decoder.blocks.3.attn.q", in the block of the cell."""
+        return self.here(f"blocks.{self.layer}.{name}")
+
+    def stem_module(self, name: str) -> str:
+        """ "tokens" -> "target.tokens", among the weights."""
+        return f"{STEMS[self.side]}.{name}"
+
+    def stack_module(self, name: str) -> str:
+        """ "norm" -> "decoder.norm", among the weights."""
+        return f"{self.side or 'stack.'}{name}"
+
+    def block_module(self, name: str) -> str:
+        """ "attn.q" -> "decoder.blocks.3.attn.q", among the weights."""
+        return self.stack_module(f"blocks.{self.layer}.{name}")
 
     def tensor(self, name: str, *index: int | None) -> Tensor:
         """The numbers of a tensor, or of a weight, at ``index``; only those are computed where that saves work."""
@@ -136,9 +174,9 @@ class At:
     def leaving(self, matrix: str, source: str, running: tuple[None, ...], bias: bool) -> Work:
         """What a branch adds to the stream: a row of its last matrix times what it made, and the post norm."""
         t, d = self.index
-        branch, matrix = self.own(matrix.partition(".")[0]), f"stack.{self.own(matrix)}"
-        work = self.projected(matrix, d, bias, self.cells(self.own(source), t, *running))
+        last, made = self.block_module(f"{self.branch}.{matrix}"), self.own(f"{self.branch}.{source}")
+        work = self.projected(last, d, bias, self.cells(made, t, *running))
         if "post" not in self.block.slots:
             return work
-        y = self.image(matrix, slice(None), bias, self.tensor(self.own(source), t, *running))
-        return self.settled(work, y, d, self.block.norm, f"stack.{branch}.post")
+        y = self.image(last, slice(None), bias, self.tensor(made, t, *running))
+        return self.settled(work, y, d, self.block.norm, self.block_module(f"{self.branch}.post"))

@@ -6,6 +6,7 @@ import itertools
 
 import torch
 
+from ...errors import Misuse
 from ...model import spec as specs
 from ...model.positions import sinusoids
 from .numbers import ALL, At, name_of
@@ -15,7 +16,7 @@ from .work import Factor, Work, products, read
 def image(at: At) -> Work:
     """image[c,y,x] = (level · scale - mean) / std, of a grey level from 0 to 255"""
     how = at.record.settings.get("image")
-    value = at.cell("image", *at.index)
+    value = at.cell(at.name, *at.index)
     if not isinstance(how, dict):
         return read(value, "copy", "what the model was given")
     channel = at.index[0]
@@ -29,40 +30,74 @@ def image(at: At) -> Work:
     )
 
 
+def frames(at: At) -> Work:
+    """frames[m,r]: how strong mel bin m of the sound is in frame r, as the model was given it"""
+    return read(at.cell(at.name, *at.index), "copy", "what the model was given: the log-mel of the sound")
+
+
+def conv1(at: At) -> Work:
+    """conv1[d,r] = gelu(Σ W[d,m,tap] · frames[m, r + tap - 1] + b), over all mel bins and three frames"""
+    d, r = at.index
+    return _convolved(at, "conv1", "frames", d, r)
+
+
 def embed(at: At) -> Work:
-    """embed[t,d] = table[token t, d] · scale; of a patch Σ W[d,c,i,j] · image[c,y,x] + b"""
+    """embed[t,d] = table[token t, d] · scale; of a patch Σ W[d,c,i,j] · image[c,y,x] + b; of a sound
+    gelu(Σ W[d,i,tap] · conv1[i, 2t + tap - 1] + b)"""
     t, d = at.index
     if isinstance(at.stem, specs.Patches):
         return _patch(at, at.stem, t, d)
-    token = at.record.tokens[t]
-    row = at.weight("stem.tokens.weight", token, d)
+    if isinstance(at.stem, specs.Mel):
+        return _convolved(at, "conv2", "conv1", d, 2 * t)
+    token = _token(at, t)
+    row = at.weight(at.stem_module("tokens.weight"), token, d)
     return read(row, "lookup", f"the row of token {token}").scale(at.stem.scale, "scale of the embedding")
+
+
+def _token(at: At, t: int) -> int:
+    """The token at a position of the cell's side. Raises Misuse where the record was not told which were read."""
+    tokens = at.record.source if at.side == "encoder." else at.record.tokens
+    if not tokens:
+        raise Misuse(f"{at.name} is a row of the embedding, but this record does not say which tokens were read.")
+    return tokens[t]
+
+
+def _convolved(at: At, kernel: str, source: str, d: int, centre: int) -> Work:
+    """gelu(Σ W[d,i,tap] · x[i, centre + tap - 1] + b); beyond the ends of the sound x is 0."""
+    x, module = at.tensor(at.here(source), ALL, ALL), at.stem_module(kernel)
+    weights = at.tensor(f"weights.{module}.weight", d, ALL, ALL)
+    taps = [tap for tap in range(weights.shape[-1]) if 0 <= centre + tap - 1 < x.shape[-1]]
+    places = list(itertools.product(range(len(x)), taps))
+    work = products(
+        [Factor(name_of(at.here(source), (i, centre + j - 1)), float(x[i, centre + j - 1])) for i, j in places],
+        [Factor(name_of(f"weights.{module}.weight", (d, i, j)), float(weights[i, j])) for i, j in places],
+    )
+    return work.plus(at.weight(f"{module}.bias", d)).activate("gelu")
 
 
 def _patch(at: At, stem: specs.Patches, t: int, d: int) -> Work:
     if t < stem.extra_tokens:
-        return read(at.weight(f"stem.extra.{t}.weight", 0, d), "lookup", "learned, the same for every image")
+        return read(at.weight(at.stem_module(f"extra.{t}.weight"), 0, d), "lookup", "learned, the same for every image")
     side = stem.patch
     row, column = divmod(t - stem.extra_tokens, stem.image // side)
-    pixels, weights = at.tensor("image", ALL, ALL, ALL), at.tensor("weights.stem.patch.weight", d, ALL, ALL, ALL)
+    pixels, kernel = at.tensor(at.here("image"), ALL, ALL, ALL), at.stem_module("patch")
+    weights = at.tensor(f"weights.{kernel}.weight", d, ALL, ALL, ALL)
     places = list(itertools.product(range(stem.channels), range(side), range(side)))
     seen = [(c, row * side + i, column * side + j) for c, i, j in places]
     work = products(
-        [Factor(name_of("image", place), float(pixels[place])) for place in seen],
-        [Factor(name_of("weights.stem.patch.weight", (d, *place)), float(weights[place])) for place in places],
+        [Factor(name_of(at.here("image"), place), float(pixels[place])) for place in seen],
+        [Factor(name_of(f"weights.{kernel}.weight", (d, *place)), float(weights[place])) for place in places],
     )
-    return work.plus(at.weight("stem.patch.bias", d))
+    return work.plus(at.weight(f"{kernel}.bias", d))
 
 
 def pos(at: At) -> Work:
     """pos[t,d] = table[t,d]; or, without a table, sin or cos of t · frequency"""
     t, d = at.index
-    if isinstance(at.stem, specs.Patches):
-        return read(at.weight("stem.positions.weight", t, d), "lookup", f"the row of position {t}")
-    positions = at.stem.positions
-    assert positions is not None
-    if positions.kind == "learned":
-        return read(at.weight("stem.positions.weight", t + positions.offset, d), "lookup", f"the row of position {t}")
+    positions = at.stem.positions if isinstance(at.stem, specs.Tokens) else None
+    if positions is None or positions.kind == "learned":
+        row = t if positions is None else t + positions.offset
+        return read(at.weight(at.stem_module("positions.weight"), row, d), "lookup", f"the row of position {t}")
     half = at.stem.width // 2
     function, frequency = ("sin", "cos")[d // half], 1 / 10000 ** (2 * (d % half) / at.stem.width)
     value = float(sinusoids(torch.tensor([t]), at.stem.width, torch.float)[0, d])
@@ -71,4 +106,4 @@ def pos(at: At) -> Work:
 
 def segment(at: At) -> Work:
     """segment[t,d] = table[0,d]: a text alone is all of the first segment"""
-    return read(at.weight("stem.segments.weight", 0, at.index[1]), "lookup", "the row of the first segment")
+    return read(at.weight(at.stem_module("segments.weight"), 0, at.index[1]), "lookup", "the row of the first segment")

@@ -112,7 +112,7 @@ def rivers(machine: spec.Spec) -> dict[str, Axes]:
 
 
 def views(machine: spec.Spec) -> dict[str, Axes]:
-    """What is read off a run of tokens or of an image on request and never stored by one: name -> axes."""
+    """What is read off a run on request and never stored by one: name -> axes."""
     if isinstance(machine, spec.Seq2Seq):
         found = _read_off("encoder.", machine.source, machine.encoder, "S", unembedded=False)
         found |= _read_off("decoder.", machine.target, machine.decoder, "T", unembedded=True)
@@ -132,7 +132,7 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
 def _read_off(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str, unembedded: bool) -> dict[str, Axes]:
     """Those of one stack; ``unembedded``: what its neurons add goes straight to the logits."""
     found: dict[str, Axes] = {f"{prefix}alike": ("stop", time, time)}
-    for i, block in enumerate(() if isinstance(stem, spec.Mel) else stack.blocks):
+    for i, block in enumerate(stack.blocks):
         attn, mlp = f"{prefix}blocks.{i}.attn", f"{prefix}blocks.{i}.mlp"
         if isinstance(stem, spec.Tokens):  # what a head does is told by the tokens it reads
             found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}

@@ -2,7 +2,7 @@
 
 Axes: t reading position, s read position, h head, k key-value head, e number of a head, d number of the stream,
 f neuron, v token of the vocabulary; of a sound m mel bin, r frame. Of an encoder-decoder every name a term says is
-whole: decoder.logits lead through decoder.blocks.i.cross and encoder.final to a row of the encoder's embedding.
+whole: logits lead through decoder.blocks.i.cross and encoder.final to a row of the encoder's embedding.
 
     terms --sum | mean | copy | lookup--> x --add, scale, softcap, activation ...--> total, beside the recorded value
 

@@ -577,7 +577,8 @@ class Model:
             notes.append(f"The sound has {len(samples) / audio.RATE:.1f} s; one window of it was heard, the first.")
         mel = placed(machine, audio.log_mel(samples, stem.bins, 2 * stem.length))[None]
         language = self._speech.language or (spoken(machine, mel, self._speech) if self._speech.languages else None)
-        written, more = self._behind(prompt_of(self._speech, language, timed=False), target)
+        begin = prompt_of(self._speech, language, timed=False)
+        written, more = self._behind(begin, target)
         notes += more
         self._refuse_too_large(len(written), keep, stem.length)
         return look.run(

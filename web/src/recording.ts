@@ -126,10 +126,10 @@ export class Recording {
     return this.header.settings?.masks ?? []
   }
 
-  /** The token the head reads: the last one; the first mask; of a classifier the first token. */
+  /** The token the head reads: the last one; the first mask; of a classifier the first, or the last. */
   get home(): number {
+    if (this.task === 'continue' || this.header.spec.head?.pool === 'last') return this.length - 1
     if (this.classes) return 0
-    if (this.task === 'continue') return this.length - 1
     const words = [...this.pieces.keys()].filter((token) => !this.pieces[token].special)
     return this.masks[0] ?? words.at(-1) ?? 0
   }

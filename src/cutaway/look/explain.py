@@ -251,6 +251,11 @@ class At:
     def block(self) -> specs.Block:
         return self.machine.stack.blocks[self.layer]
 
+    @property
+    def read_by_head(self) -> int:
+        """Which position a head that pools reads."""
+        return naming.read_at(self.machine, self.record.length)
+
     def own(self, name: str) -> str:
         """ "attn.q" -> "blocks.3.attn.q", in the block of the cell."""
         return f"blocks.{self.layer}.{name}"
@@ -536,9 +541,9 @@ def final(at: At) -> Work:
 
 
 def head_up(at: At) -> Work:
-    """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the first position, and is not written"""
+    """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the position it reads, and is not written"""
     *time, d = at.index
-    return at.projected("head.dense", d, True, at.cells("final", *(time or [0]), ALL))
+    return at.projected("head.dense", d, True, at.cells("final", *(time or [at.read_by_head]), ALL))
 
 
 def head_hidden(at: At) -> Work:
@@ -551,13 +556,14 @@ def head_hidden(at: At) -> Work:
 
 def logits(at: At) -> Work:
     """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped; where a layer stands before the unembedding, it
-    reads head.hidden; of a classifier t is the first position, and is not written"""
+    reads head.hidden; of a classifier t is the position it reads, and is not written"""
     *time, v = at.index if at.name == "logits" else (at.record.length - 1, *at.index)
     head = naming.head_of(at.machine)
     if head.pool == "first_two":
         return _twice(at, head, v)
     unembedding = "stem.tokens.weight" if head.tied else "head.out.weight"
-    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells("final", *(time or [0]), ALL)
+    place = time or [at.read_by_head]
+    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells("final", *place, ALL)
     work = products(vector, at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)
     return work.softcap(head.softcap)

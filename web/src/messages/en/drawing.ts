@@ -11,6 +11,7 @@ export const drawing = {
   'drawing.plain.fill': '{count} tokens run through {blocks} blocks, each reading all others. The mask opens into all {vocabulary} tokens the model knows: most likely {best} stands there, with {p} before the settings below.',
   'drawing.plain.read': '{count} tokens run through {blocks} blocks, each reading all others. In the place of {text} the model would put {best}, with {p}. Write [MASK] in the text to hide a word from it.',
   'drawing.plain.classify': '{count} tokens run through {blocks} blocks, each reading all others. Of the first one, {text}, the head makes {vocabulary} classes: most likely {best}, with {p}.',
+  'drawing.plain.classify.last': '{count} tokens run through {blocks} blocks. Of the last one, {text}, which has read all others, the head makes {vocabulary} classes: most likely {best}, with {p}.',
   'drawing.plain.see': '{count} tokens run through {blocks} blocks, each reading all others: {text}, and a token for each patch of the picture. Of the first the head makes {vocabulary} classes: most likely {best}, with {p}.',
   'tokens': 'Tokens',
   'tokens.count': '{count}, a thread each',

@@ -745,7 +745,7 @@ def train(
     *changes: Annotated[str, Parameter(help="key=value changes to the recipe, such as steps=100.")],
     json: Json = False,
 ) -> None:
-    """Train a model from scratch.
+    """Train a model from scratch, or make a classifier of one that is there.
 
     Interrupt it and run it again: it goes on where it stood, to the same weights.
     """

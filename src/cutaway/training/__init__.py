@@ -1,4 +1,4 @@
-"""Training from scratch: recipes, data, the loop, checkpoints. Importing this does not import torch."""
+"""Training: recipes, data, the loop, checkpoints. Importing this does not import torch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def told(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], li
 # --- the picture -------------------------------------------------------------------------------------------------
 
 LEAST, MOST = (251, 250, 246), (55, 45, 97)  # of a row's share: the page's colours of data (web/src/app.css)
-INK, SOFT, LINE = "#23252b", "#5a5c66", "#d5d1df"
+INK, SOFT, FAINT, LINE = "#23252b", "#5a5c66", "#8a8c96", "#d5d1df"
 CELL, GAP, EDGE = 76, 3, 24  # pixels
 LETTER = 8.0  # about as wide as a letter is, in pixels
 FONT = "'Source Sans 3', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -77,7 +77,8 @@ def _cell(x: float, y: float, count: int, share: float, right: bool) -> list[str
     """A square as dark as its share, with how many and how much of the row in it."""
     depth = share**0.5
     red, green, blue = (round(a + (b - a) * depth) for a, b in zip(LEAST, MOST, strict=True))
-    ink, soft = ("#ffffff", "#ffffff") if depth > 0.5 else (INK, SOFT) if count else (LINE, LINE)
+    ink = "#ffffff" if depth > 0.6 else INK if count else FAINT
+    soft = SOFT if count and depth < 0.25 else ink
     edge = f'stroke="{INK}" stroke-width="1.5"' if right else f'stroke="{LINE}"'
     middle = x + CELL / 2
     return [

@@ -17,7 +17,7 @@ import torch
 from cutaway import families, hub
 from cutaway.families import checkpoint
 from cutaway.model.init import initialise
-from cutaway.model.transformer import Transformer
+from cutaway.model.transformer import build
 
 WORDS = hub.find("stories")
 #: Random matrices this much larger than a new model's give heads that look somewhere, as trained ones do.
@@ -29,6 +29,12 @@ def config(family: str, layers: int, width: int, heads: int, context: int) -> di
     common = {"model_type": family, "vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     if family == "gpt2":
         return common | {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": context}
+    if family == "marian":
+        sides = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}
+        return common | {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sides.items()} | {
+            "d_model": width, "max_position_embeddings": context, "decoder_start_token_id": 0,
+            "is_encoder_decoder": True, "activation_function": "gelu", "scale_embedding": True,
+        }  # fmt: skip
     return common | {
         "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "num_key_value_heads": heads,
         "intermediate_size": 4 * width, "max_position_embeddings": context, "head_dim": width // heads,
@@ -40,7 +46,7 @@ def save(
 ) -> None:
     says = config(family, layers, width, heads, context)
     _, described, _ = families.describe(says)
-    model = initialise(Transformer(described), seed=0)
+    model = initialise(build(described), seed=0)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:

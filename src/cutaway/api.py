@@ -588,7 +588,7 @@ class Model:
             keep,
             edit,
             tokens=written,
-            settings={"notes": notes} if notes else {},
+            settings=({"notes": notes} if notes else {}) | {"begun": len(begin)},
             pieces=self._shown(written, written=True),
             vocabulary=self._spelt,
         )
@@ -603,9 +603,11 @@ class Model:
 
     def _asked(self, ids: list[int]) -> dict[str, Any]:
         """What a reader of the record must know to read its logits: where the masks are; whether classes exclude each
-        other."""
+        other; how many tokens stand before what a decoder writes by itself."""
         if self.spec.task == "fill" and self.tokenizer is not None:
             return {"masks": [place for place, id in enumerate(ids) if id == self.tokenizer.mask]}
+        if isinstance(self.spec, spec.Seq2Seq):
+            return {"begun": 1}
         if spec.classifies(self.spec):
             return {"exclusive": problem(self.config, look.names.head_of(self.spec).size) == "one class"}
         return {}

@@ -65,11 +65,16 @@ def test_a_run_of_an_encoder_and_a_decoder_comes_back(tmp_path: Path) -> None:
     assert set(names.names(model.spec)) <= set(kept.names())
     assert kept.shape("encoder.blocks.3.resid_post") == (9, 48)
     assert kept.nbytes == stored_bytes(model.spec, 5, source=9)
-    kept.save(tmp_path / "run.cutaway", weights=["target.tokens.weight"])
+    kept.save(tmp_path / "run.cutaway", include="*.river", weights=["target.tokens.weight"])
+    with safetensors.safe_open(tmp_path / "run.cutaway", "pt") as file:
+        story = json.loads(file.metadata()["cutaway"])
+    assert {side: story[side] for side in told} == told
+    assert story["axes"]["encoder.river"] == ["stop", "S"]
+    assert story["axes"]["decoder.river"] == ["stop", "T"]
     opened = cutaway.open(tmp_path / "run.cutaway")
     assert opened.description() == kept.description()
     assert opened.source == told["source"]
-    for name in ("encoder.blocks.3.attn.pattern", "decoder.blocks.1.cross.pattern", "logits"):
+    for name in ("encoder.river", "encoder.blocks.3.attn.pattern", "decoder.blocks.1.cross.pattern", "logits"):
         torch.testing.assert_close(opened[name], kept[name], rtol=0, atol=0)
 
 

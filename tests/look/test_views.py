@@ -302,10 +302,23 @@ def test_both_sides_of_an_encoder_decoder_have_their_views() -> None:
     assert "encoder.blocks.0.mlp.promotes.ids" not in kept  # nothing of an encoder goes straight to the logits
 
 
+def test_each_side_has_its_river() -> None:
+    kept = two_sides()
+    stops = {"encoder": ("resid_pre", "resid_mid"), "decoder": ("resid_pre", "resid_mid", "resid_cross")}
+    for side, at in stops.items():
+        streams = [f"{side}.blocks.{i}.{what}" for i in range(2) for what in at] + [f"{side}.blocks.1.resid_post"]
+        assert kept.stops(side) == streams
+        assert torch.equal(kept[f"{side}.river"], torch.stack([kept[stream].norm(dim=-1) for stream in streams]))
+        assert kept[f"{side}.alike"].shape == (len(streams), *[kept[f"{side}.embed"].shape[0]] * 2)
+    assert kept.axes("encoder.river") == ("stop", "S")
+    assert kept.axes("decoder.river") == ("stop", "T")
+    assert "river" not in kept
+
+
 def test_the_lens_of_a_decoder_stops_at_its_cross_attention_too() -> None:
     kept = two_sides()
     assert kept.stops()[:3] == [f"decoder.blocks.0.{what}" for what in ("resid_pre", "resid_mid", "resid_cross")]
-    assert kept["river"].shape == (7, 9)
+    assert kept["decoder.river"].shape == (7, 9)
     assert kept["lens.p"].shape == (9, 7, 10)
     p, ids = kept["logits"].double().softmax(-1).topk(10)
     assert (kept["lens.p"][:, -1] - p).abs().max() < 1e-6

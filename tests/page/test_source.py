@@ -30,7 +30,7 @@ def test_no_source_of_the_page_holds(what: str) -> None:
 
 
 # Where the token that is drawn is shown.
-DRAWN = re.compile(r"^(?:app\.css|paint/(?:ink|weave|draw)\.ts|parts/(?:next/.*|shell/Prompt)\.svelte)$")
+DRAWN = re.compile(r"^(?:app\.css|paint/(?:ink|weave|draw)\.ts|parts/(?:next/.*|shell/(?:Prompt|Written))\.svelte)$")
 
 
 def test_amber_is_the_drawn_token_and_nothing_else() -> None:
@@ -64,7 +64,9 @@ COMPOSED = {
     "short.": "web/src/distribution.ts",
     "how.": "web/src/parts/next/arithmetic.ts",
     "lesson.": "web/src/lessons/lessons.ts",
-    "number.": "src/cutaway/look/explain.py",  # the rules
+    "number.": "web/src/parts/numbers/cell.ts",  # the rules
+    "lens.stop.": "web/src/recording.ts",  # the branches of a block
+    "lens.head.": "web/src/recording.ts",
     "step.": "src/cutaway/look/explain.py",  # the operations
     "opened.embedding.": "web/src/parts/opened/Embedding.svelte",
     "pace.": "web/src/session.svelte.ts",

@@ -53,10 +53,10 @@ class Fake:
         self.tell({"loaded": self.loaded})
         return {}, b""
 
-    def run(self, check, *, model, text, tokens, want, image=None):
+    def run(self, check, *, model, given, want):
         self.ran += 1
-        verb, _, rest = (text or "echo").partition(" ")
-        body = repr((model, text, tokens, want, image)[: 4 if image is None else 5]).encode()
+        verb, _, rest = given.get("text", "echo").partition(" ")
+        body = repr((model, given, want)).encode()
         if verb in ("slow", "deaf"):
             end = time.monotonic() + float(rest)
             while time.monotonic() < end:

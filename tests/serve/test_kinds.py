@@ -32,9 +32,8 @@ def started(folder: Path) -> tuple[Models, str, dict]:
 
 
 def run(models: Models, model: str, folder: Path, want: list[str], **what: object) -> tuple[str, cutaway.Record]:
-    asked = {"text": None, "tokens": None, "image": None} | what
     wants = [{"name": name, "at": None} for name in want]
-    answer, body = models.run(never, model=model, want=wants, **asked)  # type: ignore[arg-type]
+    answer, body = models.run(never, model=model, given=what, want=wants)
     (folder / "run.cutaway").write_bytes(body)
     return answer["record"], cutaway.open(folder / "run.cutaway")
 

@@ -52,7 +52,8 @@ def started(**limits: int) -> Models:
 
 def run(models: Models, check=never, text: str | None = TEXT, tokens=None, want=()) -> tuple[str, bytes]:
     wants = [{"name": one, "at": None} if isinstance(one, str) else one for one in want]
-    answer, body = models.run(check, model="stories", text=text, tokens=tokens, image=None, want=wants)
+    given = {"tokens": tokens} if text is None else {"text": text}
+    answer, body = models.run(check, model="stories", given=given, want=wants)
     return answer["record"], body
 
 
@@ -255,7 +256,7 @@ def test_two_models_stay_loaded_and_a_record_outlives_the_change(tmp_path: Path)
     models = started_with_two(tmp_path)
     id, _ = run(models)
     models.load(never, model="twin")
-    answer, _ = models.run(never, model="twin", text=TEXT, tokens=None, image=None, want=[])
+    answer, _ = models.run(never, model="twin", given={"text": TEXT}, want=[])
     mine, its = (models.tensor(never, record=one, name="logits.last", at=None)[1] for one in (id, answer["record"]))
     assert mine == its
     assert opened(models.file(never, record=answer["record"], include=[], weights=[])[1], tmp_path).model.name == "twin"
@@ -290,7 +291,7 @@ def test_many_changes_of_model_take_no_more_memory(tmp_path: Path) -> None:
     def change() -> None:
         for model in ("twin", "stories"):
             models.load(never, model=model)
-            models.run(never, model=model, text=TEXT, tokens=None, image=None, want=[])
+            models.run(never, model=model, given={"text": TEXT}, want=[])
 
     for _ in range(3):
         change()

@@ -37,7 +37,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 async def ask(supervisor: Supervisor, text: str, model: str = "small") -> bytes:
-    fields = {"model": model, "text": text, "tokens": None, "want": []}
+    fields = {"model": model, "given": {"text": text}, "want": []}
     return (await supervisor.ask("run", loaded=model, **fields))[1]
 
 
@@ -357,7 +357,7 @@ def test_the_api(client: TestClient) -> None:
     answer = client.post(
         "/api/run", json={"model": "small", "tokens": [1, 2], "want": [{"name": "blocks.*.z", "at": -1}]}
     )
-    assert answer.content == b"('small', None, [1, 2], [{'name': 'blocks.*.z', 'at': '-1'}])"
+    assert answer.content == b"('small', {'tokens': [1, 2]}, [{'name': 'blocks.*.z', 'at': '-1'}])"
     assert answer.headers["content-type"] == "application/octet-stream"
     slice_ = client.get(f"/api/records/{answer.headers['x-record']}/tensor", params={"name": "blocks.0.z", "at": "-1"})
     assert slice_.headers["x-shape"] == "2,1"

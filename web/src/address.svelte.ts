@@ -63,9 +63,10 @@ function setView(session: Session, view: View, told: URLSearchParams): void {
   if (token === null) view.followHome()
   else view.follow(token)
   for (const pair of (told.get('heads') ?? '').split(',')) {
-    const layer = whole(pair.split(':')[0], run.blocks.length)
-    const head = layer === null ? null : whole(pair.split(':')[1], run.blocks[layer].attn.heads)
-    if (layer !== null && head !== null) view.pickHead(layer, head)
+    const kind = pair.startsWith('x') ? 'cross' : 'attn'
+    const layer = whole(pair.split(':')[0].replace('x', ''), run.blocks.length)
+    const head = layer === null ? null : whole(pair.split(':')[1], run.blocks[layer][kind]?.heads ?? 0)
+    if (layer !== null && head !== null) view.pickHead(layer, head, kind)
   }
   view.opened = stop
   view.trail = stop === null ? [] : (told.get('trail') ?? '').split(';').filter((cell) => /^[\w.]+\[[-\d,]+\]$/.test(cell)).slice(0, 50)

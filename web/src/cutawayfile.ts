@@ -30,18 +30,22 @@ export interface RecordHeader {
   format: number
   version?: string
   model: RecordModel
-  spec: Spec
+  spec: Spec | TwoStacks
   text: string | null
   tokens: number[]
   pieces?: Piece[]
+  /** What an encoder read, while `tokens` are what the decoder behind it read; none of a sound. */
+  source?: number[]
+  source_pieces?: Piece[]
   /**
    * `notes`: sentences a reader should know, such as a text cut to the context. `masks`: where the masks are, of a model
-   * that fills them. `exclusive`: of a classifier, whether its classes exclude each other. `image`: how a picture's grey
+   * that fills them. `begun`: how many tokens stand before what a decoder writes by itself. `exclusive`: of a classifier, whether its classes exclude each other. `image`: how a picture's grey
    * levels became numbers: (level × scale − mean) ÷ std.
    */
   settings?: {
     notes?: string[]
     masks?: number[]
+    begun?: number
     exclusive?: boolean
     image?: { scale: number; mean: number[]; std: number[] }
     [name: string]: unknown
@@ -71,6 +75,15 @@ export interface Spec {
   }
   context: number
 }
+/** An encoder and a decoder, joined by cross-attention. */
+export interface TwoStacks {
+  source: Stem
+  encoder: Spec['stack']
+  target: Stem
+  decoder: Spec['stack']
+  head: Spec['head']
+  context: number
+}
 /** Tokens by their rows of a table, or, where `patch` is, patches of a picture by one matrix. */
 interface Stem {
   vocabulary: number
@@ -84,12 +97,15 @@ interface Stem {
   channels: number
   /** Learned vectors that stand before the patches. */
   extra_tokens: number
+  /** Of a sound: the bands of its spectrogram; and how many positions there are, of two frames each. */
+  bins?: number
+  length: number
 }
 export interface NormSpec {
   kind: 'layer' | 'rms'
   eps: number
 }
-interface AttentionSpec {
+export interface AttentionSpec {
   heads: number
   kv_heads: number
   width: number
@@ -104,12 +120,27 @@ interface AttentionSpec {
 }
 export interface BlockSpec {
   attn: AttentionSpec
+  /** What reads the encoder's result, in a decoder behind one. */
+  cross?: AttentionSpec | null
   mlp: { hidden: number; activation: string; gated: boolean; bias: boolean }
   norm: NormSpec
   /** Where norms stand: before a branch reads, after it has worked, or on the stream itself. */
   slots: ('pre' | 'post' | 'stream')[]
   parallel: boolean
   shared_norm: boolean
+}
+
+/** What stands before a stack's names in the record: nothing where there is one stack only. */
+export type Side = '' | 'encoder.' | 'decoder.'
+
+export const isTwoStacks = (spec: Spec | TwoStacks | undefined): spec is TwoStacks => Boolean(spec && 'decoder' in spec)
+
+/** One stack of a record, and what it read. */
+export function sideOf({ spec, tokens, pieces, source, source_pieces }: RecordHeader, side: Side): { spec: Spec; tokens: number[]; pieces: Piece[] } {
+  if (!isTwoStacks(spec)) return { spec, tokens, pieces: pieces ?? [] }
+  const { head, context } = spec
+  if (side === 'encoder.') return { spec: { stem: spec.source, stack: spec.encoder, head, context }, tokens: source ?? [], pieces: source_pieces ?? [] }
+  return { spec: { stem: spec.target, stack: spec.decoder, head, context }, tokens, pieces: pieces ?? [] }
 }
 
 /** A tensor as the file has it. */

@@ -9,7 +9,7 @@ class Desk {
   stages = $derived(this.second ? [this.first, this.second] : [this.first])
   /** The first position at which the two texts differ; null: nowhere, or there is one text only. */
   partsAt = $derived.by(() => {
-    const [ours, theirs] = [this.first, this.second].map((stage) => stage?.session.run?.header.tokens)
+    const [ours, theirs] = [this.first, this.second].map((stage) => stage?.session.run?.tokens)
     if (!ours || !theirs) return null
     const at = ours.findIndex((id, t) => id !== theirs[t])
     if (at >= 0) return at

@@ -22,7 +22,7 @@ export function pictureOf(run: Recording): Picture | null {
 
 function made(run: Recording): Picture | null {
   const tensor = run.held('image')
-  const { patch, extra_tokens: first } = run.header.spec.stem
+  const { patch, extra_tokens: first } = run.spec.stem
   if (!tensor || !patch) return null
   const [channels, side] = tensor.shape
   const { scale, mean, std } = run.header.settings?.image ?? { scale: 1 / 255, mean: [], std: [] }

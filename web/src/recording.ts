@@ -1,6 +1,6 @@
 // A recorded run as its file has it: what the drawing is painted from. run.ts adds what is asked of a server.
 
-import { parse, type BlockSpec, type Piece, type RecordHeader, type Tensor } from './cutawayfile'
+import { isTwoStacks, parse, sideOf, type BlockSpec, type Piece, type RecordFile, type RecordHeader, type Side, type Spec, type Tensor } from './cutawayfile'
 import type { At } from './server'
 import type { Stretch } from './slices.svelte'
 
@@ -9,31 +9,55 @@ export const chunk = 32
 /** How many of its last rows come along with the run itself, as the answer's size allows. */
 export const tails = [64, 1]
 
-/** What a model does: continue a text, fill what is masked in one, tell its class, or that of a picture (model/spec.py). */
-export type Task = 'continue' | 'fill' | 'classify' | 'see'
+/**
+ * What a model does: continue a text, fill what is masked in one, tell its class, or that of a picture; write a text
+ * after another, or what is said in a sound (model/spec.py).
+ */
+export type Task = 'continue' | 'fill' | 'classify' | 'see' | 'rewrite' | 'transcribe'
 
 export class Recording {
   readonly header: RecordHeader
+  /** The stem and the stack this is drawn of; the head is the model's. */
+  readonly spec: Spec
   readonly task: Task
   /** Its logits are of classes, of the whole text or picture; else of tokens, at every token. */
   readonly classes: boolean
   readonly pieces: Piece[]
   readonly blocks: BlockSpec[]
   readonly length: number
-  readonly file: ReturnType<typeof parse>
+  readonly tokens: number[]
+  readonly file: RecordFile
+  /** What leaves the stream in a block and joins it again, one after the other. */
+  readonly branches: readonly ('attention' | 'cross' | 'mlp')[]
 
-  constructor(bytes: ArrayBuffer) {
-    this.file = parse(bytes)
+  readonly side: Side
+
+  /** `side`: which of two stacks this is drawn of; the one that writes, unless told otherwise. */
+  constructor(from: ArrayBuffer | RecordFile, side?: Side) {
+    this.file = from instanceof ArrayBuffer ? parse(from) : from
     this.header = this.file.header
-    this.length = this.header.tokens.length || (this.header.pieces?.length ?? 0)
-    const { stem, stack, head } = this.header.spec
-    this.blocks = stack.blocks
-    this.classes = Boolean(head?.pool)
-    if (this.classes) this.task = stem.patch ? 'see' : 'classify'
+    this.side = side ?? (isTwoStacks(this.header.spec) ? 'decoder.' : '')
+    const { spec, tokens, pieces } = sideOf(this.header, this.side)
+    ;[this.spec, this.tokens] = [spec, tokens]
+    this.length = tokens.length || pieces.length
+    this.blocks = spec.stack.blocks
+    this.branches = this.blocks[0].cross ? ['attention', 'cross', 'mlp'] : ['attention', 'mlp']
+    this.classes = Boolean(spec.head?.pool)
+    if (isTwoStacks(this.header.spec)) this.task = this.header.spec.source.bins ? 'transcribe' : 'rewrite'
+    else if (this.classes) this.task = spec.stem.patch ? 'see' : 'classify'
     else this.task = this.blocks[0].attn.causal ? 'continue' : 'fill'
-    this.pieces = this.header.pieces?.length
-      ? this.header.pieces
-      : this.header.tokens.map((id) => ({ id, text: `#${id}` }))
+    this.pieces = pieces.length ? pieces : tokens.map((id) => ({ id, text: `#${id}` }))
+  }
+
+  /** What stands before the record's names of a block's parts, such as attn.pattern. */
+  block(layer: number): string {
+    return `${this.side}blocks.${layer}`
+  }
+
+  /** The weights of the stem or the stack, as the record names them. */
+  weights(of: 'stem' | 'stack'): string {
+    const part = this.side === '' ? of : { 'encoder.': { stem: 'source', stack: 'encoder' }, 'decoder.': { stem: 'target', stack: 'decoder' } }[this.side][of]
+    return `weights.${part}`
   }
 
   /** What did not come along with the run; null where there is nobody to ask. `rows`: of use while those are in sight. */
@@ -101,23 +125,39 @@ export class Recording {
 
   /** (T) of one head: what token `to` reads from each. */
   reads(layer: number, head: number, to: number): Float32Array | null | undefined {
-    return this.line(`blocks.${layer}.attn.pattern`, to, head)
+    return this.line(`${this.block(layer)}.attn.pattern`, to, head)
+  }
+
+  /** (S): what token `to` reads of what the encoder made, the mean over heads. */
+  crossing(layer: number, to: number): Float32Array | null | undefined {
+    return this.line(`${this.block(layer)}.cross.mean`, to)
   }
 
   /** (F): what enters the down projection at one token. */
   hidden(layer: number, token: number): Float32Array | null | undefined {
-    return this.line(`blocks.${layer}.mlp.hidden`, token)
+    return this.line(`${this.block(layer)}.mlp.hidden`, token)
   }
 
-  /** Norm of token `t`'s residual stream before block 0, after its attention, after its MLP, ... : place 0 to 2L. */
+  /** The place of the river before a block, or with `branch` after as many of its branches. */
+  place(layer: number, branch = 0): number {
+    return layer * this.branches.length + branch
+  }
+
+  /** The last place of the river: after all blocks. */
+  get mouth(): number {
+    return this.place(this.blocks.length)
+  }
+
+  /** Norm of token `t`'s residual stream at a place: before block 0, after its attention, after its MLP, ... */
   norm(place: number, t: number): number {
-    const river = this.held('river')
+    const river = this.held(`${this.side}river`)
     return river ? river.data[place * this.length + t] : NaN
   }
 
-  /** What stands between the last block and the unembedding: a norm, a layer of the head, or nothing. */
-  get ending(): 'norm' | 'layer' | 'plain' {
-    const { stack, head } = this.header.spec
+  /** What stands after the last block: a norm, a layer of the head, or nothing before the unembedding; or what reads it. */
+  get ending(): 'norm' | 'layer' | 'plain' | 'read' {
+    const { stack, head } = this.spec
+    if (this.side === 'encoder.') return 'read'
     return stack.final_norm ? 'norm' : head.transform ? 'layer' : 'plain'
   }
 
@@ -126,9 +166,14 @@ export class Recording {
     return this.header.settings?.masks ?? []
   }
 
+  /** Tokens are appended to the text: the head reads the last one. */
+  get writes(): boolean {
+    return this.task === 'continue' || this.side === 'decoder.'
+  }
+
   /** The token the head reads: the last one; the first mask; of a classifier the first, or the last. */
   get home(): number {
-    if (this.task === 'continue' || this.header.spec.head?.pool === 'last') return this.length - 1
+    if (this.writes || this.spec.head?.pool === 'last') return this.length - 1
     if (this.classes) return 0
     const words = [...this.pieces.keys()].filter((token) => !this.pieces[token].special)
     return this.masks[0] ?? words.at(-1) ?? 0
@@ -137,7 +182,7 @@ export class Recording {
   /** Logits of the whole vocabulary at the token that is read, or of the classes. */
   logits(token = this.home): Float32Array | null {
     if (this.classes) return this.held('logits')?.data ?? null
-    if (this.task === 'continue') return this.held('logits.last')?.data ?? null
+    if (this.writes) return this.held('logits.last')?.data ?? null
     return this.get('logits', token)?.data ?? null
   }
 
@@ -146,7 +191,7 @@ export class Recording {
    * the ends that frame a text, which many heads use as a place to rest. A choice of view only.
    */
   tellingHead(layer: number, token: number): number {
-    const patterns = this.held(`blocks.${layer}.attn.pattern`)
+    const patterns = this.held(`${this.block(layer)}.attn.pattern`)
     if (!patterns) return 0
     const [heads, length] = patterns.shape
     let best = 0

@@ -2,7 +2,7 @@
 
 import { SvelteMap } from 'svelte/reactivity'
 import type { At, Explanation } from './server'
-import type { Entry, Tensor } from './cutawayfile'
+import type { Entry, RecordFile, Tensor } from './cutawayfile'
 import { Recording } from './recording'
 import { Slices, type Stretch } from './slices.svelte'
 
@@ -19,20 +19,27 @@ export interface Source {
 export class Run extends Recording {
   /** Sentences a reader should know, such as a text cut to the context. */
   readonly notes: string[]
-  private readonly asked = new Set<string>()
+  private readonly asked: Set<string>
   private readonly slices: Slices | null
   /** What has been explained so far; goes along with a file that is taken away. */
-  readonly explanations = new SvelteMap<string, Explanation | null>()
+  readonly explanations: SvelteMap<string, Explanation | null>
+  /** What an encoder made of what it read, where this is the decoder behind it. */
+  readonly read: Run | null
 
+  /** `of`: the decoder's, where this is what its encoder read. */
   constructor(
-    bytes: ArrayBuffer,
+    from: ArrayBuffer | RecordFile,
     readonly origin: 'stored' | 'live',
     readonly source: Source | null,
+    of: Run | null = null,
   ) {
-    super(bytes)
+    super(from, of ? 'encoder.' : undefined)
     this.slices = source && new Slices((name, at, signal) => source.tensor(name, at, signal))
     this.notes = this.header.settings?.notes ?? []
-    for (const [cell, known] of Object.entries(this.header.explanations ?? {})) this.explanations.set(cell, known as Explanation)
+    this.asked = of?.asked ?? new Set()
+    this.explanations = of?.explanations ?? new SvelteMap()
+    if (!of) for (const [cell, known] of Object.entries(this.header.explanations ?? {})) this.explanations.set(cell, known as Explanation)
+    this.read = this.side === 'decoder.' ? new Run(this.file, origin, source, this) : null
   }
 
   protected override ask(name: string, at: At, rows: Stretch | null = null): Tensor | null | undefined {
@@ -41,7 +48,8 @@ export class Run extends Recording {
 
   /** What was asked for since and arrived, to go along with a file that is taken away. */
   gathered(): [string, Entry][] {
-    return [...(this.slices?.arrived ?? [])].flatMap(([name, tensor]) => {
+    const arrived = [...(this.slices?.arrived ?? []), ...(this.read?.slices?.arrived ?? [])]
+    return arrived.flatMap(([name, tensor]) => {
       if (!tensor) return []
       const { buffer, byteOffset, byteLength } = tensor.data
       return [[name, { dtype: 'F32', shape: tensor.shape, bytes: new Uint8Array(buffer, byteOffset, byteLength) }]]

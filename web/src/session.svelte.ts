@@ -16,7 +16,9 @@ interface Trouble {
   fix: string
 }
 
-type Input = { text: string } | { tokens: number[] } | { image: string }
+type Input = { text: string } | { tokens: number[] } | { image: string } | Told
+/** What an encoder reads, and the tokens that the decoder behind it has written. */
+type Told = { text: string; target: number[] }
 /** Carries a token across the page; resolves when it has arrived. */
 type Travel = (token: { id: number; text: string }) => Promise<void>
 
@@ -32,6 +34,17 @@ const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, m
 // Everything the drawing shows comes along while it is small. Of a long text only the last rows do; the others, and a
 // head's pattern, are asked for when they are looked at (run.ts).
 const mostNumbers = 1_000_000
+
+/** What is looked at of what an encoder read: the token followed there is another one. */
+export class Read {
+  followed = $state<number | null>(null)
+
+  constructor(private readonly session: Session) {}
+
+  get run(): Run | null {
+    return this.session.run?.read ?? null
+  }
+}
 
 export class Session {
   run = $state.raw<Run | null>(null)
@@ -58,9 +71,13 @@ export class Session {
   playing = $state(false)
   pace = $state<keyof typeof paces>('steady')
   task = $derived(this.run?.task ?? 'continue')
+  /** Tokens are appended to what the model has written. */
+  writes = $derived(this.run?.writes ?? true)
+  /** What is asked of the vector that opens: for the next token, for a masked one, for a class. */
+  question = $derived(this.task === 'rewrite' || this.task === 'transcribe' ? 'continue' : this.task)
   /** The model wrote its end-of-text token. */
-  ended = $derived(this.task === 'continue' && this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
-  full = $derived(this.task === 'continue' && this.run !== null && this.run.length >= this.run.header.spec.context)
+  ended = $derived(this.writes && this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
+  full = $derived(this.writes && this.run !== null && this.run.length >= this.run.spec.context)
 
   /** The token the reader follows; null: the one the head reads. */
   followed = $state<number | null>(null)
@@ -74,7 +91,7 @@ export class Session {
   private logits = $derived(this.run?.logits(this.place) ?? null)
   /** The distribution over tokens as the settings make it, step by step; null for classes: nothing is drawn of them. */
   trace = $derived.by(() =>
-    this.logits && !this.run!.classes ? trace(this.logits, this.run!.header.tokens, this.settings) : null,
+    this.logits && !this.run!.classes ? trace(this.logits, this.run!.tokens, this.settings) : null,
   )
   /** Every token or class by its logit, and the model's own probability of each. */
   standing = $derived(this.logits && rank(this.logits, this.run!.header.settings?.exclusive))
@@ -148,7 +165,7 @@ export class Session {
     this.run = new Run(bytes, 'stored', null)
     this.firstText = this.run.header.text ?? usualText
     if (!asked && this.text === usualText) this.text = this.typed = this.firstText
-    this.branches.begin(this.run.header.text ?? '', this.run.header.tokens, null)
+    this.branches.begin(this.run.header.text ?? '', this.run.tokens, null)
     this.onnewtext()
   }
 
@@ -161,7 +178,7 @@ export class Session {
     this.vocabulary = vocabulary
     this.run = run
     if (run.task !== 'see') this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
-    this.branches.begin(this.text, run.header.tokens, null)
+    this.branches.begin(this.text, run.tokens, null)
     this.onnewtext()
   }
 
@@ -286,7 +303,7 @@ export class Session {
     const here = branches.here!
     const label = this.label(id)
     const odds = { probability: trace!.probabilities[id], plain: this.standing!.plain[id] }
-    const tokens = [...this.run!.header.tokens]
+    const tokens = [...this.run!.tokens]
     const place = this.task === 'fill' ? this.place : null
     tokens[place ?? tokens.length] = id
     const text = place === null ? null : filled(this.text, this.run!, place, label)
@@ -295,7 +312,13 @@ export class Session {
       if (place !== null) this.followed = null // the next mask is at hand
       if (text !== null) this.text = text
     }
-    return this.send({ tokens }, arrived, travel?.({ id, text: label }))
+    return this.send(this.input(here, tokens), arrived, travel?.({ id, text: label }))
+  }
+
+  /** What is sent for these tokens to be run; where a decoder wrote them, with the text that its encoder reads. */
+  private input(place: Place, tokens: number[]): Input {
+    const { text, tokens: begun } = typedOf(place)
+    return this.asks === 'rewrite' ? { text, target: tokens.slice(begun.length) } : { tokens }
   }
 
   /** Back to a text that stood here before: its very tokens are run again, on the model that read them. */
@@ -306,7 +329,7 @@ export class Session {
     if (model !== null && link.models.some((entry) => entry.id === model)) this.model = model
     this.typed = text
     if (!(place instanceof TokenNode)) return this.type(text)
-    await this.send({ tokens: tokensOf(place) }, () => {
+    await this.send(this.input(place, tokensOf(place)), () => {
       this.branches.here = place
       if (this.task === 'fill') this.followed = null
     })
@@ -332,15 +355,18 @@ export class Session {
     const { layers, width, heads, vocabulary, task } = link.models.find((entry) => entry.id === this.model)!
     const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
     const last = tails.find((count) => rows(count) <= mostNumbers) ?? 1
+    const side = task === 'rewrite' ? '*coder.' : ''
     const wants: server.Want[] = [
-      { name: 'river', at: null },
-      ...(task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
+      { name: `${side}river`, at: null },
+      ...(side || task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
       ...(task === 'see' ? [{ name: 'image', at: null }] : []),
       ...(task === 'classify' || task === 'see' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
-      { name: 'embed', at: width * length > mostNumbers ? `-${tails[0]}:` : null },
-      { name: 'blocks.*.mlp.hidden', at: rows(length) > mostNumbers ? `-${last}:` : null },
+      { name: `${side}embed`, at: width * length > mostNumbers ? `-${tails[0]}:` : null },
+      { name: `${side}blocks.*.mlp.hidden`, at: rows(length) > mostNumbers ? `-${last}:` : null },
     ]
-    if (layers * heads * length * length <= mostNumbers) wants.push({ name: 'blocks.*.attn.pattern', at: null })
+    if (side) wants.push({ name: 'decoder.blocks.*.cross.mean', at: null })
+    if (layers * heads * length * length <= mostNumbers)
+      for (const kind of side ? ['attn', 'cross'] : ['attn']) wants.push({ name: `${kind === 'cross' ? 'decoder.' : side}blocks.*.${kind}.pattern`, at: null })
     return wants
   }
 
@@ -376,8 +402,8 @@ export class Session {
         explain: (cell) => server.explain(record, cell),
       })
       this.trouble = null
-      if ('text' in input) {
-        this.branches.begin(input.text, this.run.header.tokens, model)
+      if ('text' in input && !('target' in input)) {
+        this.branches.begin(input.text, this.run.tokens, model)
         this.onnewtext()
       } else if ('image' in input) {
         this.branches.begin('', [], model)

@@ -2,21 +2,38 @@
 // context, so that two drawings can stand side by side.
 
 import { getContext, setContext } from 'svelte'
-import { Session } from './session.svelte'
+import type { Run } from './run'
+import { Read, Session } from './session.svelte'
 import { View } from './view.svelte'
 
 export class Stage {
-  readonly session = new Session()
+  readonly session: Session
   readonly view: View
+  /** The river of what an encoder read, above that of the decoder behind it. */
+  readonly read: Stage | null
   /** The element that holds the drawing. */
   root: HTMLElement | undefined
 
+  /** `of`: the stage of the decoder, where this one is of what its encoder read. */
   constructor(
     /** Tells its elements from those of the other drawing. */
     readonly id: number,
+    readonly of: Stage | null = null,
   ) {
-    this.view = new View(this.session)
-    this.session.onnewtext = () => this.view.look()
+    this.session = of?.session ?? new Session()
+    this.view = new View(of ? new Read(this.session) : this.session)
+    this.read = of ? null : new Stage(id, this)
+    if (!of) this.session.onnewtext = () => this.look()
+  }
+
+  /** The run whose river is drawn. */
+  get run(): Run | null {
+    return this.of ? (this.session.run?.read ?? null) : this.session.run
+  }
+
+  private look(): void {
+    this.view.look()
+    this.read!.view.look()
   }
 
   /** Closes what is open; the focus goes back to where it was opened. */
@@ -27,7 +44,8 @@ export class Stage {
 
   /** An element of this drawing. */
   find(selector: string): HTMLElement | null {
-    return this.root?.querySelector<HTMLElement>(selector) ?? null
+    const found = [...(this.root?.querySelectorAll<HTMLElement>(selector) ?? [])]
+    return found.find((element) => !this.read?.root?.contains(element)) ?? null
   }
 }
 

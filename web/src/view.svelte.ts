@@ -1,16 +1,18 @@
 // What the reader looks at: the chosen token, the head shown in each block, what is open, the number being explained.
 
-import type { Session } from './session.svelte'
+import type { Run } from './run'
 
 /** A place of the drawing that opens: a block by its number, the embedding, or what comes after the last block. */
 export type Stop = number | 'embedding' | 'end'
 
 /** The stop at which a number of the record is made. */
 function stopOf(cell: string): Stop {
-  const block = /^blocks\.(\d+)\./.exec(cell)
+  const block = /^(?:encoder\.|decoder\.)?blocks\.(\d+)\./.exec(cell)
   if (block) return Number(block[1])
-  return /^(embed|pos)\b/.test(cell) ? 'embedding' : 'end'
+  return /^(encoder\.|decoder\.)?(embed|pos)\b/.test(cell) ? 'embedding' : 'end'
 }
+
+const headKey = (layer: number, kind: 'attn' | 'cross') => `${kind === 'cross' ? 'x' : ''}${layer}`
 
 export class View {
   opened = $state<Stop | null>(null)
@@ -19,25 +21,25 @@ export class View {
   /** The token of which is shown what the model expected in its place, and the box beside which to show it. */
   predicted = $state.raw<{ token: number; beside: DOMRect } | null>(null)
   private soon: ReturnType<typeof setTimeout> | undefined
-  private picked = $state<{ [layer: number]: number }>({})
+  private picked = $state<{ [of: string]: number }>({})
   private suggested = $state.raw<number[]>([])
 
-  constructor(private readonly session: Session) {}
+  constructor(private readonly looked: { readonly run: Run | null; followed: number | null }) {}
 
   /** The token that is followed through the drawing: the one the head reads, until another is chosen. */
   get chosen(): number {
-    const { run, followed } = this.session
+    const { run, followed } = this.looked
     if (!run) return 0
     return followed === null ? run.home : Math.min(followed, run.length - 1)
   }
 
-  head(layer: number): number {
-    const heads = this.session.run?.blocks[layer]?.attn.heads ?? 1
-    return Math.min(this.picked[layer] ?? this.suggested[layer] ?? 0, heads - 1)
+  head(layer: number, kind: 'attn' | 'cross' = 'attn'): number {
+    const heads = this.looked.run?.blocks[layer]?.[kind]?.heads ?? 1
+    return Math.min(this.picked[headKey(layer, kind)] ?? (kind === 'attn' ? this.suggested[layer] : null) ?? 0, heads - 1)
   }
 
-  pickHead(layer: number, head: number): void {
-    this.picked[layer] = head
+  pickHead(layer: number, head: number, kind: 'attn' | 'cross' = 'attn'): void {
+    this.picked[headKey(layer, kind)] = head
   }
 
   /**
@@ -51,22 +53,22 @@ export class View {
     else if (next || this.predicted) this.soon = setTimeout(() => (this.predicted = next), next ? 150 : 60)
   }
 
-  /** The heads the reader chose, by block. */
-  get pickedHeads(): Readonly<{ [layer: number]: number }> {
+  /** The heads the reader chose, by block; those of cross-attention have an x in front. */
+  get pickedHeads(): Readonly<{ [of: string]: number }> {
     return this.picked
   }
 
   follow(token: number): void {
-    this.session.followed = token === this.session.run?.home ? null : token
+    this.looked.followed = token === this.looked.run?.home ? null : token
   }
 
   followHome(): void {
-    this.session.followed = null
+    this.looked.followed = null
   }
 
   /** Looks at a new text afresh; while tokens are drawn the heads stay. */
   look(): void {
-    const run = this.session.run
+    const { run } = this.looked
     if (!run) return
     this.trail = []
     this.followHome()

@@ -114,6 +114,7 @@ describe('the weave', () => {
     head: 0,
     rows,
     chosen: 2,
+    from: null,
     lit: null,
     scale: 1,
   }
@@ -147,27 +148,33 @@ describe('the weave', () => {
   })
 
   it.each([110, 180, 320])('keeps the parts of a block apart at %i pixels', (width) => {
-    const { attention, firstSum, mlp, secondSum } = blockShape(width)
-    const places = [0, ...attention, firstSum!, ...mlp, secondSum, width]
-    expect(places).toEqual([...places].sort((a, b) => a - b))
+    const cross = view.run.blocks[0].attn
+    for (const block of [{ parallel: false }, { parallel: false, cross }]) {
+      const { chain } = blockShape(width, block)
+      const places = [0, ...chain.flatMap(({ plate, sum }) => [...plate, sum]), width]
+      expect(chain).toHaveLength(block.cross ? 3 : 2)
+      expect(places).toEqual([...places].sort((a, b) => a - b))
+    }
   })
 
   it.each([110, 320])('gives a parallel block one sum, and two plates that read the same at %i pixels', (width) => {
-    const { attention, firstSum, mlp, secondSum } = blockShape(width, true)
-    expect(firstSum).toBeNull()
+    const { attention, mlp, chain } = blockShape(width, { parallel: true })
+    expect(chain).toHaveLength(1)
+    expect(chain[0].plate).toEqual([attention[0], mlp[1]])
     expect(mlp[0]).toBe(attention[1])
-    expect(secondSum).toBeGreaterThan(mlp[1])
-    expect(secondSum).toBeLessThan(width)
+    expect(chain[0].sum).toBeGreaterThan(mlp[1])
+    expect(chain[0].sum).toBeLessThan(width)
   })
 
   it('marks a norm where the block has one', () => {
-    const shape = blockShape(200)
+    const shape = blockShape(200, { parallel: false })
+    const [first, second] = shape.chain.map(({ sum }) => sum)
     const near = (x: number) => expect.closeTo(x, -1)
     expect(normTicks(shape, ['pre'])).toEqual([near(shape.attention[0]), near(shape.mlp[0])])
     expect(normTicks(shape, ['post'])).toEqual([near(shape.attention[1]), near(shape.mlp[1])])
-    expect(normTicks(shape, ['stream'])[0]).toBeGreaterThan(shape.firstSum!) // after each sum, on the stream itself
-    expect(normTicks(shape, ['stream'])[1]).toBeGreaterThan(shape.secondSum)
-    expect(normTicks(blockShape(200, true), ['pre'])).toHaveLength(1) // both halves read one stream, normed once or twice
+    expect(normTicks(shape, ['stream'])[0]).toBeGreaterThan(first) // after each sum, on the stream itself
+    expect(normTicks(shape, ['stream'])[1]).toBeGreaterThan(second)
+    expect(normTicks(blockShape(200, { parallel: true }), ['pre'])).toHaveLength(1) // both halves read one stream, normed once or twice
   })
 
   it('knows which cells the mask hides', () => {

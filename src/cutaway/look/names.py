@@ -103,6 +103,13 @@ def _crossing(name: str, axes: Axes) -> Axes:
     return _timed(axes, "S" if name in ("k", "v", "k_rot") else "T", "S")
 
 
+def rivers(machine: spec.Spec) -> dict[str, Axes]:
+    """How long the stream is at every stop: of the one stack, or of either side."""
+    if isinstance(machine, spec.Transformer):
+        return {"river": ("stop", "T")}
+    return {"encoder.river": ("stop", "S"), "decoder.river": ("stop", "T")}
+
+
 def views(machine: spec.Spec) -> dict[str, Axes]:
     """What is read off a run of tokens or of an image on request and never stored by one: name -> axes."""
     if isinstance(machine, spec.Seq2Seq):
@@ -123,7 +130,7 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
 
 def _read_off(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str, unembedded: bool) -> dict[str, Axes]:
     """Those of one stack; ``unembedded``: what its neurons add goes straight to the logits."""
-    found: dict[str, Axes] = {} if prefix else {"alike": ("stop", "T", "T")}
+    found: dict[str, Axes] = {f"{prefix}alike": ("stop", time, time)}
     for i, block in enumerate(() if isinstance(stem, spec.Mel) else stack.blocks):
         attn, mlp = f"{prefix}blocks.{i}.attn", f"{prefix}blocks.{i}.mlp"
         if isinstance(stem, spec.Tokens):  # what a head does is told by the tokens it reads
@@ -163,7 +170,8 @@ def stack_of(machine: spec.Spec, name: str) -> spec.Stack:
 
 
 def stops(stack: spec.Stack) -> list[str]:
-    """Where a river is measured: before and after each attention, and at the end."""
+    """Where a river is measured: before and after each attention (of a decoder that reads an encoder: after each of
+    the two), and at the end."""
     found = []
     for i, block in enumerate(stack.blocks):
         found += [f"blocks.{i}.resid_pre", f"blocks.{i}.resid_mid"]

@@ -83,7 +83,7 @@ class Record:
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._axes = naming.names(self.spec) | {"river": ("stop", "T")}
+        self._axes = naming.names(self.spec) | naming.rivers(self.spec)
         if naming.every_token(self.spec):
             self._axes |= {"logits.last": ("V",), "logits.top.values": ("T", "top"), "logits.top.ids": ("T", "top")}
             self._axes["logits.rest"] = ("T",)
@@ -143,7 +143,7 @@ class Record:
             return made[0] * made[1] * full[2]
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
             return max(size, keys * keys)  # one head at a time
-        if plain == "alike":
+        if kind == "alike":
             return size
         if plain.startswith("lens."):
             return made[0] * full[1] * naming.head_of(self.spec).size
@@ -278,8 +278,8 @@ class Record:
         if name == "logits" or name.startswith("logits."):
             read = self._unembedded
             return [f"{self._decoder}final" if read == "final" else read, *_weights(self._head_weights())]
-        if name in ("river", "alike"):
-            return self.stops()
+        if kind in ("river", "alike"):
+            return self.stops(place)
         if kind in ("kinds", "even", "mean", "max", "coarse"):
             return [f"{place}.pattern"]
         if kind == "strength":
@@ -334,10 +334,10 @@ class Record:
             return self._normed(place)
         if kind in ("resid_post", "resid_pre"):
             return self.tensors[self._sources(name)[0]]
-        if name == "river":
-            return torch.stack([self[stop].float().norm(dim=-1) for stop in self.stops()])
-        if name == "alike":
-            return torch.stack([self._alike(stop, part[1]) for stop in self.stops()[part[0]]])
+        if kind == "river":
+            return torch.stack([self[stop].float().norm(dim=-1) for stop in self.stops(place)])
+        if kind == "alike":
+            return torch.stack([self._alike(stop, part[1]) for stop in self.stops(place)[part[0]]])
         if kind == "kinds":
             ids, readable = self._readable(place)
             return torch.stack([heads.kinds(p, ids, readable) for _, p in self._patterns(place, *part)])
@@ -558,9 +558,11 @@ class Record:
             found += [] if head.transform[1] is None else _parts_of(head.transform[1], "head.norm")
         return found
 
-    def stops(self) -> list[str]:
-        """Where the river is measured: before and after each attention, and at the end."""
-        return [f"{self._decoder}{stop}" for stop in naming.stops(self._stack(self._decoder))]
+    def stops(self, side: str = "") -> list[str]:
+        """Where the river is measured: before and after each attention, and at the end. ``side``: "encoder" or
+        "decoder" of a run that has both; unsaid, the one that makes the logits."""
+        at = f"{side}." if side else self._decoder
+        return [f"{at}{stop}" for stop in naming.stops(self._stack(at))]
 
     # ------------------------------------------------------------------ saving
 

@@ -81,9 +81,7 @@ class Live:
         want = [{"name": want.name, "at": want.at} for want in asked.want]
         answer, body = await _while_listening(
             request,
-            self.supervisor.ask(
-                "run", loaded=model, model=model, text=asked.text, tokens=asked.tokens, image=asked.image, want=want
-            ),
+            self.supervisor.ask("run", loaded=model, model=model, given=asked.given, want=want),
         )
         return _bytes(body, {"X-Record": answer["record"]})
 

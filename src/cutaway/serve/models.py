@@ -212,31 +212,35 @@ class Models:
         check: Check,
         *,
         model: str,
-        text: str | None,
-        tokens: list[int] | None,
-        image: str | None,
+        given: dict[str, Any],
         want: list[dict[str, Any]],
     ) -> Answer:
-        """One run; the answer is a .cutaway file of what is wanted, the record stays for slices."""
+        """One run of what is ``given`` (``strict.Run``); the answer is a .cutaway file of what is wanted, the record
+        stays for slices."""
         if model not in self._models:
             raise NotFound(f"{model} is not loaded.", "Ask again.")
         self._models.move_to_end(model)
         its = self._models[model]
-        if image is not None:
-            self._refuse_record(its, its.context)
-            with self._stoppable(check):
-                record = its.run(image=base64.b64decode(image))
-            check()
-            return {"record": self._keep(record)}, self._answer(record, want)
-        ids = its.tokens(text) if text is not None else tokens or []
-        ids, notes = self._fit(its, ids)
         with self._stoppable(check):
-            record = its.run(tokens=ids)
-        record.text = text if text is not None else its.text(ids) if its.tokenizer else None
-        record.settings |= {"notes": notes} if notes else {}
+            record = self._recorded(its, given)
         check()
         body = self._answer(record, want)
         return {"record": self._keep(record)}, body
+
+    def _recorded(self, model: Model, given: dict[str, Any]) -> Record:
+        target = given.get("target")
+        for kind in ("image", "sound"):
+            if kind in given:
+                self._refuse_record(model, model.context)
+                return model.run(**{kind: base64.b64decode(given[kind])}, target=target)
+        text = given.get("text")
+        ids = model.tokens(text) if text is not None else given["tokens"]
+        ids, notes = model.fit(ids, most=self._limits.tokens)
+        self._refuse_record(model, len(ids) + len(target or ()))
+        record = model.run(tokens=ids, target=target)
+        record.text = text if text is not None else model.text(ids) if model.tokenizer else None
+        record.settings |= {"notes": notes + record.settings.get("notes", [])} if notes else {}
+        return record
 
     def tensor(self, check: Check, *, record: str, name: str, at: str | None) -> Answer:
         """One tensor of a kept record, or what an index takes of it, as little-endian float32."""
@@ -295,23 +299,18 @@ class Models:
                 if spec.classifies(one.spec):
                     texts = label_names(read_config(one.folder), len(ids))
                 else:
-                    texts = [piece.text for piece in Tokenizer.open(one.folder).pieces(ids)]
+                    texts = [piece.text for piece in Tokenizer.open(one.folder).target.pieces(ids)]
             except NotFound:
                 texts = [f"⟨{id}⟩" for id in ids]
             self._spelt[model] = json.dumps(texts, ensure_ascii=False).encode()
         return {}, self._spelt[model]
 
-    def _fit(self, model: Model, ids: list[int]) -> tuple[list[int], list[str]]:
-        """The end of too long a text, with a sentence that says so; refused when its record would be too large."""
-        ids, notes = model.fit(ids, most=self._limits.tokens)
-        self._refuse_record(model, len(ids))
-        return ids, notes
-
     def _refuse_record(self, model: Model, length: int) -> None:
+        """Raises TooLarge for a run over so many tokens."""
         from ..look.record import stored_bytes
 
         width = next(model.machine.parameters()).element_size()
-        if (size := stored_bytes(model.spec, length, width)) > self._limits.record_bytes:
+        if (size := stored_bytes(model.spec, length, width, source=length)) > self._limits.record_bytes:
             limit = self._limits.record_bytes // MiB
             raise TooLarge(
                 f"A record of this run takes {size // MiB:,} MiB; at most {limit:,} are made.", "Shorten it."
@@ -351,6 +350,10 @@ class Models:
 
 def _first_run(model: Model) -> Record:
     """The smallest there is."""
+    if isinstance(model.spec.stem, spec.Mel):
+        import numpy as np
+
+        return model.run(sound=np.zeros(1600, np.float32))
     if not isinstance(stem := model.spec.stem, spec.Patches):
         return model.run(tokens=[0])
     from PIL import Image

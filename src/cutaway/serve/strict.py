@@ -28,12 +28,11 @@ class Want:
 
 @dataclass(frozen=True)
 class Run:
-    """The body of ``POST /api/run``; exactly one of ``text``, ``tokens`` and ``image`` (base64) is not None."""
+    """The body of ``POST /api/run``. ``given``: one of ``text``, ``tokens``, ``image`` and ``sound`` (base64), and
+    perhaps the ``target``, token ids, that a decoder has written after it."""
 
     model: str
-    text: str | None
-    tokens: list[int] | None
-    image: str | None
+    given: dict[str, Any]
     want: list[Want]
 
 
@@ -54,18 +53,19 @@ def parse(body: bytes) -> Any:
 def run(body: bytes, limits: Limits) -> Run:
     """The checked body of ``POST /api/run``. Raises a 400, or a 413 naming the limit that was passed."""
     value = parse(body)
-    inputs = {"text", "tokens", "image"}
-    _keys(value, "the request", required={"model"}, optional={*inputs, "want"})
+    inputs = {"text", "tokens", "image", "sound"}
+    _keys(value, "the request", required={"model"}, optional={*inputs, "target", "want"})
     if len(inputs & value.keys()) != 1:
-        raise _bad('it needs one of "text", "tokens" and "image"')
-    text = _text(value["text"], '"text"') if "text" in value else None
-    if text is not None and len(text) > limits.text_characters:
-        raise Problem(
-            413, f"The text has {len(text):,} characters; at most {limits.text_characters:,} are read.", "Shorten it."
-        )
-    tokens = _tokens(value["tokens"], limits) if "tokens" in value else None
-    image = _base64(value["image"], '"image"') if "image" in value else None
-    return Run(_text(value["model"], '"model"'), text, tokens, image, _wants(value.get("want", []), limits))
+        raise _bad('it needs one of "text", "tokens", "image" and "sound"')
+    given: dict[str, Any] = {}
+    if "text" in value:
+        text = given["text"] = _text(value["text"], '"text"')
+        if len(text) > limits.text_characters:
+            most = f"{limits.text_characters:,}"
+            raise Problem(413, f"The text has {len(text):,} characters; at most {most} are read.", "Shorten it.")
+    given |= {name: _tokens(value[name], f'"{name}"', limits) for name in ("tokens", "target") if name in value}
+    given |= {name: _base64(value[name], f'"{name}"') for name in ("image", "sound") if name in value}
+    return Run(_text(value["model"], '"model"'), given, _wants(value.get("want", []), limits))
 
 
 def model(body: bytes) -> str:
@@ -106,14 +106,14 @@ def _wants(value: object, limits: Limits) -> list[Want]:
     return wants
 
 
-def _tokens(value: object, limits: Limits) -> list[int]:
+def _tokens(value: object, what: str, limits: Limits) -> list[int]:
     if not isinstance(value, list):
-        raise _bad('"tokens" is not a list')
+        raise _bad(f"{what} is not a list")
     if len(value) > limits.tokens:
         raise Problem(413, f"There are {len(value):,} tokens; at most {limits.tokens:,} are run.", "Send fewer.")
     for token in value:
         if type(token) is not int or not 0 <= token < 1 << 31:  # bool is an int to isinstance
-            raise _bad('"tokens" holds something that is not a token id')
+            raise _bad(f"{what} holds something that is not a token id")
     return value
 
 

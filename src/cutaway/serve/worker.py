@@ -54,9 +54,7 @@ class Engine(Protocol):
         check: Check,
         *,
         model: str,
-        text: str | None,
-        tokens: list[int] | None,
-        image: str | None,
+        given: dict[str, Any],
         want: list[dict[str, Any]],
     ) -> tuple[dict[str, Any], bytes]: ...
 

@@ -82,7 +82,7 @@ function paint(bytes: ArrayBuffer): void {
   paintEmbedding(pens[0], boxes[0].width, ink, run, rows, last, scale)
   run.blocks.forEach((_, layer) => {
     const { width, height } = boxes[layer + 1]
-    const view = { run, layer, head: run.tellingHead(layer, last), rows, chosen: last, lit: null, scale }
+    const view = { run, layer, head: run.tellingHead(layer, last), rows, chosen: last, from: null, lit: null, scale }
     paintBlock(pens[layer + 1], width, height, ink, view)
   })
   paintDelta(pens.at(-1)!, boxes.at(-1)!.width, ink, run, rows, last, scale, mouths)

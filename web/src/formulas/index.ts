@@ -4,7 +4,8 @@
 //   norm.rms  norm.layer  norm.none
 //   attention  attn.q  attn.k  attn.v  attn.q_rot  attn.k_rot  attn.q_rot.none  attn.k_rot.none
 //   attn.scores  attn.pattern  attn.z  attn.out
-//   resid_mid  resid_post  block.chain  block.parallel  river
+//   resid_mid  resid_post  resid_cross  resid_post.crossed
+//   block.chain  block.crossed  block.parallel  river
 //   mlp.up  mlp.gate  mlp.hidden.plain  mlp.hidden.gated  mlp.out
 //   act.gelu  act.gelu_tanh  act.relu  act.silu  act.tanh
 //   final  head.up  head.hidden  logits  logits.two
@@ -13,7 +14,7 @@
 // The names in braces in sources.ts are its `values`. For a number of the record `formulasOf(rule, spec, layer)` knows
 // which formulas made it in this model, and their constants.
 
-import type { BlockSpec, NormSpec, Spec } from '../cutawayfile'
+import type { AttentionSpec, BlockSpec, NormSpec, Spec } from '../cutawayfile'
 import type { Values } from './shown'
 import type { FormulaName } from './sources'
 
@@ -26,9 +27,12 @@ export interface Shown {
 /** The formulas by which a rule of src/cutaway/look/explain.py makes its number, with this model's constants. */
 export function formulasOf(rule: string, spec: Spec, layer: number | null): Shown[] {
   const block = spec.stack.blocks[layer ?? 0]
-  const { attn, mlp } = block
+  const { mlp } = block
+  const crossing = rule.startsWith('cross.')
+  const attn = crossing ? block.cross! : block.attn
   const letter = rule.split('.').at(-1)!
-  switch (rule) {
+  const made = rule.replace('cross.', 'attn.') // one attention as the other: only what is read is not the same
+  switch (made) {
     case 'image':
       return [{ name: 'image', values: {} }]
     case 'embed':
@@ -54,42 +58,44 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
     case 'attn.k':
     case 'attn.v': {
       const norm = letter !== 'v' && attn.qk_norm !== null
-      const made: Shown = { name: rule, values: { bias: attn.bias.includes(letter), norm } }
-      return norm ? [made, normed(block.norm)] : [made]
+      const sum: Shown = { name: made, values: { bias: attn.bias.includes(letter), norm } }
+      return norm ? [sum, normed(block.norm)] : [sum]
     }
     case 'attn.q_rot':
     case 'attn.k_rot':
-      if (!attn.rope) return [{ name: `${rule}.none`, values: {} }]
-      return [{ name: rule, values: { turned: attn.rope.width, base: attn.rope.base, scaled: attn.rope.scaling !== null } }]
+      if (!attn.rope) return [{ name: `${made}.none`, values: {} }]
+      return [{ name: made, values: { turned: attn.rope.width, base: attn.rope.base, scaled: attn.rope.scaling !== null } }]
     case 'attn.scores':
-      return [scores(block, spec)]
+      return [scores(attn, spec.stack.relative !== null && !crossing)]
     case 'attn.pattern':
-      return [{ name: rule, values: { causal: attn.causal, window: attn.window } }]
+      return [{ name: made, values: { causal: attn.causal, window: attn.window } }]
     case 'attn.z':
-      return [{ name: rule, values: { shared: sharing(block) } }]
+      return [{ name: made, values: { shared: sharing(attn) } }]
     case 'attn.out':
-      return leaving(block, rule, attn.bias.includes('o'))
+      return leaving(block, made, attn.bias.includes('o'))
     case 'mlp.out':
-      return leaving(block, rule, mlp.bias)
+      return leaving(block, made, mlp.bias)
     case 'resid_mid':
+    case 'resid_cross':
     case 'resid_post': {
       const norm = block.slots.includes('stream')
-      return [{ name: rule, values: { norm } }, ...(norm ? [normed(block.norm)] : [])]
+      const name = made === 'resid_post' && block.cross ? 'resid_post.crossed' : made
+      return [{ name, values: { norm } }, ...(norm ? [normed(block.norm)] : [])]
     }
     case 'mlp.up':
     case 'mlp.gate':
-      return [{ name: rule, values: { bias: mlp.bias } }]
+      return [{ name: made, values: { bias: mlp.bias } }]
     case 'mlp.hidden':
       return [
         { name: mlp.gated ? 'mlp.hidden.gated' : 'mlp.hidden.plain', values: { act: mlp.activation.replace('_tanh', '') } },
         { name: `act.${mlp.activation}` as FormulaName, values: {} },
       ]
     case 'head.up':
-      return [{ name: rule, values: {} }]
+      return [{ name: made, values: {} }]
     case 'head.hidden': {
       const [act, norm] = spec.head.transform!
-      const made: Shown = { name: rule, values: { act: act.replace('_tanh', ''), norm: norm !== null } }
-      return [made, { name: `act.${act}` as FormulaName, values: {} }, ...(norm ? [normed(norm)] : [])]
+      const sum: Shown = { name: made, values: { act: act.replace('_tanh', ''), norm: norm !== null } }
+      return [sum, { name: `act.${act}` as FormulaName, values: {} }, ...(norm ? [normed(norm)] : [])]
     }
     case 'logits':
     case 'logits.last': {
@@ -105,23 +111,23 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
 }
 
 /** How a block's two branches join the stream. */
-export function blockFormula({ parallel, slots }: BlockSpec): Shown {
+export function blockFormula({ parallel, slots, cross }: BlockSpec): Shown {
   const values = Object.fromEntries(slots.map((slot) => [slot, true]))
-  return { name: parallel ? 'block.parallel' : 'block.chain', values }
+  return { name: parallel ? 'block.parallel' : cross ? 'block.crossed' : 'block.chain', values }
 }
 
 export const normed = (norm: NormSpec | null): Shown =>
   norm ? { name: `norm.${norm.kind}`, values: { eps: norm.eps } } : { name: 'norm.none', values: {} }
 
-const scores = (block: BlockSpec, spec: Spec): Shown => ({
+const scores = (attn: AttentionSpec, relative: boolean): Shown => ({
   name: 'attn.scores',
   values: {
-    scale: block.attn.scale,
-    unscaled: block.attn.scale === 1,
-    softcap: block.attn.softcap,
-    relative: spec.stack.relative !== null,
-    shared: sharing(block),
-    turned: block.attn.rope !== null,
+    scale: attn.scale,
+    unscaled: attn.scale === 1,
+    softcap: attn.softcap,
+    relative,
+    shared: sharing(attn),
+    turned: attn.rope !== null,
   },
 })
 
@@ -131,7 +137,7 @@ function leaving(block: BlockSpec, name: 'attn.out' | 'mlp.out', bias: boolean):
 }
 
 /** How many heads share one key and value; nothing where each has its own. */
-function sharing({ attn }: BlockSpec): number | null {
+function sharing(attn: AttentionSpec): number | null {
   return attn.heads === attn.kv_heads ? null : attn.heads / attn.kv_heads
 }
 

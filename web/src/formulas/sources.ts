@@ -90,8 +90,11 @@ export const sources = {
 
   // the stream between and after
   'resid_mid': added(tex`\n{mid}_{t,d}`, tex`\n{pre}_{t,d}`, tex`\n{attn out}_{t,d}`),
+  'resid_cross': added(tex`\n{cross}_{t,d}`, tex`\n{mid}_{t,d}`, tex`\n{cross out}_{t,d}`),
   'resid_post': added(tex`\n{post}_{t,d}`, tex`\n{mid}_{t,d}`, tex`\n{mlp out}_{t,d}`),
+  'resid_post.crossed': added(tex`\n{post}_{t,d}`, tex`\n{cross}_{t,d}`, tex`\n{mlp out}_{t,d}`),
   'block.chain': [branch('mid', 'pre', 'attn'), branch('post', 'mid', 'mlp')],
+  'block.crossed': [branch('mid', 'pre', 'attn'), branch('cross', 'mid', 'cross attn'), branch('post', 'cross', 'mlp')],
   'block.parallel': [
     tex`\n{post} = \n{pre} + ${through('pre', 'attn')} + ${through('pre', 'mlp')}`,
   ],

@@ -31,7 +31,7 @@ function openABlock({ view }: Stage): void {
 function reads({ session, view }: Stage, layer: number): { from: number; weight: number }[] {
   const run = session.run!
   const to = view.chosen
-  const row = run.get(`blocks.${layer}.attn.pattern`, `${view.head(layer)},${to}`)?.data
+  const row = run.get(`${run.block(layer)}.attn.pattern`, `${view.head(layer)},${to}`)?.data
   if (!row) return []
   return [...row.keys()]
     .slice(0, to + 1)
@@ -64,7 +64,7 @@ const predict: Lesson = {
         last: piece(stage, last(stage)),
         best: quoted(stage.session.label(stage.session.listed[0].id!)),
         p: percent(stage.session.listed[0].plain),
-        vocabulary: count(stage.session.run!.header.spec.head.size),
+        vocabulary: count(stage.session.run!.spec.head.size),
       }),
     },
     {
@@ -107,15 +107,15 @@ const tokens: Lesson = {
       name: 'choose',
       point: '.tokens',
       done: ({ view }, before) => view.chosen !== before.chosen,
-      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: stage.session.run!.header.tokens[stage.view.chosen] }),
+      values: (stage) => ({ text: piece(stage, stage.view.chosen), id: stage.session.run!.tokens[stage.view.chosen] }),
     },
     {
       name: 'open',
       point: '[data-stop="embedding"]',
       done: ({ view }) => view.opened === 'embedding',
       values: ({ session }) => ({
-        width: count(session.run!.header.spec.stack.width),
-        vocabulary: count(session.run!.header.spec.head.size),
+        width: count(session.run!.spec.stack.width),
+        vocabulary: count(session.run!.spec.head.size),
       }),
     },
     {
@@ -123,7 +123,7 @@ const tokens: Lesson = {
       point: '.prompt .box',
       live: true,
       done: (stage, before) => {
-        const ids = stage.session.run!.header.tokens
+        const ids = stage.session.run!.tokens
         return newlyRun(stage, before) && new Set(ids).size < ids.length
       },
     },
@@ -135,7 +135,7 @@ const tokens: Lesson = {
         { text: say('lesson.tokens.same.no'), right: false },
       ],
       values: ({ session }) => ({
-        place: say(session.run!.header.spec.stem.positions ? 'lesson.tokens.same.added' : 'lesson.tokens.same.turned'),
+        place: say(session.run!.spec.stem.positions ? 'lesson.tokens.same.added' : 'lesson.tokens.same.turned'),
       }),
     },
   ],
@@ -149,7 +149,7 @@ const inside: Lesson = {
       point: '.blocks',
       guess: (stage) => {
         const run = stage.session.run!
-        const norms = [0, run.blocks.length, 2 * run.blocks.length].map((place) => run.norm(place, last(stage)))
+        const norms = [0, run.blocks.length, run.mouth].map((place) => run.norm(place, last(stage)))
         const most = norms.indexOf(Math.max(...norms))
         const names = ['start', 'middle', 'end'] as const
         return names.map((name, i) => ({ text: say(`lesson.inside.thread.${name}`), right: i === most }))
@@ -157,7 +157,7 @@ const inside: Lesson = {
       values: (stage) => {
         const run = stage.session.run!
         const at = (place: number) => number(run.norm(place, last(stage)))
-        return { text: piece(stage, last(stage)), start: at(0), middle: at(run.blocks.length), end: at(2 * run.blocks.length) }
+        return { text: piece(stage, last(stage)), start: at(0), middle: at(run.blocks.length), end: at(run.mouth) }
       },
     },
     {
@@ -178,9 +178,9 @@ const inside: Lesson = {
         return {
           change: say(run.blocks[layer].parallel ? 'lesson.inside.adds.parallel' : 'lesson.inside.adds.chain', {
             text: piece(stage, t),
-            before: number(run.norm(2 * layer, t)),
-            middle: number(run.norm(2 * layer + 1, t)),
-            after: number(run.norm(2 * layer + 2, t)),
+            before: number(run.norm(run.place(layer), t)),
+            middle: number(run.norm(run.place(layer, 1), t)),
+            after: number(run.norm(run.place(layer + 1), t)),
           }),
         }
       },
@@ -339,7 +339,7 @@ const mlp: Lesson = {
       ready: openABlock,
       guess: (stage) => {
         const { attn, mlp } = stage.session.run!.blocks[block(stage)]
-        return amounts(mlp.hidden, [attn.heads, stage.session.run!.header.spec.stack.width, mlp.hidden * 10])
+        return amounts(mlp.hidden, [attn.heads, stage.session.run!.spec.stack.width, mlp.hidden * 10])
       },
       values: (stage) => {
         const { hidden } = stage.session.run!.blocks[block(stage)].mlp
@@ -365,7 +365,7 @@ const mlp: Lesson = {
       point: '.mlp-room header',
       ready: openABlock,
       guess: (stage) => {
-        const { stack } = stage.session.run!.header.spec
+        const { stack } = stage.session.run!.spec
         const [attention, neurons] = [0, 1].map((which) => parameters(stack.blocks[block(stage)], stack.width)[which])
         return [
           { text: say('lesson.mlp.share.attention'), right: attention > neurons },
@@ -373,7 +373,7 @@ const mlp: Lesson = {
         ]
       },
       values: (stage) => {
-        const { stack } = stage.session.run!.header.spec
+        const { stack } = stage.session.run!.spec
         const [attention, neurons] = parameters(stack.blocks[block(stage)], stack.width)
         return { attention: count(attention), mlp: count(neurons) }
       },
@@ -397,8 +397,8 @@ const temperature: Lesson = {
       point: '[data-stop="end"]',
       done: ({ view }) => view.opened === 'end',
       values: ({ session }) => ({
-        width: count(session.run!.header.spec.stack.width),
-        vocabulary: count(session.run!.header.spec.head.size),
+        width: count(session.run!.spec.stack.width),
+        vocabulary: count(session.run!.spec.head.size),
       }),
     },
     {

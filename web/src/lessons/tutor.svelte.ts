@@ -76,7 +76,7 @@ class Tutor {
     const { session, view } = stage
     this.before = {
       text: session.text,
-      tokens: session.run?.header.tokens ?? [],
+      tokens: session.run?.tokens ?? [],
       drawn: session.drawnCount,
       chosen: view.chosen,
       opened: view.opened,

@@ -34,7 +34,7 @@ export function paintText(
     way === 'down' ? pen.fillRect(low, from, high - low, size) : pen.fillRect(from, low, size, high - low)
   const regions = Math.max(1, Math.min(run.length, Math.floor(along / 2)))
   const step = along / regions
-  const last = 2 * run.blocks.length
+  const last = run.mouth
   const norms = new Float64Array(regions)
   const weights = new Float64Array(regions)
   for (let t = 0; t < run.length; t++) {
@@ -90,7 +90,7 @@ export function paintBlocks(
   opened: number | null,
 ): void {
   const layers = run.blocks.length
-  const norms = Array.from({ length: 2 * layers + 1 }, (_, place) => run.norm(place, token))
+  const norms = Array.from({ length: run.mouth + 1 }, (_, place) => run.norm(place, token))
   const longest = norms.reduce((a, b) => Math.max(a, b || 0), 0)
   const y = height / 2
   for (let layer = 0; layer < layers; layer++) {
@@ -102,13 +102,13 @@ export function paintBlocks(
     pen.strokeRect(x0, 3.5, x1 - x0, height - 7)
   }
   const half = (place: number) => Math.max(0.4, ((norms[place] || 0) / longest) * (height / 2 - 8))
-  const x = (place: number) => (place / (2 * layers)) * width
+  const x = (place: number) => (place / run.mouth) * width
   pen.fillStyle = ink.chosen
   pen.globalAlpha = 0.85
   pen.beginPath()
   pen.moveTo(0, y - half(0))
-  for (let place = 1; place <= 2 * layers; place++) pen.lineTo(x(place), y - half(place))
-  for (let place = 2 * layers; place >= 0; place--) pen.lineTo(x(place), y + half(place))
+  for (let place = 1; place <= run.mouth; place++) pen.lineTo(x(place), y - half(place))
+  for (let place = run.mouth; place >= 0; place--) pen.lineTo(x(place), y + half(place))
   pen.closePath()
   pen.fill()
   pen.globalAlpha = 1

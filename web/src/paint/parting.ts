@@ -7,7 +7,8 @@ type Pen = CanvasRenderingContext2D
 
 export const stopX = (stop: number, stops: number, width: number) => 14 + ((stop + 0.5) / stops) * (width - 28)
 
-export function paintParting(pen: Pen, width: number, height: number, ink: Ink, found: Comparison, lit: number | null): void {
+/** `inBlock`: how many stops there are from one block to the next. */
+export function paintParting(pen: Pen, width: number, height: number, ink: Ink, found: Comparison, inBlock: number, lit: number | null): void {
   const distance = found.distance!
   const stops = distance.length
   const most = Math.max(...distance, 1e-9)
@@ -18,7 +19,7 @@ export function paintParting(pen: Pen, width: number, height: number, ink: Ink, 
   pen.lineWidth = 1
   for (let stop = 0; stop < stops; stop++) {
     const x = Math.round(stopX(stop, stops, width)) + 0.5
-    const blockBegins = stop % 2 === 0 && stop < stops - 1
+    const blockBegins = stop % inBlock === 0 && stop < stops - 1
     pen.beginPath()
     pen.moveTo(x, blockBegins ? 0 : middle - 3)
     pen.lineTo(x, blockBegins ? height : middle + 3)

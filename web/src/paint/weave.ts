@@ -1,5 +1,6 @@
 // The weave: every token a thread running through the blocks, as thick as its residual stream is long.
 
+import type { BlockSpec } from '../cutawayfile'
 import type { Recording } from '../recording'
 import type { Ink } from './ink'
 
@@ -58,7 +59,7 @@ function normOf(run: Recording, rows: Rows, place: number, row: number): number 
 /** Thread thickness in pixels per unit of norm: the longest vector apart from the first token's fills 0.4 of a row. */
 export function threadScale(run: Recording, height: number): number {
   let longest = 0
-  for (let place = 0; place <= 2 * run.blocks.length; place++)
+  for (let place = 0; place <= run.mouth; place++)
     for (let t = Math.min(1, run.length - 1); t < run.length; t++) longest = Math.max(longest, run.norm(place, t))
   return longest > 0 ? Math.min(0.4 * height, 13) / longest : 0
 }
@@ -83,27 +84,35 @@ export function thread(pen: Pen, y: number, x0: number, x1: number, before: numb
   pen.fill()
 }
 
+type Range = [number, number]
+
 /** Where the parts of a block stand, in a box of this width. */
 interface BlockShape {
-  attention: [number, number]
-  /** Where attention is added to the stream; null where the MLP does not wait for that. */
-  firstSum: number | null
-  mlp: [number, number]
-  secondSum: number
+  attention: Range
+  /** Where a decoder reads what its encoder made. */
+  cross: Range | null
+  mlp: Range
+  /** The branches of the stream one after the other: where each leaves it, up to where it has added to it. */
+  chain: { plate: Range; sum: number }[]
 }
 
-export function blockShape(width: number, parallel = false): BlockShape {
+export function blockShape(width: number, { parallel, cross: crossed }: Pick<BlockSpec, 'parallel' | 'cross'>): BlockShape {
   const gap = Math.max(7, width * 0.045)
-  const plates = width - 4.6 * gap
-  const attention: [number, number] = [gap, gap + 0.56 * plates]
   if (parallel) {
     // Both read what comes in, and one sum takes what both have made: one plate of two halves.
-    const mlp: [number, number] = [attention[1], width - 1.8 * gap]
-    return { attention, firstSum: null, mlp, secondSum: mlp[1] + 0.8 * gap }
+    const attention: Range = [gap, gap + 0.56 * (width - 4.6 * gap)]
+    const mlp: Range = [attention[1], width - 1.8 * gap]
+    return { attention, cross: null, mlp, chain: [{ plate: [attention[0], mlp[1]], sum: mlp[1] + 0.8 * gap }] }
   }
-  const firstSum = attention[1] + 0.8 * gap
-  const mlp: [number, number] = [firstSum + 1.1 * gap, firstSum + 1.1 * gap + 0.44 * plates]
-  return { attention, firstSum, mlp, secondSum: mlp[1] + 0.8 * gap }
+  const shares = crossed ? [0.36, 0.34, 0.3] : [0.56, 0.44]
+  const plates = width - (0.8 + 1.9 * shares.length) * gap
+  let at = gap
+  const chain = shares.map((share) => {
+    const plate: Range = [at, at + share * plates]
+    at = plate[1] + 1.9 * gap
+    return { plate, sum: plate[1] + 0.8 * gap }
+  })
+  return { attention: chain[0].plate, cross: crossed ? chain[1].plate : null, mlp: chain.at(-1)!.plate, chain }
 }
 
 export interface BlockView {
@@ -113,6 +122,8 @@ export interface BlockView {
   rows: Rows
   /** The row of the chosen token. */
   chosen: number
+  /** Of a decoder, the token followed in what its encoder read, and how many there are. */
+  from: { token: number; of: number } | null
   /** A row, or one ribbon of it, that the pointer or the keyboard is on. */
   lit: { to: number; from: number | null } | null
   scale: number
@@ -124,34 +135,30 @@ const threadColor = (ink: Ink, rows: Rows, row: number, chosen: number) =>
 
 export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, view: BlockView): void {
   const { run, layer, rows, chosen, scale } = view
-  const { parallel, slots } = run.blocks[layer]
-  const shape = blockShape(width, parallel)
-  const { attention, firstSum, mlp, secondSum } = shape
+  const block = run.blocks[layer]
+  const shape = blockShape(width, block)
+  const { attention, cross, mlp, chain } = shape
   const seen = inSight(rows)
   const order = seen.filter((row) => row !== chosen)
   if (order.length < seen.length) order.push(chosen) // the chosen thread lies on top
 
-  plate(pen, attention, height, ink)
-  plate(pen, mlp, height, ink)
+  for (const part of [attention, cross, mlp]) if (part) plate(pen, part, height, ink)
 
   for (const row of order) {
     const y = middle(rows, row)
     const color = threadColor(ink, rows, row, chosen)
     const thick = (place: number) => thickness(run, rows, scale, place, row)
-    const [before, after] = [thick(2 * layer), thick(2 * layer + 2)]
-    const between = parallel ? before : thick(2 * layer + 1)
     pen.fillStyle = color
-    straight(pen, y, 0, attention[0], before)
-    if (firstSum !== null) {
-      straight(pen, y, attention[1], firstSum, before)
-      thread(pen, y, firstSum, mlp[0], before, between, color)
-    }
-    straight(pen, y, mlp[1], secondSum, between)
-    thread(pen, y, secondSum, width, between, after, color)
-    pen.globalAlpha = 0.2
-    straight(pen, y, ...attention, before)
-    straight(pen, y, ...mlp, between)
-    pen.globalAlpha = 1
+    straight(pen, y, 0, attention[0], thick(run.place(layer)))
+    chain.forEach(({ plate, sum }, i) => {
+      const next = chain[i + 1]?.plate[0]
+      const [before, after] = [thick(run.place(layer, i)), thick(next === undefined ? run.place(layer + 1) : run.place(layer, i + 1))]
+      straight(pen, y, plate[1], sum, before)
+      thread(pen, y, sum, next ?? width, before, after, color)
+      pen.globalAlpha = 0.2
+      straight(pen, y, ...plate, before)
+      pen.globalAlpha = 1
+    })
   }
 
   for (const ribbon of ribbons(view)) paintRibbon(pen, ribbon, attention, height, ink, view)
@@ -162,23 +169,39 @@ export function paintBlock(pen: Pen, width: number, height: number, ink: Ink, vi
       if (values) paintStrokes(pen, values, most, mlp, middle(rows, row), rows.height, threadColor(ink, rows, row, chosen))
     }
   }
-  for (const at of firstSum === null ? [secondSum] : [firstSum, secondSum]) sums(pen, at, order, rows, chosen, ink)
-  if (parallel) {
+  if (cross && !rows.edges) {
+    if (view.from) column(pen, cross, view.from, height, ink)
+    const most = largest(run.along(`${run.block(layer)}.cross.mean`)?.data, 0)
+    for (const row of order) {
+      const values = run.crossing(layer, row)
+      pen.globalAlpha = row === chosen ? 1 : 0.6
+      if (values) paintStrokes(pen, values, most, cross, middle(rows, row), rows.height, ink.value)
+    }
+    pen.globalAlpha = 1
+  }
+  for (const { sum } of chain) sums(pen, sum, order, rows, chosen, ink)
+  if (block.parallel) {
     forks(pen, attention[0], order, rows, chosen, ink)
     if (rows.height >= 14) lanes(pen, shape, order, rows, chosen, ink)
   }
-  for (const at of normTicks(shape, slots)) tick(pen, at, height, ink)
+  for (const at of normTicks(shape, block.slots)) tick(pen, at, height, ink)
 }
 
 /** Where norms stand: before a branch reads, after it has worked, on the stream after each sum. */
 export function normTicks(shape: BlockShape, slots: readonly string[]): number[] {
-  const { attention, firstSum, mlp, secondSum } = shape
   const near = 2.5
   return [
-    ...(slots.includes('pre') ? (firstSum === null ? [attention[0] + near] : [attention[0] + near, mlp[0] + near]) : []),
-    ...(slots.includes('post') ? (firstSum === null ? [mlp[1] - near] : [attention[1] - near, mlp[1] - near]) : []),
-    ...(slots.includes('stream') ? [...(firstSum === null ? [] : [firstSum + 7]), secondSum + 7] : []),
+    ...(slots.includes('pre') ? shape.chain.map(({ plate }) => plate[0] + near) : []),
+    ...(slots.includes('post') ? shape.chain.map(({ plate }) => plate[1] - near) : []),
+    ...(slots.includes('stream') ? shape.chain.map(({ sum }) => sum + 7) : []),
   ]
+}
+
+/** The place of one token that is read, through a plate in which a stroke stands for each. */
+function column(pen: Pen, plate: Range, { token, of }: { token: number; of: number }, height: number, ink: Ink): void {
+  const x = plate[0] + inset + ((token + 0.5) / of) * (plate[1] - plate[0] - 2 * inset)
+  pen.fillStyle = ink.line
+  pen.fillRect(x - 0.5, 1, 1, height - 2)
 }
 
 /** A norm: a short stroke at the head and the foot of where it stands. */
@@ -215,7 +238,7 @@ export const faintest = (rows: Rows) => (rows.edges || rows.height >= 14 ? 0.02 
 export function reads(view: BlockView, row: number): Float32Array | null | undefined {
   const { run, layer, head, rows } = view
   if (!rows.edges) return run.reads(layer, head, row)
-  const coarse = run.get(`blocks.${layer}.attn.coarse`, head)
+  const coarse = run.get(`${run.block(layer)}.attn.coarse`, head)
   return coarse && coarse.data.subarray(row * rows.total, (row + 1) * rows.total)
 }
 
@@ -318,7 +341,7 @@ const found = new WeakMap<Float32Array, number>()
 
 /** Of a long text the rows that came along set the scale, so that it stands while the text goes by. */
 export const largestHidden = (run: Recording, layer: number): number =>
-  largest(run.along(`blocks.${layer}.mlp.hidden`)?.data, run.blocks[layer].mlp.hidden)
+  largest(run.along(`${run.block(layer)}.mlp.hidden`)?.data, run.blocks[layer].mlp.hidden)
 
 const inset = 4 // pixels between a plate's edge and its first stroke
 
@@ -415,7 +438,7 @@ function forks(pen: Pen, x: number, order: number[], rows: Rows, chosen: number,
 }
 
 /** The MLP of a parallel block reads the stream past attention, and what attention made goes past the MLP to the sum. */
-function lanes(pen: Pen, { attention, mlp, secondSum }: BlockShape, order: number[], rows: Rows, chosen: number, ink: Ink): void {
+function lanes(pen: Pen, { attention, mlp, chain: [{ sum }] }: BlockShape, order: number[], rows: Rows, chosen: number, ink: Ink): void {
   const aside = 0.4 * rows.height
   pen.lineWidth = 0.8
   for (const row of order) {
@@ -423,7 +446,7 @@ function lanes(pen: Pen, { attention, mlp, secondSum }: BlockShape, order: numbe
     pen.strokeStyle = threadColor(ink, rows, row, chosen)
     pen.beginPath()
     around(pen, attention[0], mlp[0] + 3, y, aside)
-    around(pen, attention[1] - 3, secondSum, y, -aside)
+    around(pen, attention[1] - 3, sum, y, -aside)
     pen.stroke()
   }
 }
@@ -443,14 +466,53 @@ export const embeddingStrip = (width: number): [number, number] => [0, width - 1
 /** Embedding rows, one strip of strokes a token, and the threads that begin there. */
 export function paintEmbedding(pen: Pen, width: number, ink: Ink, run: Recording, rows: Rows, chosen: number, scale: number): void {
   const [start, end] = embeddingStrip(width)
-  const most = largest(run.along('embed')?.data, run.header.spec.stack.width)
+  const most = largest(run.along(`${run.side}embed`)?.data, run.spec.stack.width)
   for (const row of inSight(rows)) {
     const y = middle(rows, row)
     const color = threadColor(ink, rows, row, chosen)
-    const values = rows.edges ? null : run.line('embed', row)
+    const values = rows.edges ? null : run.line(`${run.side}embed`, row)
     if (values) paintStrokes(pen, values, most, [start, end], y, rows.height, color)
     thread(pen, y, rows.edges ? start : end, width, 0.5, thickness(run, rows, scale, 0, row), color)
   }
+}
+
+/** Where the threads of an encoder turn down, to the decoder below: the last one first. */
+export const turnX = (rows: Rows, width: number, row: number): number => {
+  const [from, to] = [0.34 * width, width - 8]
+  const apart = Math.min(5, (to - from) / Math.max(1, rows.count))
+  return to - (row - rows.first) * apart
+}
+
+/** After the last block of an encoder: the final norm, and all that it made turns down to the decoder's blocks. */
+export function paintMemory(pen: Pen, width: number, height: number, ink: Ink, run: Recording, rows: Rows, chosen: number, scale: number): void {
+  const normX = Math.round(width * 0.16)
+  for (const row of inSight(rows)) {
+    const [x, y] = [turnX(rows, width, row), middle(rows, row)]
+    const thick = thickness(run, rows, scale, run.mouth, row)
+    const color = row === chosen ? ink.chosen : ink.thread
+    thread(pen, y, 0, normX, thick, thick, color)
+    thread(pen, y, normX, normX + 9, thick, 1.2, color)
+    const bend = Math.min(14, height - y)
+    pen.strokeStyle = color
+    pen.lineWidth = row === chosen ? 1.8 : 1.2
+    pen.beginPath()
+    pen.moveTo(normX + 9, y)
+    pen.lineTo(x - bend, y)
+    pen.quadraticCurveTo(x, y, x, y + bend)
+    pen.lineTo(x, height)
+    pen.stroke()
+  }
+  if (run.spec.stack.final_norm) normPlate(pen, normX, rows, ink)
+}
+
+/** The final norm: a slim plate that every thread passes. */
+function normPlate(pen: Pen, x: number, rows: Rows, ink: Ink): void {
+  const height = rows.count * rows.height
+  pen.fillStyle = ink.plate
+  pen.strokeStyle = ink.line
+  pen.lineWidth = 1
+  pen.fillRect(x - 3, 0.5, 6, height - 1)
+  pen.strokeRect(x - 2.5, 0.5, 5, height - 1)
 }
 
 /**
@@ -467,7 +529,7 @@ export function paintDelta(
   scale: number,
   mouths: { y: number; share: number; kind: 'token' | 'rest' | 'drawn' }[],
 ): void {
-  const place = 2 * run.blocks.length
+  const place = run.mouth
   const normX = Math.round(width * 0.16)
   const source = Math.round(width * 0.34)
   const height = rows.count * rows.height
@@ -482,10 +544,7 @@ export function paintDelta(
       pen.globalAlpha = 1
     }
   }
-  pen.fillStyle = ink.plate
-  pen.strokeStyle = ink.line
-  pen.fillRect(normX - 3, 0.5, 6, height - 1)
-  pen.strokeRect(normX - 2.5, 0.5, 5, height - 1)
+  normPlate(pen, normX, rows, ink)
 
   // The delta begins at the end of the chosen thread; or where that lies out of sight, at the edge on its side.
   const side = beyond(rows, chosen)

@@ -1,6 +1,6 @@
 // A .cutaway file the reader brings: checked as a whole before anything of it is shown.
 
-import { parse, NotACutawayFile, type RecordFile } from '../cutawayfile'
+import { isTwoStacks, parse, NotACutawayFile, sideOf, type RecordFile, type RecordHeader, type Side, type Spec } from '../cutawayfile'
 import { link } from '../link.svelte'
 import { say } from '../messages'
 import { Run } from '../run'
@@ -29,16 +29,10 @@ export async function openFile(session: Session, file: File): Promise<string> {
 
 /** What the drawing leans on must hold together, or half a page would be drawn. */
 function check({ header, names, entry }: RecordFile): void {
-  const { stack, head, context } = header.spec ?? {}
-  const counts = [stack?.width, head?.size, context, ...(stack?.blocks ?? []).flatMap(({ attn, mlp }) => [attn?.heads, attn?.kv_heads, attn?.width, mlp?.hidden])]
-  if (!Array.isArray(stack?.blocks) || !stack.blocks.length || !counts.every((n) => Number.isSafeInteger(n) && n > 0))
-    throw new NotACutawayFile('its spec is that of no Transformer of the page')
-  const pictured = Boolean(header.spec.stem?.patch)
-  if (!Array.isArray(header.tokens) || header.tokens.length === 0 !== pictured || !header.tokens.every((id) => Number.isSafeInteger(id) && id >= 0))
-    throw new NotACutawayFile('it has no tokens')
-  const length = pictured ? patches(header.spec.stem) : header.tokens.length
-  if ((pictured || header.pieces?.length) && (header.pieces?.length !== length || header.pieces.some(({ text }) => typeof text !== 'string')))
-    throw new NotACutawayFile('its pieces are not those of its tokens')
+  const sides: Side[] = isTwoStacks(header.spec) ? ['encoder.', 'decoder.'] : ['']
+  for (const side of sides) checkSide(header, side)
+  const { head } = header.spec
+  const { length } = header.tokens
   if (typeof header.model?.name !== 'string') throw new NotACutawayFile('it does not name its model')
   const { masks } = header.settings ?? {}
   if (masks !== undefined && !(Array.isArray(masks) && masks.every((at) => Number.isSafeInteger(at) && at >= 0 && at < length)))
@@ -51,19 +45,38 @@ function check({ header, names, entry }: RecordFile): void {
   }
 }
 
+function checkSide(header: RecordHeader, side: Side): void {
+  const { spec, tokens, pieces } = sideOf(header, side)
+  const { stack, head, context, stem } = spec ?? {}
+  const counts = [stack?.width, head?.size, context, ...(stack?.blocks ?? []).flatMap(({ attn, mlp }) => [attn?.heads, attn?.kv_heads, attn?.width, mlp?.hidden])]
+  if (!Array.isArray(stack?.blocks) || !stack.blocks.length || !counts.every((n) => Number.isSafeInteger(n) && n > 0))
+    throw new NotACutawayFile('its spec is that of no Transformer of the page')
+  const seen = Boolean(stem?.patch || stem?.bins)
+  if (!Array.isArray(tokens) || tokens.length === 0 !== seen || !tokens.every((id) => Number.isSafeInteger(id) && id >= 0))
+    throw new NotACutawayFile('it has no tokens')
+  if ((stem.patch || pieces.length) && (pieces.length !== lengthOf(spec, tokens) || pieces.some(({ text }) => typeof text !== 'string')))
+    throw new NotACutawayFile('its pieces are not those of its tokens')
+}
+
+/** How many positions there are: tokens, patches of a picture, or stretches of a sound. */
+const lengthOf = ({ stem }: Spec, tokens: number[]) => tokens.length || (stem.patch ? patches(stem) : stem.length)
+
 /** How many tokens a picture is: its patches, and what stands before them. */
-const patches = ({ image, patch, extra_tokens: extra }: RecordFile['header']['spec']['stem']) => Math.floor(image / patch!) ** 2 + extra
+const patches = ({ image, patch, extra_tokens: extra }: Spec['stem']) => Math.floor(image / patch!) ** 2 + extra
 
 const ends: [RegExp, string][] = [
-  [/^(embed|pos|segment|final|head\.up|head\.hidden)$|\.(resid_pre|resid_mid|resid_post)$|\.(attn|mlp)\.(in|out)$/, 'T D'],
-  [/\.attn\.(q|q_rot|z)$/, 'T H E'],
+  [/^(encoder\.|decoder\.)?(embed|pos|segment|final|head\.up|head\.hidden)$|\.(resid_pre|resid_mid|resid_cross|resid_post)$|\.(attn|cross|mlp)\.(in|out)$/, 'T D'],
+  [/\.(attn|cross)\.(q|q_rot|z)$/, 'T H E'],
   [/\.attn\.(k|k_rot|v)$/, 'T K E'],
+  [/\.cross\.(k|k_rot|v)$/, 'S K E'],
   [/\.attn\.(scores|pattern)$/, 'H T T'],
+  [/\.cross\.(scores|pattern)$/, 'H T S'],
   [/\.attn\.(mean|max)$/, 'T T'],
+  [/\.cross\.(mean|max)$/, 'T S'],
   [/\.mlp\.(up|gate|hidden|strength)$/, 'T F'],
   [/^logits\.last$/, 'V'],
   [/^logits$/, 'T V'],
-  [/^river$/, 'stop T'],
+  [/^(encoder\.|decoder\.)?river$/, 'stop T'],
   [/^image$/, 'C Y X'],
   [/^alike$/, 'stop T T'],
 ] // prettier-ignore
@@ -74,11 +87,15 @@ function axesOf(name: string, pooled: boolean): string[] | undefined {
   return pooled && /^(head|logits)\b/.test(name) ? axes?.filter((axis) => axis !== 'T') : axes
 }
 
-function extents({ spec, tokens }: RecordFile['header'], name: string): { [axis: string]: number } {
-  const block = spec.stack.blocks[Number(/^blocks\.(\d+)\./.exec(name)?.[1] ?? 0)]
+function extents(header: RecordHeader, name: string): { [axis: string]: number } {
+  const side = isTwoStacks(header.spec) ? (name.startsWith('encoder.') ? 'encoder.' : 'decoder.') : ''
+  const { spec, tokens } = sideOf(header, side)
+  const read = sideOf(header, 'encoder.')
+  const block = spec.stack.blocks[Number(/^(?:encoder\.|decoder\.)?blocks\.(\d+)\./.exec(name)?.[1] ?? 0)]
   if (!block) throw new NotACutawayFile(`${name} is of no block`)
   return {
-    T: tokens.length || patches(spec.stem), D: spec.stack.width, V: spec.head.size, stop: 2 * spec.stack.blocks.length + 1,
+    T: lengthOf(spec, tokens), S: lengthOf(read.spec, read.tokens), D: spec.stack.width, V: spec.head.size,
+    stop: (block.cross ? 3 : 2) * spec.stack.blocks.length + 1,
     H: block.attn.heads, K: block.attn.kv_heads, E: block.attn.width, F: block.mlp.hidden,
     C: spec.stem.channels, Y: spec.stem.image, X: spec.stem.image,
   } // prettier-ignore

@@ -16,8 +16,12 @@ export function literal(text: string): string {
 
 /** `typed`: the run reads the text as it stands, with nothing drawn or cut; else its tokens are what is certain. */
 export function runIn(run: Run, typed: boolean): string {
-  const { model, text, tokens, edits } = run.header
-  const input = typed && text !== null && run.notes.length === 0 ? literal(text) : `tokens=[${tokens.join(', ')}]`
+  const { model, text, edits, settings } = run.header
+  const ids = (tokens: number[]) => `[${tokens.join(', ')}]`
+  const read = run.read ?? run
+  const certain = (typed || run.read !== null) && text !== null && run.notes.length === 0
+  const written = run.read ? run.tokens.slice(settings?.begun ?? 1) : []
+  const input = (certain ? literal(text) : `tokens=${ids(read.tokens)}`) + (written.length ? `, target=${ids(written)}` : '')
   const edited = edits?.length ? `# this run was edited at ${edits.join(', ')}; the one below is not\n` : ''
   return `import cutaway\n\n${edited}model = cutaway.load(${literal(model.name)})\nrun = model.run(${input})\n`
 }

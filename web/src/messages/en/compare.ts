@@ -26,6 +26,7 @@ export const compare = {
   'compare.streams.note': 'Chosen tokens are compared: click a token in A or in B to choose another.',
   'compare.stop.pre': 'before block {block}',
   'compare.stop.mid': 'in block {block}, after attention',
+  'compare.stop.cross': 'in block {block}, after cross-attention',
   'compare.stop.end': 'after the last block',
   'compare.read': '{stop}: cosine {cosine}, {distance} mean lengths apart',
   'compare.changes.title': 'What it does to the next token',

@@ -35,6 +35,7 @@ export const opened = {
   'opened.number.of': 'number {index} of {name}',
   'opened.end.plain': 'What the last block left of {text}, a vector of length {length}, is brought to a standard size and compared with every token.',
   'opened.end.plain.layer': 'What the last block left of {text}, a vector of length {length}, passes one more layer and is compared with every {what}.',
+  'opened.end.plain.read': 'The stream of {text} is {length} long after the last block of the encoder. What stands below is what every block of the decoder reads of it: keys and values are made of it there.',
   'opened.end.plain.plain': 'What the last block left of {text}, a vector of length {length}, is compared with every {what}.',
   'opened.end.token.each': 'token',
   'opened.end.class.each': 'class',
@@ -67,6 +68,8 @@ export const opened = {
   'opened.end.tied': 'The rows are those of the embedding: this model uses one table for both.',
   'opened.end.untied': 'The rows are a table of their own.',
   'opened.attention': 'Attention',
+  'opened.cross': 'Cross-attention',
+  'opened.stream.crossed': 'Length of the residual stream of {text}: {before} before, {middle} after attention, {crossed} after cross-attention, {after} after the MLP.',
   'opened.stream.parallel': 'Length of the residual stream of {text}: {before} before, {after} after attention and MLP together.',
   'opened.stream': 'Length of the residual stream of {text}: {before} before, {middle} after attention, {after} after the MLP.',
 } as const

@@ -1,6 +1,7 @@
-// What the reader looks at in one opened attention: a head, the token that reads, the token it reads from.
+// What the reader looks at in one opened attention: a head, the token that reads, the token it reads from. In the
+// cross-attention of a decoder the tokens read are those of another text: what the encoder made of it.
 
-import type { Tensor } from '../../cutawayfile'
+import type { Piece, Tensor } from '../../cutawayfile'
 import { mostBins, spanAround, strongest, type Span } from '../../heads'
 import { isMasked, type Cell, type Sheet } from '../../paint/matrix'
 import { quoted } from '../../pieces'
@@ -28,16 +29,23 @@ export class Reading {
   constructor(
     private readonly stage: Stage,
     private readonly number: () => number,
-  ) {}
+    readonly kind: 'attn' | 'cross' = 'attn',
+  ) {
+    if (kind === 'cross') this.over = 'mean'
+  }
 
   readonly layer = $derived.by(() => this.number())
-  readonly run = $derived.by(() => this.stage.session.run!)
-  readonly place = $derived(`blocks.${this.layer}.attn`)
-  readonly attn = $derived.by(() => this.run.blocks[this.layer].attn)
+  readonly run = $derived.by(() => this.stage.run!)
+  /** The run whose tokens are read. */
+  readonly readRun = $derived.by(() => (this.kind === 'cross' ? this.run.read! : this.run))
+  readonly place = $derived.by(() => `${this.run.block(this.layer)}.${this.kind}`)
+  readonly attn = $derived.by(() => this.run.blocks[this.layer][this.kind]!)
   readonly length = $derived(this.run.length)
+  /** How many tokens are read. */
+  readonly reach = $derived(this.readRun.length)
   /** Too long for one square: seen whole in bins, and cell by cell a part at a time. */
-  readonly long = $derived(this.length > mostBins)
-  readonly head = $derived.by(() => this.stage.view.head(this.layer))
+  readonly long = $derived(Math.max(this.length, this.reach) > mostBins)
+  readonly head = $derived.by(() => this.stage.view.head(this.layer, this.kind))
   /** The key-value head that serves this head. */
   readonly kv = $derived(Math.floor(this.head / (this.attn.heads / this.attn.kv_heads)))
   readonly chosen = $derived.by(() => this.stage.view.chosen)
@@ -45,23 +53,17 @@ export class Reading {
   /** (T): what the chosen token reads. */
   readonly reads = $derived.by(() => this.rowOf(this.chosen))
   /** The token it reads from: the one that was pointed out, otherwise the one it reads most. */
-  readonly source = $derived(this.pinned !== null && this.pinned < this.length ? this.pinned : this.reads ? strongest(this.reads) : 0)
+  readonly source = $derived(this.pinned !== null && this.pinned < this.reach ? this.pinned : this.reads ? strongest(this.reads) : 0)
 
-  /** A token where there is little room: a patch by its row and column. */
-  text = (token: number) => {
-    const { text, row, column } = this.run.pieces[token]
-    return row === undefined ? text : `${row}, ${column}`
-  }
-  private readonly repeated = $derived.by(() => {
-    const counts = new Map<number | string, number>()
-    for (const { id, text } of this.run.pieces) counts.set(id ?? text, (counts.get(id ?? text) ?? 0) + 1)
-    return counts
-  })
-  /** A token in a sentence; with its position where its text stands more than once. */
-  named = (token: number) => {
-    const { id, text } = this.run.pieces[token]
-    return this.repeated.get(id ?? text)! > 1 ? `${quoted(text)} (${token})` : quoted(text)
-  }
+  /** A token that reads, where there is little room: a patch by its row and column. */
+  text = (token: number) => brief(this.run.pieces[token])
+  /** One that is read. */
+  textRead = (token: number) => brief(this.readRun.pieces[token])
+  private readonly repeated = $derived(counted(this.run.pieces))
+  private readonly repeatedRead = $derived(counted(this.readRun.pieces))
+  /** A token that reads, in a sentence; with its position where its text stands more than once. */
+  named = (token: number) => told(this.run.pieces[token], token, this.repeated)
+  namedRead = (token: number) => told(this.readRun.pieces[token], token, this.repeatedRead)
   masked = (to: number, from: number) => isMasked(to, from, this.attn.causal, this.attn.window)
 
   /** The record's name of a tensor over (T, T), and what stands before its two indices there. */
@@ -79,7 +81,7 @@ export class Reading {
     const { name, first } = this.names(what)
     if (this.long) return dataOf(this.run.get(name, `${first}${to}`))
     const whole = this.whole(what)
-    return whole && whole.subarray(to * this.length, (to + 1) * this.length)
+    return whole && whole.subarray(to * this.reach, (to + 1) * this.reach)
   }
 
   private whole(what: 'pattern' | 'scores'): Float32Array | null | undefined {
@@ -91,7 +93,7 @@ export class Reading {
   cells(what: 'pattern' | 'scores', readers: Span, reads: Span): ((to: number, from: number) => number) | null | undefined {
     if (!this.long) {
       const whole = this.whole(what)
-      return whole && ((to, from) => whole[to * this.length + from])
+      return whole && ((to, from) => whole[to * this.reach + from])
     }
     const { name, first } = this.names(what)
     const part = dataOf(this.run.get(name, `${first}${readers.first}:${readers.end},${reads.first}:${reads.end}`))
@@ -114,13 +116,13 @@ export class Reading {
 
   /** The part of the square that is shown large, `size` tokens either way. */
   readonly sheet = $derived.by((): Sheet => {
-    const { turned, length, corner, size } = this
+    const { turned, length, reach, corner, size } = this
     const set = corner?.chosen === this.chosen ? corner : null
-    const at = (first: number): Span => spanAround(first + Math.min(size, length) / 2, size, length)
+    const at = (first: number, of: number): Span => spanAround(first + Math.min(size, of) / 2, size, of)
     return {
       turned,
-      readers: set ? at(set.to) : at(this.chosen + 3 - size),
-      reads: set ? at(set.from) : spanAround(this.source, size, length),
+      readers: at(set ? set.to : this.chosen + 3 - size, length),
+      reads: set ? at(set.from, reach) : spanAround(this.source, size, reach),
     }
   })
 
@@ -135,7 +137,7 @@ export class Reading {
   lookAt({ to, from }: Cell): void {
     this.corner = {
       to: spanAround(to, this.size, this.length).first,
-      from: spanAround(from, this.size, this.length).first,
+      from: spanAround(from, this.size, this.reach).first,
       chosen: this.chosen,
     }
   }
@@ -147,7 +149,7 @@ export class Reading {
       return
     }
     this.over = null
-    this.stage.view.pickHead(this.layer, head)
+    this.stage.view.pickHead(this.layer, head, this.kind)
   }
 
   /** Another token reads. */
@@ -172,5 +174,17 @@ export class Reading {
     this.stage.view.explain(cell)
   }
 }
+
+/** How often each token stands there. */
+function counted(pieces: Piece[]): Map<number | string, number> {
+  const counts = new Map<number | string, number>()
+  for (const { id, text } of pieces) counts.set(id ?? text, (counts.get(id ?? text) ?? 0) + 1)
+  return counts
+}
+
+const brief = ({ text, row, column }: Piece) => (row === undefined ? text : `${row}, ${column}`)
+
+const told = ({ id, text }: Piece, token: number, counts: Map<number | string, number>) =>
+  counts.get(id ?? text)! > 1 ? `${quoted(text)} (${token})` : quoted(text)
 
 const dataOf = (tensor: { data: Float32Array } | null | undefined) => tensor && tensor.data

@@ -20,10 +20,10 @@ export class Neurons {
   ) {}
 
   readonly layer = $derived.by(() => this.number())
-  readonly run = $derived.by(() => this.stage.session.run!)
-  readonly place = $derived(`blocks.${this.layer}.mlp`)
+  readonly run = $derived.by(() => this.stage.run!)
+  readonly place = $derived(`${this.run.block(this.layer)}.mlp`)
   readonly mlp = $derived(this.run.blocks[this.layer].mlp)
-  readonly weights = $derived(`weights.stack.blocks.${this.layer}.mlp`)
+  readonly weights = $derived(`${this.run.weights('stack')}.blocks.${this.layer}.mlp`)
   readonly token = $derived.by(() => this.stage.view.chosen)
   readonly text = $derived(quoted(this.run.pieces[this.token].text))
 
@@ -70,7 +70,7 @@ export class Neurons {
 
   /** Each neuron moves the logits in a direction of its own, the same in every text: not where a layer stands between. */
   private get directed(): boolean {
-    const { head } = this.run.header.spec
+    const { head } = this.run.spec
     return !head.transform && !head.pool
   }
 

@@ -4,6 +4,7 @@
 
 import { say, type Key } from '../../messages'
 import { quoted } from '../../pieces'
+import type { Side } from '../../cutawayfile'
 import type { Run } from '../../run'
 import type { Explanation, Loose } from '../../server'
 
@@ -12,8 +13,9 @@ export interface Cell {
   text: string
   /** Without its indices. */
   tensor: string
-  /** Without its block: attn.q; the key of the rule that makes it. */
+  /** Without its stack and block: attn.q; the key of the rule that makes it. */
   rule: string
+  side: Side
   layer: number | null
   index: number[]
   weight: boolean
@@ -37,6 +39,17 @@ const axes: { [rule: string]: string } = {
   'attn.z': 'the',
   'attn.out': 'td',
   'resid_mid': 'td',
+  'cross.in': 'td',
+  'cross.q': 'the',
+  'cross.k': 'ske',
+  'cross.v': 'ske',
+  'cross.q_rot': 'the',
+  'cross.k_rot': 'ske',
+  'cross.scores': 'hts',
+  'cross.pattern': 'hts',
+  'cross.z': 'the',
+  'cross.out': 'td',
+  'resid_cross': 'td',
   'mlp.in': 'td',
   'mlp.up': 'tf',
   'mlp.gate': 'tf',
@@ -56,11 +69,13 @@ export function cellOf(text: string): Cell | null {
   const found = /^([^[]+)\[([-\d, ]+)\]$/.exec(text)
   if (!found) return null
   const tensor = found[1]
-  const block = /^blocks\.(\d+)\.(.+)$/.exec(tensor)
+  const side = (/^(encoder|decoder)\./.exec(tensor)?.[0] ?? '') as Side
+  const block = /^blocks\.(\d+)\.(.+)$/.exec(tensor.slice(side.length))
   return {
     text: text.replaceAll(' ', ''),
     tensor,
-    rule: block ? block[2] : tensor,
+    side,
+    rule: block ? block[2] : tensor.slice(side.length),
     layer: block ? Number(block[1]) : null,
     index: found[2].split(',').map(Number),
     weight: tensor.startsWith('weights.'),
@@ -72,18 +87,22 @@ type Role = 'query' | 'key' | 'value' | 'output' | 'weight' | 'data'
 export function roleOf(cell: Cell | null): Role {
   if (!cell) return 'data'
   if (cell.weight) return 'weight'
-  if (/^attn\.q/.test(cell.rule)) return 'query'
-  if (/^attn\.k/.test(cell.rule)) return 'key'
-  if (cell.rule === 'attn.v') return 'value'
-  return cell.rule === 'attn.z' || cell.rule === 'attn.out' || cell.rule === 'mlp.out' ? 'output' : 'data'
+  if (/^(attn|cross)\.q/.test(cell.rule)) return 'query'
+  if (/^(attn|cross)\.k/.test(cell.rule)) return 'key'
+  if (/^(attn|cross)\.v/.test(cell.rule)) return 'value'
+  return /^(attn|cross)\.(z|out)$/.test(cell.rule) || cell.rule === 'mlp.out' ? 'output' : 'data'
 }
+
+/** The run a cell's tokens are of: an encoder's numbers are those of what it read. */
+export const runOf = (cell: Cell, run: Run): Run => (cell.side === 'encoder.' ? (run.read ?? run) : run)
 
 /** What a cell is, in a sentence about this text. */
 export function sentence(cell: Cell, run: Run, label: (id: number) => string): string {
   if (cell.weight) return aboutWeight(cell, run, label)
   if (!(cell.rule in axes)) return cell.text
-  const places = { block: cell.layer ?? '', text: quoted(run.pieces.at(-1)!.text), ...indices(cell, run, label) }
-  if (cell.rule === 'logits' && run.task !== 'continue') return say(run.classes ? 'number.logits.classify' : 'number.logits.fill', places)
+  const its = runOf(cell, run)
+  const places = { block: cell.layer ?? '', text: quoted(its.pieces.at(-1)!.text), ...indices(cell, its, label) }
+  if (cell.rule === 'logits' && !run.writes) return say(run.classes ? 'number.logits.classify' : 'number.logits.fill', places)
   return say(`number.${cell.rule}` as Key, places)
 }
 
@@ -93,7 +112,7 @@ function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: 
     const letter = axes[cell.rule].slice(-cell.index.length)[axis]
     places[letter] = at
     if (letter === 't') places.text = named(run, at)
-    if (letter === 's') places.from = named(run, at)
+    if (letter === 's') places.from = named(cell.rule.startsWith('cross.') ? run.read! : run, at)
     if (letter === 'v') places.token = quoted(label(at))
   })
   return places

@@ -737,7 +737,7 @@ def train(
     *changes: Annotated[str, Parameter(help="key=value changes to the recipe, such as steps=100.")],
     json: Json = False,
 ) -> None:
-    """Train a model from scratch.
+    """Train a model from scratch, or make a classifier of one that is there.
 
     Interrupt it and run it again: it goes on where it stood, to the same weights.
     """
@@ -747,7 +747,8 @@ def train(
     if json:
         _print_json(
             run=str(result.run), model=str(result.model), parameters=result.parameters, steps=result.steps,
-            seconds=result.seconds, confusion=result.confusion, **{result.unit: result.seen}, **result.measured,
+            seconds=result.seconds, confusion=result.confusion, classes=result.classes,
+            picture=result.picture and str(result.picture), **{result.unit: result.seen}, **result.measured,
         )  # fmt: skip
         return
     seen = f"{result.seen:,} {result.unit}"
@@ -755,7 +756,8 @@ def train(
     for line in result.lines():
         print(line)
     if result.confusion:
-        _print_confusion(result.confusion)
+        _print_confusion(result.confusion, result.classes, result.unit)
+        print(f"\nThe same as a picture: {result.picture}")
 
 
 @app.command(sort_key=18)
@@ -920,11 +922,13 @@ def _print_labels(labels: Sequence[Label]) -> None:
         print(f"{'' if label.p is None else f'{label.p:.4%}':>11} {label.logit:9.3f}  {_safe(label.name)}")
 
 
-def _print_confusion(table: list[list[int]]) -> None:
-    print("\nHow many images of the test, by their class (row), were taken for which (column):")
-    print(f"{'':6}" + "".join(f"{column:6}" for column in range(len(table))))
-    for row, counts in enumerate(table):
-        print(f"{row:6}" + "".join(f"{count:6}" for count in counts))
+def _print_confusion(table: list[list[int]], names: list[str], unit: str) -> None:
+    print(f"\nHow many {unit} of the test, by their class (row), were taken for which (column):")
+    names = [_safe(name) for name in names]
+    wide = max(5, *map(len, names)) + 1
+    print(f"{'':{wide}}" + "".join(f"{name:>{wide}}" for name in names))
+    for name, counts in zip(names, table, strict=True):
+        print(f"{name:>{wide}}" + "".join(f"{count:{wide}}" for count in counts))
 
 
 SHOWN = 8  # terms of a derivation in full

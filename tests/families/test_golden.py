@@ -28,7 +28,7 @@ MODELS, TENSORS = _stored()
 def test_every_variant_of_every_family_is_stored():
     assert MODELS.keys() == VARIANTS.keys()
     assert {model["config"]["model_type"] for model in MODELS.values()} == set(known())
-    assert FILE.stat().st_size < 350_000
+    assert FILE.stat().st_size < 360_000
 
 
 @pytest.mark.parametrize("variant", MODELS)

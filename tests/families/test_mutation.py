@@ -138,6 +138,7 @@ BROKEN: list[tuple[str, str, Change]] = [
     ("eps of a norm on the stream", "bert, masked, relu", _block_eps(1e-3)),
     ("a classifier's tanh", "bert, classes", _head(transform=("relu", None))),
     ("a classifier's relu", "distilbert, classes", _head(transform=("tanh", None))),
+    ("a decoder's classes of the first token", "llama, classes", _head(pool="first")),
     ("norm before the sublayers", "bert, no head", _blocks(lambda block: replace(block, slots=("pre",)))),
     ("eps of the embedding's norm", "roberta, no head", _stem(norm=spec.Norm("layer", 1e-2))),
     ("positions from the first row on", "roberta, no head", _stem(positions=spec.Positions("learned", 64))),

@@ -161,6 +161,11 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
         },
     ),
+    "gpt2, classes": ("GPT2Config", "GPT2ForSequenceClassification", {**GPT2, "num_labels": 5}),
+    "llama, classes": ("LlamaConfig", "LlamaForSequenceClassification", {**SMALL, "num_labels": 5}),
+    "gemma2, classes": ("Gemma2Config", "Gemma2ForSequenceClassification", {**GEMMA, "num_labels": 5}),
+    "neox, classes": ("GPTNeoXConfig", "GPTNeoXForSequenceClassification", {**NEOX, "num_labels": 5}),
+    "phi, classes": ("PhiConfig", "PhiForSequenceClassification", {**SMALL, "num_labels": 5}),
     "bert, masked": ("BertConfig", "BertForMaskedLM", ENCODER),
     "bert, masked, relu": (
         "BertConfig",

@@ -44,10 +44,12 @@ MORE = {
     "both ways": decoder(*[spec.Block(attention(causal=False, window=3), machines.GATED, RMS)] * 2),
 }  # fmt: skip
 #: A masked model, and what its stack is with other heads: of a classifier, with a layer before it and without; none.
+#: And a decoder that tells classes apart.
 ENCODERS = {
     "masked words": machines.BERT,
     "classes": dataclasses.replace(machines.BERT, head=spec.Head(5, bias=True, transform=("tanh", None), pool="first")),
     "plain classes": dataclasses.replace(machines.BERT, head=spec.Head(5, pool="first")),
+    "classes of a decoder": dataclasses.replace(machines.DECODERS["llama"], head=spec.Head(5, pool="last")),
     "no head": dataclasses.replace(machines.BERT, head=None),
 }
 #: Of images: with the class token alone, and with that of distillation beside it.

@@ -221,7 +221,7 @@ def test_vision_and_speech_run() -> None:
         (lambda: spec.MLP(80, "swish9"), "swish9"),
         (lambda: spec.Block(machines.attention(), machines.PLAIN, machines.RMS, ("beside",)), "slots"),
         (lambda: spec.Patches(48, image=30, patch=8), "30 pixels"),
-        (lambda: spec.Head(3, pool="last"), "last"),  # type: ignore[arg-type]
+        (lambda: spec.Head(3, pool="middle"), "middle"),  # type: ignore[arg-type]
         (lambda: spec.from_json({"kind_of": "Perceptron"}), "Perceptron"),
         (lambda: spec.from_json({"kind_of": "Norm", "kind": "rms", "eps": 1e-5, "colour": "red"}), "colour"),
     ],

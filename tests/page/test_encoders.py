@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import cutaway
-from tests.tasks.encoders import BERT, write
+from tests.families.making import GPT2, make
+from tests.tasks.encoders import BERT, byte_level, write
 
 from .conftest import Server, Watch, open_stop
 from .test_accessible import AXE
@@ -129,6 +130,30 @@ def test_classes_stand_where_tokens_stood(context: BrowserContext, tells: Server
     expect(page.locator(".opened")).to_contain_text("One row for each class.")
     open_stop(page, "Open block 1")
     expect(page.locator(".opened .mlp-room")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1440])
+def test_a_decoder_s_classes_are_read_off_its_last_token(context: BrowserContext, watch: Watch, tmp_path: Path) -> None:
+    config = {
+        **GPT2, "vocab_size": 330, "architectures": ["GPT2ForSequenceClassification"],
+        "id2label": {str(i): name for i, name in enumerate(MOODS)},
+    }  # fmt: skip
+    make(tmp_path / "moods", config)
+    byte_level().save(str(tmp_path / "moods/tokenizer.json"))
+    server = Server(tmp_path / "moods")
+    try:
+        text = "The cat sat on the mat."
+        page = opened(context, server, watch, text)
+        model = cutaway.load(tmp_path / "moods")
+        found = model.classify(text)
+        assert page.locator("li[data-id] .name").all_inner_texts() == [label.name for label in found.labels]
+        assert probabilities(page) == pytest.approx([label.p for label in found.labels], abs=1e-6)
+        expect(page.get_by_text("Of the last one")).not_to_have_count(0)
+        open_stop(page, "unembedding")
+        page.get_by_role("button", name="Term by term").click()
+        expect(page.locator(".arithmetic")).to_contain_text("they agree")
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("width", [1440])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import cutaway
+from tests.families.making import GPT2, LLAMA, make
 
 from .conftest import Make
-from .encoders import BERT, ROBERTA
+from .encoders import BERT, ROBERTA, byte_level
 
 TEXT = "The cat sat on the mat."
 NAMES = {"0": "sad", "1": "neither", "2": "happy"}
@@ -28,6 +31,32 @@ def test_the_reference_finds_the_same_probabilities(encoder: Make, config: dict)
     order = logits.argsort(descending=True).tolist()
     assert [label.name for label in found.labels] == [NAMES[str(i)] for i in order]
     assert [label.p for label in found.labels] == pytest.approx(logits.softmax(0)[order].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "GPT2"), ("llama", "Llama")])
+def test_a_decoder_s_classes_are_read_off_its_last_token(tmp_path: Path, family: str, kind: str) -> None:
+    says = {"gpt2": GPT2, "llama": LLAMA}[family]
+    made = {**says, "vocab_size": 330, "architectures": [f"{kind}ForSequenceClassification"], "id2label": NAMES}
+    folder = make(tmp_path, made | {"pad_token_id": 1})
+    byte_level().save(str(folder / "tokenizer.json"))
+    model = cutaway.load(folder)
+    assert model.spec.task == "classify"
+    ids = model.tokens(TEXT)
+    logits = torch.tensor([label.logit for label in model.classify(TEXT).labels])
+    run = model.run(TEXT)
+    torch.testing.assert_close(run["logits"].sort(descending=True).values, logits.float(), atol=1e-5, rtol=0)
+    rows = dict(model.machine.named_parameters())["head.out.weight"]
+    torch.testing.assert_close(run["logits"], rows @ run["final"][-1], atol=1e-5, rtol=0)
+    cut = model.run(tokens=ids[:4])["logits"]
+    padded = torch.tensor([ids[:6], [*ids[:4], 1, 1]])
+    present = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    with torch.no_grad():
+        torch.testing.assert_close(model.machine(padded, present)[1], cut, atol=1e-5, rtol=0)
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
+    reference = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        theirs = reference(padded, attention_mask=present.long()).logits
+        torch.testing.assert_close(model.machine(padded, present), theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_classes_that_do_not_exclude_each_other_and_numbers(encoder: Make) -> None:

@@ -18,7 +18,8 @@ from cutaway import cli
 from cutaway.errors import Failed, Misuse, NotFound, Refused
 from cutaway.families import checkpoint
 from cutaway.training import images, loop, state, train
-from cutaway.training.images import Order, changed, read, read_idx
+from cutaway.training.data import Order
+from cutaway.training.images import changed, read, read_idx
 from cutaway.training.recipe import Images, resolve
 
 SIDE = 8
@@ -277,7 +278,7 @@ def test_the_command_prints_what_was_measured_and_the_table(
     recipe: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.call(["train", recipe(), "steps=5"]) == 0
-    model, valid, test, _, title, columns, *rows = capsys.readouterr().out.splitlines()
+    model, valid, test, _, title, columns, *rows, _, picture = capsys.readouterr().out.splitlines()
     assert model.endswith("parameters, 5 steps, 20 images")
     assert [line.split(":")[0] for line in (valid, test)] == ["valid", "test"]
     assert "row" in title
@@ -286,4 +287,5 @@ def test_the_command_prints_what_was_measured_and_the_table(
     told = json.loads(capsys.readouterr().out)
     assert [[int(word) for word in row.split()[1:]] for row in rows] == told["confusion"]
     assert told["images"] == 20
+    assert picture.endswith(told["picture"])
     assert f"test: {told['accuracy']['test']:.4f} accuracy, {told['loss']['test']:.4f} loss" == test

@@ -70,8 +70,8 @@ export interface Spec {
     softcap: number | null
     /** A layer before the unembedding: its activation, and the norm after that. */
     transform: [string, NormSpec | null] | null
-    /** Only the first token is read, or the first two. */
-    pool: 'first' | 'first_two' | null
+    /** Only one token is read, the first or the last, or the first two. */
+    pool: 'first' | 'first_two' | 'last' | null
   }
   context: number
 }

@@ -13,10 +13,10 @@ from __future__ import annotations
 from ..errors import Refused
 from ..model import spec
 from . import Family
-from .config import LARGEST, MOST_LAYERS, WIDEST, Config, layer_norm, shown
+from .config import CLASSES, LARGEST, MOST_LAYERS, WIDEST, Config, layer_norm, shown
 from .names import Names, Rule
 
-MASKED, CLASSES = "ForMaskedLM", "ForSequenceClassification"
+MASKED = "ForMaskedLM"
 
 
 def read_bert(c: Config) -> spec.Transformer:

@@ -61,6 +61,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+#: How the reference's models that tell classes of texts apart end.
+CLASSES = "ForSequenceClassification"
 #: How the reference's classes of encoder-decoders with a head are named.
 WRITERS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")
 DTYPES = ("float64", "float32", "float16", "bfloat16")

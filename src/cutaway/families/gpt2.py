@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..model import spec
-from . import Family
+from . import Family, decoder
 from .config import LARGEST, MOST_LAYERS, WIDEST, Config, layer_norm
 from .names import THIRDS_TRANSPOSED, TRANSPOSED, Names, Rule
 
@@ -31,12 +31,12 @@ def read(c: Config) -> spec.Transformer:
     return spec.Transformer(
         spec.Tokens(vocabulary, width, positions=spec.Positions("learned", context)),
         spec.Stack(width, tuple(block(i) for i in range(layers)), norm),
-        spec.Head(vocabulary, tied=c.flag("tie_word_embeddings", True)),
+        decoder.head(c, vocabulary, tied=c.flag("tie_word_embeddings", True)),
         context,
     )
 
 
-def names(_: spec.Transformer) -> Names:
+def names(s: spec.Transformer) -> Names:
     theirs, ours = "transformer.h.{}", "stack.blocks.{}"
     return Names(
         "transformer.",
@@ -50,7 +50,7 @@ def names(_: spec.Transformer) -> Names:
             Rule(f"{theirs}.mlp.c_fc", (f"{ours}.mlp.up",), TRANSPOSED),
             Rule(f"{theirs}.mlp.c_proj", (f"{ours}.mlp.down",), TRANSPOSED),
             Rule("transformer.ln_f", ("stack.norm",)),
-            Rule("lm_head", ("head.out",)),
+            *decoder.head_rules(s, "lm_head"),
         ],
         dead=(f"{theirs}.attn.bias", f"{theirs}.attn.masked_bias"),  # the causal mask, and what it masks with
     )

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..model import spec
-from . import Family, rotary
+from . import Family, decoder, rotary
 from .config import LARGEST, MOST_LAYERS, WIDEST, Config, rms_norm, shown
 from .names import ONE_PLUS, SAME, Names, Operation, Rule
 
@@ -207,7 +207,7 @@ def read(facts: Facts, c: Config) -> spec.Transformer:
     return spec.Transformer(
         spec.Tokens(vocabulary, width, scale=width**0.5 if facts.embedding_scaled else 1.0),
         spec.Stack(width, tuple(block(i) for i in range(layers)), norm),
-        spec.Head(vocabulary, tied=c.flag("tie_word_embeddings", facts.tied), softcap=logit_cap),
+        decoder.head(c, vocabulary, tied=c.flag("tie_word_embeddings", facts.tied), softcap=logit_cap),
         c.integer("max_position_embeddings", most=LARGEST),
     )
 
@@ -258,7 +258,7 @@ _NORMS = {
 }
 
 
-def names(facts: Facts, _: spec.Transformer) -> Names:
+def names(facts: Facts, s: spec.Transformer) -> Names:
     theirs, ours = "model.layers.{}", "stack.blocks.{}"
     return Names(
         "model.",
@@ -269,7 +269,7 @@ def names(facts: Facts, _: spec.Transformer) -> Names:
             *(Rule(f"{theirs}.self_attn.{x}_norm", (f"{ours}.attn.{x}_norm",), facts.norms) for x in "qk"),
             *(Rule(f"{theirs}.mlp.{x}_proj", (f"{ours}.mlp.{x}",)) for x in ("gate", "up", "down")),
             Rule("model.norm", ("stack.norm",), facts.norms),
-            Rule("lm_head", ("head.out",)),
+            *decoder.head_rules(s, "lm_head"),
         ],
         dead=(f"{theirs}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
     )

@@ -7,7 +7,7 @@ Phi    x + attention(norm(x)) + mlp(norm(x))
 from __future__ import annotations
 
 from ..model import spec
-from . import Family, rotary
+from . import Family, decoder, rotary
 from .config import LARGEST, MOST_LAYERS, WIDEST, Config, layer_norm
 from .names import Names, Rule, interleaved
 
@@ -23,7 +23,7 @@ def _transformer(c: Config, block: spec.Block, width: int, head_bias: bool) -> s
     return spec.Transformer(
         spec.Tokens(vocabulary, width),
         spec.Stack(width, (block,) * layers, block.norm),
-        spec.Head(vocabulary, tied=c.flag("tie_word_embeddings", False), bias=head_bias),
+        decoder.head(c, vocabulary, tied=c.flag("tie_word_embeddings", False), bias=head_bias),
         c.integer("max_position_embeddings", most=LARGEST),
     )
 
@@ -41,9 +41,9 @@ def read_neox(c: Config) -> spec.Transformer:
     return _transformer(c, block, width, head_bias=False)
 
 
-def neox_names(described: spec.Transformer) -> Names:
+def neox_names(s: spec.Transformer) -> Names:
     theirs, ours = "gpt_neox.layers.{}", "stack.blocks.{}"
-    fused = interleaved(described.stack.blocks[0].attn.heads)
+    fused = interleaved(s.stack.blocks[0].attn.heads)
     return Names(
         "gpt_neox.",
         [
@@ -55,8 +55,7 @@ def neox_names(described: spec.Transformer) -> Names:
             Rule(f"{theirs}.mlp.dense_h_to_4h", (f"{ours}.mlp.up",)),
             Rule(f"{theirs}.mlp.dense_4h_to_h", (f"{ours}.mlp.down",)),
             Rule("gpt_neox.final_layer_norm", ("stack.norm",)),
-            Rule("embed_out", ("head.out",)),
-            Rule("lm_head", ("head.out",)),  # what the reference calls it while it runs
+            *decoder.head_rules(s, "embed_out", "lm_head"),  # the latter: what the reference calls it while it runs
         ],
         dead=tuple(f"{theirs}.attention.{x}" for x in ("bias", "masked_bias", "rotary_emb.inv_freq")),
     )
@@ -79,7 +78,7 @@ def read_phi(c: Config) -> spec.Transformer:
     return _transformer(c, spec.Block(attention, mlp, norm, parallel=True, shared_norm=True), width, head_bias=True)
 
 
-def phi_names(_: spec.Transformer) -> Names:
+def phi_names(s: spec.Transformer) -> Names:
     theirs, ours = "model.layers.{}", "stack.blocks.{}"
     return Names(
         "model.",
@@ -92,7 +91,7 @@ def phi_names(_: spec.Transformer) -> Names:
             Rule(f"{theirs}.mlp.fc1", (f"{ours}.mlp.up",)),
             Rule(f"{theirs}.mlp.fc2", (f"{ours}.mlp.down",)),
             Rule("model.final_layernorm", ("stack.norm",)),
-            Rule("lm_head", ("head.out",)),
+            *decoder.head_rules(s, "lm_head"),
         ],
         dead=(f"{theirs}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
     )

@@ -192,6 +192,11 @@ def every_token(machine: spec.Spec) -> bool:
     return machine.head is not None and machine.head.pool is None
 
 
+def read_at(machine: spec.Spec, length: int) -> int:
+    """Which of ``length`` positions a head that pools reads; of two the first."""
+    return length - 1 if head_of(machine).pool == "last" else 0
+
+
 def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 0) -> int:
     """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens, of which an encoder-decoder reads
     ``source`` others."""

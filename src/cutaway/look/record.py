@@ -484,13 +484,13 @@ class Record:
         return logits if name == "logits" else tops(logits)[name]
 
     def _read_by_head(self, name: str, rows: slice = slice(None)) -> Tensor:
-        """What the head reads of ``final``, or what it made of that: some tokens; of a classifier the first, or two."""
+        """What the head reads of ``final``, or what it made of that: some tokens; of a classifier one, or two."""
         x = self[f"{self._decoder}final" if name == "final" else name]
         if naming.every_token(self.spec):
             return x[rows]
         if x.ndim == 1:
             return x
-        return x[:2] if naming.head_of(self.spec).pool == "first_two" else x[0]
+        return x[:2] if naming.head_of(self.spec).pool == "first_two" else x[naming.read_at(self.spec, len(x))]
 
     def _head(self) -> Head:
         """The head with the weights at hand."""

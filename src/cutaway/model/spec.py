@@ -289,8 +289,9 @@ class Head:
     """Residual stream -> ``size`` logits.
 
     ``tied``: the token embedding serves as the unembedding. ``transform``: a dense layer, an activation and perhaps a
-    norm first (BERT). ``pool``: "first" reads only the first position (ViT, classifiers); "first_two" reads each of
-    the first two with an unembedding of its own, and the logits are their mean (DeiT's class and distillation tokens).
+    norm first (BERT). ``pool``: "first" reads only the first position (ViT, encoders that classify); "last" only the
+    last token (decoders that classify); "first_two" reads each of the first two with an unembedding of its own, and the
+    logits are their mean (DeiT's class and distillation tokens).
     """
 
     size: int
@@ -299,12 +300,12 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     transform: tuple[str, Norm | None] | None = None
-    pool: Literal["first", "first_two"] | None = None
+    pool: Literal["first", "first_two", "last"] | None = None
 
     def __post_init__(self) -> None:
         _positive("head size", self.size)
         if self.pool is not None:
-            _one_of("pool", self.pool, ("first", "first_two"))
+            _one_of("pool", self.pool, ("first", "first_two", "last"))
         _positive("head scale", self.scale)
         if self.softcap is not None:
             _positive("softcap", self.softcap)

@@ -101,12 +101,23 @@ class Head(nn.Module):
         self.out = Unembedding(head.size, width, head.tied, head.bias)
         self.second = Unembedding(head.size, width, head.tied, head.bias) if head.pool == "first_two" else None
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        if self.head.pool is not None:
-            x = x[:, :2] if self.head.pool == "first_two" else x[:, 0]
+    def forward(self, x: Tensor, embedding: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        x = self.read(x, present)
         if self.dense is not None:
             x = tap(self, "head.hidden", self.hidden(tap(self, "head.up", self.dense(x))))
         return tap(self, "logits", self.unembed(x, embedding))
+
+    def read(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """What of the stream becomes logits: all of it, or what stands where the head pools. The last token is the last
+        that is ``present`` (B, T)."""
+        if self.head.pool == "first":
+            return x[:, 0]
+        if self.head.pool == "first_two":
+            return x[:, :2]
+        if self.head.pool == "last" and present is not None:
+            places = torch.arange(x.shape[1], device=x.device)
+            return x[torch.arange(len(x), device=x.device), (places * present).argmax(1)]
+        return x[:, -1] if self.head.pool == "last" else x
 
     def hidden(self, up: Tensor) -> Tensor:
         """What the layer before the unembedding makes of its sums (..., D): activation, then perhaps a norm."""
@@ -149,15 +160,16 @@ class Transformer(nn.Module):
         """Token ids (B, T), or an image or mel frames, to logits (B, T, V); without a head, to the stream (B, T, D).
         See :meth:`stream`."""
         stream = self.stream(inputs, present, segments, cache)
-        return stream if self.head is None else self.logits(stream)
+        return stream if self.head is None else self.logits(stream, present)
 
-    def logits(self, stream: Tensor) -> Tensor:
+    def logits(self, stream: Tensor, present: Tensor | None = None) -> Tensor:
         """What the head makes of the residual stream after the final norm: (B, T, D) -> (B, T, V), or (B, V) when it
-        reads one position only. Raises ValueError where there is no head."""
+        reads one position only. ``present`` (B, T) is False at padding, which is no last token.
+        Raises ValueError where there is no head."""
         if self.head is None:
             raise ValueError("this model has no head, and so no logits")
         embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.head.head.tied else None
-        logits: Tensor = self.head(stream, embedding)
+        logits: Tensor = self.head(stream, embedding, present)
         return logits
 
     def stream(

@@ -1,4 +1,4 @@
-"""Classes of a text: what a classifier's head makes of its first position, as probabilities by name."""
+"""Classes of a text: what a classifier's head makes of the position it reads, as probabilities by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training from scratch: recipes, data, the loop, checkpoints. Importing this does not import torch."""
+"""Training: recipes, data, the loop, checkpoints. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Result:
     measure and split, of the model as saved in ``model``: ``measured["nats_per_token"]["valid"]``.
 
     ``confusion``, of a model that tells classes apart: how many of each true one (row) it took for which (column)
-    in the test.
+    in the test; ``classes`` are their names, and ``picture`` the file that shows it.
     """
 
     run: Path
@@ -29,6 +29,8 @@ class Result:
     seconds: float
     measured: dict[str, dict[str, float]]
     confusion: list[list[int]] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    picture: Path | None = None
 
     def lines(self) -> list[str]:
         """What was measured in words, a line for each split."""

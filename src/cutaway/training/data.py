@@ -42,21 +42,22 @@ def read_corpus(sources: Sequence[Source], folder: Path) -> tuple[Corpus, collec
     corpus: Corpus = {split: [] for split in SPLITS}
     dropped: collections.Counter[str] = collections.Counter()
     for source in sources:
-        for split, document in _documents(source, folder, dropped):
+        for split, document in documents(source, folder, dropped):
             corpus[split].append(document)
     seen: set[int] = set()
     for split in ("test", "valid", "train"):
-        corpus[split] = list(_without_repeats(corpus[split], seen, dropped))
+        corpus[split] = list(without_repeats(corpus[split], seen, dropped))
     if not corpus["train"] or not corpus["valid"]:
         raise Misuse("The sources hold no text to train on or none to validate on.", "Name a train and a valid file.")
     return corpus, dropped
 
 
-def _documents(source: Source, folder: Path, dropped: collections.Counter[str]) -> Iterator[tuple[str, str]]:
+def documents(source: Source, folder: Path, dropped: collections.Counter[str]) -> Iterator[tuple[str, str]]:
+    """(split, document) for all that the files of a source hold."""
     for split in SPLITS:
         if not (name := getattr(source, split)):
             continue
-        text = _read(folder / name)
+        text = read_text(folder / name)
         if source.format == "books":  # a paragraph a line, an empty line between books
             for book in text.split("\n\n"):
                 yield from ((split, chapter) for chapter in clean_book(book.split("\n"), dropped))
@@ -67,7 +68,7 @@ def _documents(source: Source, folder: Path, dropped: collections.Counter[str]) 
                     dropped["licence"] += len(line)
                     continue
                 document = "\n".join(p for p in map(clean_text, paragraphs) if p)
-                yield _held_out(title, source.hold_out) or split, document
+                yield held_out(title, source.hold_out) or split, document
         else:  # plain text, documents between end-of-text marks
             yield from ((split, part.strip("\n")) for part in text.split("<|endoftext|>") if part.strip())
 
@@ -82,13 +83,14 @@ def _story(line: str, where: str) -> tuple[str, list[str], str]:
         raise Refused(f"{where} is not a story: {error!r}.", 'Write {"title": ..., "pages": [...]}.') from None
 
 
-def _held_out(title: str, share: float) -> str | None:
+def held_out(title: str, share: float) -> str | None:
     """The split of a story whose source has one file for all: ``share`` of the titles each to valid and to test."""
     place = zlib.crc32(title.encode()) / 2**32
     return "valid" if place < share else "test" if place < 2 * share else None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What stands in a file, unpacked where it ends in .gz. Raises NotFound, or Refused for one that is damaged."""
     if not path.is_file():
         raise NotFound(f"No training data at {path}.", "Say where the data folder is: data=/path/to/folder.")
     try:
@@ -98,7 +100,7 @@ def _read(path: Path) -> str:
         raise Refused(f"{path} is damaged: {error}.", "Fetch the file again; text must be UTF-8.") from error
 
 
-def _without_repeats(documents: Iterable[str], seen: set[int], dropped: collections.Counter[str]) -> Iterator[str]:
+def without_repeats(documents: Iterable[str], seen: set[int], dropped: collections.Counter[str]) -> Iterator[str]:
     """Documents fewer than a fifth of whose runs of eight words are in ``seen``, to which theirs are added."""
     for document in documents:
         words = document.lower().split()
@@ -195,6 +197,28 @@ def _epoch(sampler: Sampler, number: int) -> np.ndarray:
     """Where the windows of an epoch start, in order: int64 (per_epoch,)."""
     random = np.random.Generator(np.random.PCG64([sampler.seed, number]))
     return int(random.integers(sampler.window)) + sampler.window * random.permutation(sampler.per_epoch)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which image or text comes when: a pure function of the seed and the step, so resuming needs no state.
+
+    An epoch visits each of ``count`` once, in an order of its own. Batches run on from one epoch into the next.
+    """
+
+    count: int
+    batch: int
+    seed: int
+
+    def places(self, step: int) -> np.ndarray:
+        """Those of a step (from 0): int64 (batch,)."""
+        places = (divmod(place, self.count) for place in range(step * self.batch, (step + 1) * self.batch))
+        return np.array([_order(self, number)[place] for number, place in places])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(order: Order, number: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([order.seed, number])).permutation(order.count)
 
 
 def windows(ids: np.ndarray, starts: np.ndarray, length: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ Shapes: N images, B of a batch, Y rows and X columns of pixels.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import math
@@ -26,7 +25,8 @@ from cutaway.errors import Misuse, NotFound, Refused
 from cutaway.families import describe
 from cutaway.files import write_atomically
 from cutaway.model import spec
-from cutaway.training.data import SPLITS
+from cutaway.training.confusion import told
+from cutaway.training.data import SPLITS, Order
 from cutaway.training.objective import Measured, by_measure
 from cutaway.training.recipe import Images, Recipe
 
@@ -82,14 +82,9 @@ class See:
     @torch.no_grad()
     def _measures(self, split: str, model: nn.Module) -> tuple[dict[str, float], list[list[int]]]:
         model.eval()
-        its, count = self.splits[split], self.config["num_labels"]
-        loss, table = 0.0, torch.zeros(count, count, dtype=torch.int64)
-        for i in range(0, len(its), SHOWN):
-            some = its[slice(i, i + SHOWN)]
-            logits = model(normalised(some.images[:, None] / 255, self.recipe.images))
-            loss += F.cross_entropy(logits, some.classes, reduction="sum").item()
-            table += (some.classes * count + logits.argmax(-1)).bincount(minlength=count**2).reshape(count, count)
-        return {"accuracy": int(table.trace()) / len(its), "loss": loss / len(its)}, table.tolist()
+        its = self.splits[split]
+        parts = (its[slice(i, i + SHOWN)] for i in range(0, len(its), SHOWN))
+        return told((model(normalised(some.images[:, None] / 255, self.recipe.images)), some.classes) for some in parts)
 
     def export(self, folder: Path) -> None:
         side, images = self.config["image_size"], self.recipe.images
@@ -106,28 +101,6 @@ class See:
         }
         with write_atomically(folder / "preprocessor_config.json") as beside:
             beside.write_text(json.dumps(says, indent=2) + "\n")
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which image comes when: a pure function of the seed and the step, so resuming needs no state.
-
-    An epoch visits every image once, in an order of its own. Batches run on from one epoch into the next.
-    """
-
-    images: int
-    batch: int
-    seed: int
-
-    def places(self, step: int) -> np.ndarray:
-        """The images of a step (from 0): int64 (batch,)."""
-        places = (divmod(place, self.images) for place in range(step * self.batch, (step + 1) * self.batch))
-        return np.array([_epoch(self, number)[place] for number, place in places])
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch(order: Order, number: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64([order.seed, number])).permutation(order.images)
 
 
 # --- how an image is shown ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cutaway import hub
 from cutaway.errors import CutawayError, Failed, Misuse
 from cutaway.families import checkpoint, describe
 from cutaway.files import write_atomically
@@ -28,10 +29,12 @@ from cutaway.model import spec
 from cutaway.model.init import STANDARD_DEVIATION, initialise
 from cutaway.model.transformer import build
 from cutaway.training import Result, state
+from cutaway.training.confusion import draw
 from cutaway.training.objective import Objective, objective
 from cutaway.training.optim import learning_rate, make_optimiser
 from cutaway.training.recipe import Recipe, resolve, to_toml
 from cutaway.training.report import Report
+from cutaway.training.start import begin
 
 FREE = {"data", "run", "threads", "log_every", "validate_every", "validate_windows", "save_every", "keep"}
 
@@ -49,6 +52,8 @@ def run(recipe: Recipe) -> Result:
         state.require_space(folder, spec.parameters(described), recipe.keep)
         deviation = learned.config.get("initializer_range", STANDARD_DEVIATION)
         model = initialise(build(described), recipe.seed, deviation, look_around=recipe.task == "fill")
+        if recipe.start:
+            begin(model, hub.find(recipe.start), recipe.freeze)
         progress = _steps(recipe, model, learned, folder)
         _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)
@@ -120,10 +125,21 @@ def _measure(learned: Objective, folder: Path, progress: state.Progress) -> Resu
     opened = checkpoint.open(folder / "model")
     measured, confusion = learned.measure(opened.load())
     result = Result(folder, folder / "model", opened.parameters, steps=progress.step, seen=progress.seen,
-                    unit=learned.unit, seconds=progress.seconds, measured=measured, confusion=confusion)  # fmt: skip
+                    unit=learned.unit, seconds=progress.seconds, measured=measured, confusion=confusion,
+                    **_shown(confusion, learned, folder / "confusion.svg"))  # fmt: skip
     with write_atomically(folder / "result.json") as beside:
         beside.write_text(json.dumps(dataclasses.asdict(result), indent=2, default=str) + "\n")
     return result
+
+
+def _shown(confusion: list[list[int]], learned: Objective, place: Path) -> dict[str, Any]:
+    """The names of the classes, and the picture of which was taken for which; nothing where there are none."""
+    if not confusion:
+        return {}
+    names = list(learned.config["id2label"].values())
+    with write_atomically(place) as beside:
+        beside.write_text(draw(confusion, names, learned.unit), encoding="utf-8")
+    return {"classes": names, "picture": place}
 
 
 def _require_same(recipe: Recipe, folder: Path) -> None:

@@ -18,7 +18,12 @@ from cutaway.errors import Misuse, NotFound
 
 FOLDER = Path(__file__).parent / "recipes"
 TEXTS = ("books", "stories", "text")
-TASKS = {"continue": TEXTS, "fill": TEXTS, "see": ("idx",)}  # task -> the formats that hold what it learns from
+TASKS = {  # task -> the formats that hold what it learns from
+    "continue": TEXTS,
+    "fill": TEXTS,
+    "see": ("idx",),
+    "classify": (*TEXTS, "labelled"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Source:
     ``books``: a paragraph a line, an empty line between books, cleaned as scanned books need it. ``stories``: a JSON
     object a line with "title" and "sections" or "pages". ``text``: plain, documents between ``<|endoftext|>`` marks.
     ``idx``: grey images and their classes; ``train = "t"`` means t-images-idx3-ubyte and t-labels-idx1-ubyte.
+    ``labelled``: a JSON object a line with "text" and "label".
     """
 
     format: str
@@ -36,6 +42,7 @@ class Source:
     test: str = ""
     without_licence: str = ""  # leave out stories whose "license" contains this
     hold_out: float = 0.0  # of stories: the share of titles moved to valid, and as many to test; of idx: to valid
+    label: str = ""  # of texts that a classifier learns from: the class of all that is in these files
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,16 @@ class Recipe:
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
-    task: str = "continue"  # what the model learns: to continue texts, to fill masks, or to see what images show
+    task: str = "continue"  # to continue texts, to fill masks, to see what images show, or to classify texts
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
     threads: int = 0  # 0: as many as torch finds
     tokenizer: Vocabulary = field(default_factory=Vocabulary)
     images: Images = field(default_factory=Images)
+    start: str = ""  # of a classifier of texts: the model that it begins as, by name or by folder
+    freeze: bool = False  # and whether only the head that is put on it learns
+    passage: int = 40  # and the words in each passage that texts with a label are cut into
     window: int = 512  # tokens the model sees at once
     masked: float = 0.15  # the share of them it is to tell, where masks are filled
     batch: int = 8  # windows, or images, a step
@@ -91,7 +101,17 @@ class Recipe:
     keep: int = 2  # checkpoints
 
     def __post_init__(self) -> None:
-        counts = ("window", "batch", "steps", "log_every", "validate_every", "validate_windows", "save_every", "keep")
+        counts = (
+            "window",
+            "passage",
+            "batch",
+            "steps",
+            "log_every",
+            "validate_every",
+            "validate_windows",
+            "save_every",
+            "keep",
+        )
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("threads", "warmup", "lr_end", "weight_decay", "seed"):
@@ -102,7 +122,11 @@ class Recipe:
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
         _require(self.task in TASKS, "task", " or ".join(TASKS))
+        _require(bool(self.start) == (self.task == "classify"), "start", "there, and only there, where task = classify")
+        _require(not (self.start and self.model), "model", "left out where start says what it is")
         for source in self.sources:
+            labelled = bool(source.label) == (self.task == "classify" and source.format != "labelled")
+            _require(labelled, "sources.label", "there for texts to classify, and for nothing else")
             _require(source.format in TASKS[self.task], "sources.format", " or ".join(TASKS[self.task]))
             _require(0 <= source.hold_out < 1, "sources.hold_out", "at least 0 and below 1")
         for name in ("shift", "turn", "zoom", "invert"):
@@ -134,7 +158,8 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         raise Misuse(f"{path} is not TOML: {error}.", "Correct it there.") from error
     for override in overrides:
         _override(table, override)
-    return _build(Recipe, {"name": path.stem, **table}, "")
+    begun: dict[str, Any] = {"model": {}} if "start" in table else {}  # the model that it starts as says what it is
+    return _build(Recipe, {"name": path.stem, **begun, **table}, "")
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -207,7 +232,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
     return value
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", dict: "a table"}
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
 
 
 def _require(holds: bool, name: str, what: str) -> None:

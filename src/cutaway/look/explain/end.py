@@ -20,9 +20,9 @@ def final(at: At) -> Work:
 
 
 def head_up(at: At) -> Work:
-    """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the first position, and is not written"""
+    """head.up[t,d] = Σ W[d,i] · final[t,i] + b; of a classifier t is the position it reads, and is not written"""
     *time, d = at.index
-    return at.projected("head.dense", d, True, at.cells(at.here("final"), *(time or [0]), ALL))
+    return at.projected("head.dense", d, True, at.cells(at.here("final"), *(time or [at.read_by_head]), ALL))
 
 
 def head_hidden(at: At) -> Work:
@@ -35,13 +35,14 @@ def head_hidden(at: At) -> Work:
 
 def logits(at: At) -> Work:
     """logits[t,v] = Σ final[t,d] · U[v,d] · scale + b, soft-capped; where a layer stands before the unembedding, it
-    reads head.hidden; of a classifier t is the first position, and is not written"""
+    reads head.hidden; of a classifier t is the position it reads, and is not written"""
     *time, v = at.index if at.name == "logits" else (at.record.length - 1, *at.index)
     head = naming.head_of(at.machine)
     if head.pool == "first_two":
         return _twice(at, head, v)
     unembedding = embedding_of(at.machine) if head.tied else "head.out.weight"
-    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells(at.here("final"), *(time or [0]), ALL)
+    place = time or [at.read_by_head]
+    vector = at.cells("head.hidden", *time, ALL) if head.transform else at.cells(at.here("final"), *place, ALL)
     work = products(vector, at.weights(unembedding, v, ALL))
     work.scale(head.scale, "scale of the logits").plus(at.weight("head.out.bias", v) if head.bias else None)
     return work.softcap(head.softcap)

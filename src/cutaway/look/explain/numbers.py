@@ -40,6 +40,11 @@ class At:
         return self.record.spec
 
     @property
+    def read_by_head(self) -> int:
+        """Which position a head that pools reads."""
+        return naming.read_at(self.machine, self.record.length)
+
+    @property
     def side(self) -> str:
         """ "encoder." or "decoder." of a machine that has both, else nothing; the head belongs to the decoder."""
         if isinstance(self.machine, specs.Transformer):

@@ -17,6 +17,7 @@ export const drawing = {
   'drawing.plain.rewrite': 'Then the decoder: {count} tokens are written, each reading those before it, and in each of {blocks} blocks what the encoder made. The last one, {text}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p} before the settings below.',
   'drawing.plain.transcribe': 'Then the decoder: {count} tokens are written, each reading those before it, and in each of {blocks} blocks what the encoder heard. The last one, {text}, opens into all {vocabulary} tokens the model knows: most likely comes {best}, with {p} before the settings below.',
   'drawing.plain.classify': '{count} tokens run through {blocks} blocks, each reading all others. Of the first one, {text}, the head makes {vocabulary} classes: most likely {best}, with {p}.',
+  'drawing.plain.classify.last': '{count} tokens run through {blocks} blocks. Of the last one, {text}, which has read all others, the head makes {vocabulary} classes: most likely {best}, with {p}.',
   'drawing.plain.see': '{count} tokens run through {blocks} blocks, each reading all others: {text}, and a token for each patch of the picture. Of the first the head makes {vocabulary} classes: most likely {best}, with {p}.',
   'tokens': 'Tokens',
   'tokens.read': 'Read',

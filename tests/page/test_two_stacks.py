@@ -14,7 +14,7 @@ from tools import random_model
 from .conftest import Server, Watch
 from .test_accessible import AXE
 from .test_page import probabilities, type_text
-from .test_takeaway import alone
+from .test_takeaway import alone, dropped
 
 TEXT = "The little dog ran to the river."
 
@@ -160,3 +160,29 @@ def test_axe_finds_nothing(context: BrowserContext, rewrites: Server, watch: Wat
     page.evaluate(AXE.read_text("utf-8"))
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
     assert [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found] == []
+
+
+def test_its_numbers_are_taken_away_and_the_run_comes_back(
+    context: BrowserContext, rewrites: Server, watch: Watch, rewriter: Path, tmp_path: Path
+) -> None:
+    page = opened(context, rewrites, watch)
+    write_one(page)
+    record = cutaway.load(rewriter).run(TEXT, target=written(page)[1:])
+    page.locator(".takeaway summary").first.click()
+    for sought in ("blocks.1.cross", "encoder.blocks.0", "decoder.blocks.2", "river", "logits", "final"):
+        page.locator(".takeaway input[type=search]").fill(sought)
+        for row in page.locator(".takeaway li:has(code)").all():
+            name, shape = row.locator("code").inner_text(), row.locator(".quiet").inner_text()
+            sizes = tuple(int(part.split()[1].replace(",", "")) for part in shape.split(" × "))
+            assert (name, sizes) == (name, record.shape(name))
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save .cutaway", exact=True).click()
+    path = tmp_path / "run.cutaway"
+    waiting.value.save_as(path)
+    again = cutaway.open(path)
+    assert (again.tokens, again.source) == (record.tokens, record.source)
+    assert again["decoder.blocks.1.cross.pattern"].allclose(record["decoder.blocks.1.cross.pattern"], atol=1e-6)
+    other = opened(context, rewrites, watch, "Another text.")
+    dropped(other, path)
+    expect(river(other, "written")).to_have_attribute("data-tokens", "2")
+    assert written(other) == record.tokens

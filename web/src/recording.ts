@@ -184,7 +184,7 @@ export class Recording {
   /** The token the head reads: the last one; the first mask; of a classifier the first, or the last. */
   get home(): number {
     if (this.writes || this.spec.head?.pool === 'last') return this.length - 1
-    if (this.classes) return 0
+    if (this.classes || this.spec.stem.bins) return 0
     const words = [...this.pieces.keys()].filter((token) => !this.pieces[token].special)
     return this.masks[0] ?? words.at(-1) ?? 0
   }

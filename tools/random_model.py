@@ -2,8 +2,8 @@
 
     python tools/random_model.py FOLDER [--family llama] [--layers 12] [--width 256] [--heads 12] [--context 2048]
 
-Then `cutaway look --model FOLDER`. It speaks with the bundled model's tokenizer. What it says is noise; every number of
-it is computed.
+Families: llama and those configured like it, gpt2, t5. Then `cutaway look --model FOLDER`. It speaks with the bundled
+model's tokenizer. What it says is noise; every number of it is computed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,17 @@ def config(family: str, layers: int, width: int, heads: int, context: int) -> di
     common = {"model_type": family, "vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     if family == "gpt2":
         return common | {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": context}
-    if family == "marian":
+    if family in ("marian", "whisper"):
         sides = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}
-        return common | {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sides.items()} | {
-            "d_model": width, "max_position_embeddings": context, "decoder_start_token_id": 0,
-            "is_encoder_decoder": True, "activation_function": "gelu", "scale_embedding": True,
+        common |= {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sides.items()}
+        common |= {"d_model": width, "decoder_start_token_id": 0, "is_encoder_decoder": True}
+        if family == "marian":
+            return common | {"max_position_embeddings": context, "activation_function": "gelu"}
+        return common | {"num_mel_bins": 80, "max_source_positions": 150, "max_target_positions": context}
+    if family == "t5":
+        return common | {
+            "architectures": ["T5ForConditionalGeneration"], "num_layers": layers, "d_model": width,
+            "num_heads": heads, "d_kv": width // heads, "d_ff": 4 * width, "decoder_start_token_id": 0,
         }  # fmt: skip
     return common | {
         "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "num_key_value_heads": heads,

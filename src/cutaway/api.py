@@ -294,7 +294,7 @@ class Model:
         and a vector is the stream at its first position. Raises Misuse for an empty text, for none, and for a model
         that turns one text into another.
         """
-        machine = self._must("embed" if isinstance(self.spec, spec.Seq2Seq) else self.spec.task)
+        machine = self._must("embed", "continue", "fill", "classify", "see")
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise Misuse("There is no text.", "Give at least one.")
@@ -485,9 +485,12 @@ class Model:
         kept = ids[: room - len(after)] + after
         return kept, [f"The text has {len(ids)} tokens; the model reads {room}, so its end was left out."]
 
-    def _must(self, task: str) -> Any:
-        """The machine. Raises Misuse, saying what this model can be asked instead, for a model of another kind."""
-        if self.spec.task != task:
+    def _must(self, task: str, *others: str) -> Any:
+        """The machine of a model that does ``task``, or one of ``others``.
+
+        Raises Misuse, saying what this model can be asked instead, for one of another kind.
+        """
+        if self.spec.task not in (task, *others):
             raise Misuse(
                 f"{self.card.name} does not {tasks.DOES[task]}: it {tasks.IS[self.spec.task]}.",
                 f"Ask it with {tasks.ASKED[self.spec.task]}.",
@@ -533,7 +536,7 @@ class Model:
             edit,
             tokens=written or ids,
             text=text,
-            settings=({"notes": notes} if notes else {}) | self._asked(ids),
+            settings=self._settings(notes, ids),
             pieces=self._shown(written or ids, written=bool(written)),
             vocabulary=self._spelt,
             source=ids if written else [],
@@ -547,7 +550,6 @@ class Model:
         pixels, notes = self._pixels(image)
         assert isinstance(self.spec.stem, spec.Patches), "_pixels has asked"
         self._refuse_too_large(self.context, keep)
-        levels = {"image": self._preparation.levels()}
         return look.run(
             self.machine,
             [placed(self.machine, pixels)[None]],
@@ -555,7 +557,7 @@ class Model:
             keep,
             edit,
             tokens=[],
-            settings=levels | ({"notes": notes} if notes else {}) | self._asked([]),
+            settings={"image": self._preparation.levels()} | self._settings(notes),
             pieces=pieces(self.spec.stem),
             vocabulary=self._spelt,
         )
@@ -576,10 +578,8 @@ class Model:
         mel = placed(machine, audio.log_mel(samples, stem.bins, 2 * stem.length))[None]
         language = self._speech.language or (spoken(machine, mel, self._speech) if self._speech.languages else None)
         begin = prompt_of(self._speech, language, timed=False)
-        said = self._said(target)
-        written = [*begin, *said][: self.context]
-        if len(written) < len(begin) + len(said):
-            notes.append(f"The target has {len(said)} tokens; {self.context - len(begin)} of them were read.")
+        written, more = self._behind(begin, target)
+        notes += more
         self._refuse_too_large(len(written), keep, stem.length)
         return look.run(
             self.machine,
@@ -588,7 +588,7 @@ class Model:
             keep,
             edit,
             tokens=written,
-            settings=({"notes": notes} if notes else {}) | {"begun": len(begin)},
+            settings=self._settings(notes, begun=len(begin)),
             pieces=self._shown(written, written=True),
             vocabulary=self._spelt,
         )
@@ -601,16 +601,17 @@ class Model:
                 'Say what to keep, for example keep="blocks.0.*".',
             )
 
-    def _asked(self, ids: list[int]) -> dict[str, Any]:
-        """What a reader of the record must know to read its logits: where the masks are; whether classes exclude each
-        other; how many tokens stand before what a decoder writes by itself."""
+    def _settings(self, notes: list[str], ids: Sequence[int] = (), begun: int = 1) -> dict[str, Any]:
+        """What a reader of the record must know: sentences about what was read; where the masks are; whether classes
+        exclude each other; how many tokens stand before what a decoder behind an encoder writes by itself."""
+        told: dict[str, Any] = {"notes": notes} if notes else {}
         if self.spec.task == "fill" and self.tokenizer is not None:
-            return {"masks": [place for place, id in enumerate(ids) if id == self.tokenizer.mask]}
+            told["masks"] = [place for place, id in enumerate(ids) if id == self.tokenizer.mask]
         if isinstance(self.spec, spec.Seq2Seq):
-            return {"begun": 1}
+            told["begun"] = begun
         if spec.classifies(self.spec):
-            return {"exclusive": problem(self.config, look.names.head_of(self.spec).size) == "one class"}
-        return {}
+            told["exclusive"] = problem(self.config, look.names.head_of(self.spec).size) == "one class"
+        return told
 
     def _written(self, target: str | Sequence[int] | None) -> tuple[list[int], list[str]]:
         """What a decoder behind an encoder reads, and a sentence when that is not all; nothing where there is none."""
@@ -618,25 +619,24 @@ class Model:
             if target is not None:
                 raise Misuse(f"{self.card.name} {tasks.IS[self.spec.task]}: it reads no target.", "Leave target out.")
             return [], []
-        if isinstance(target, str):
-            texts = self._texts().target
-            ids, after = texts.encode(target), texts.frame[1]
-            ids = ids[: len(ids) - len(after)]  # what ends a text would end the writing
-        else:
-            ids = checked_tokens(target or (), self.spec.target.vocabulary)
-        read = [start_of(self.folder, self.config, self.spec.target.vocabulary), *ids]
-        if len(read) <= self.context:
-            return read, []
-        return read[: self.context], [f"The target has {len(ids)} tokens; {self.context - 1} of them were read."]
+        return self._behind([start_of(self.folder, self.config, self.spec.target.vocabulary)], target)
 
-    def _said(self, target: str | Sequence[int] | None) -> list[int]:
-        """The tokens of what is written so far, without those that a tokenizer of speech puts around a text."""
-        if not isinstance(target, str):
-            return checked_tokens(target or (), self._must("transcribe").spec.target.vocabulary)
+    def _behind(self, begin: list[int], target: str | Sequence[int] | None) -> tuple[list[int], list[str]]:
+        """What a decoder reads, ``begin`` and the target behind it, and a sentence when that is not all of it."""
+        assert isinstance(self.spec, spec.Seq2Seq), "no other model has a decoder behind an encoder"
+        size = self.spec.target.vocabulary
+        ids = self._said(target) if isinstance(target, str) else checked_tokens(target or (), size)
+        read = [*begin, *ids][: self.context]
+        kept = len(read) - len(begin)
+        return read, [] if kept == len(ids) else [f"The target has {len(ids)} tokens; {kept} of them were read."]
+
+    def _said(self, target: str) -> list[int]:
+        """The tokens of what is written so far, without those that would end it; and of speech without those that a
+        tokenizer begins with, for its writing has begun with them."""
         texts = self._tokenizer().target
         before, after = texts.frame
         ids = texts.encode(target)
-        return ids[len(before) : len(ids) - len(after)]
+        return ids[len(before) if self.spec.task == "transcribe" else 0 : len(ids) - len(after)]
 
     def _shown(self, ids: list[int], written: bool = False) -> list[dict[str, Any]]:
         """Each token for people: of what is read, or of what a decoder behind an encoder has written."""

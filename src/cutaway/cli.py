@@ -200,18 +200,10 @@ def run(
     json: Json = False,
 ) -> None:
     """Run once and record every intermediate by name."""
-    if sound is None:
-        text = _text_or_image(text, image)
-    elif text is not None or image is not None:
-        raise Misuse("Give a text, --image or --sound, one of the three.")
-    elif model is None:
-        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
     for path in (save, html):
         if path is not None:
             _check_writable(path)
-    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
-    seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
-    record = loaded.run(text, keep=keep, target=target, image=seen, sound=heard)
+    loaded, record = _run(text, image, sound, target, keep, model, dtype, device)
     for path, write in ((save, record.save), (html, record.to_html)):
         if path is not None:
             write(path)
@@ -263,15 +255,15 @@ def explain(
     *,
     text: Annotated[str | None, Parameter(help="What the model reads; - reads standard input.")] = None,
     image: Annotated[str | None, Parameter(help="An image file to read instead of a text.")] = None,
+    sound: Annotated[str | None, Parameter(help="A sound file to hear instead.")] = None,
+    target: Target = None,
     model: RunName = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Derive one number of a run, term by term."""
-    text = _text_or_image(text, image)
-    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
-    record = loaded.run(text, image=None if image is None else _read_image(image))
+    loaded, record = _run(text, image, sound, target, None, model, dtype, device)
     found = record.explain(cell)
     _say(*record.settings.get("notes", []))
     if json:
@@ -846,11 +838,25 @@ def _read(text: str) -> str:
     return checked_text(text)
 
 
-def _text_or_image(text: str | None, image: str | None) -> str | None:
-    """The text, read from where it is. Raises Misuse unless one of the two is given."""
-    if (text is None) == (image is None):
-        raise Misuse("Give a text or --image, one of the two.")
-    return None if text is None else _read(text)
+def _run(
+    text: str | None,
+    image: str | None,
+    sound: str | None,
+    target: str | None,
+    keep: list[str] | None,
+    model: str | None,
+    dtype: str | None,
+    device: str | None,
+) -> tuple[Model, Record]:
+    """The model, and its run of what is given. Raises Misuse unless that is a text, an image or a sound."""
+    if sum(given is not None for given in (text, image, sound)) != 1:
+        raise Misuse("Give a text, --image or --sound, one of the three.")
+    if sound is not None and model is None:
+        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
+    read = None if text is None else _read(text)
+    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
+    seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
+    return loaded, loaded.run(read, keep=keep, target=target, image=seen, sound=heard)
 
 
 def _read_image(path: str) -> str | bytes:
@@ -932,8 +938,9 @@ STEPS = {
     "multiply": "× {by:10}  {label}", "root": "√", "divide": "{by:10} ÷ it; {label}", "softcap": "soft cap at {by}",
 }  # fmt: skip
 AXES = {
-    "T": "position", "D": "number", "H": "head", "K": "key-value head", "E": "number", "F": "neuron", "V": "token",
-    "stop": "stop", "C": "channel", "Y": "row", "X": "column",
+    "T": "position", "S": "source position", "D": "number", "H": "head", "K": "key-value head", "E": "number",
+    "F": "neuron", "V": "token", "stop": "stop", "C": "channel", "Y": "row", "X": "column", "M": "mel bin",
+    "R": "frame",
 }  # fmt: skip
 
 
@@ -952,7 +959,7 @@ def _print_derivation(found: Explanation, record: Record, model: Model) -> None:
     for words, style in (
         (f"{found.cell} = {found.value:.6g}", "bold"),
         (_places(found, record, model), ""),
-        ((RULES[found.rule].__doc__ or "").strip(), "dim"),
+        (" ".join((RULES[found.rule].__doc__ or "").split()), "dim"),
     ):
         console.print(Text(words, style), soft_wrap=True)
     console.print()
@@ -995,15 +1002,15 @@ def _places(found: Explanation, record: Record, model: Model) -> str:
     from .model.spec import classifies
 
     name, _, inside = found.cell.partition("[")
-    words = []
+    words, pieces = [], {"T": record.pieces, "S": record.source_pieces}
     for letter, number in zip(record.axes(name), map(int, inside.rstrip("]").split(",")), strict=True):
         what, told = AXES[letter], []
-        if letter == "T" and record.pieces:
-            told = [record.pieces[number]["text"]]
+        if pieces.get(letter):
+            told = [pieces[letter][number]["text"]]
         elif letter == "V" and classifies(model.spec):
             what, told = "class", [record.vocabulary()[number]]
         elif letter == "V" and model.tokenizer is not None:
-            told = [piece.text for piece in model.pieces(tokens=[number])]
+            told = [piece.text for piece in model.tokenizer.target.pieces([number])]
         words.append(" ".join([what, str(number), *(repr(_safe(text)) for text in told)]))
     return ", ".join(words)
 

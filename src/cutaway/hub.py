@@ -71,7 +71,7 @@ class Offer:
         return self.id.rpartition("/")[2]
 
 
-ON_PAGE = ("continue", "fill", "classify", "see", "rewrite")
+ON_PAGE = ("continue", "fill", "classify", "see", "rewrite", "transcribe")
 """Tasks of the models that the page shows, those first with which it begins."""
 
 OFFERS = (

@@ -68,9 +68,24 @@ def test_a_run_and_its_names(cutaway: Any, opus: Callable[..., Model]) -> None:
     assert code == 0
     assert "H T S" in next(line for line in out.splitlines() if "0.cross.pattern" in line)
     assert "S tokens that the encoder reads." in err
-    code, _, err = cutaway("explain", "logits[0,1]", "--text", "the fox", "-m", folder)
+
+
+def test_a_number_of_either_side_is_explained(cutaway: Any, opus: Callable[..., Model]) -> None:
+    model = opus(separate=True)
+    read = ["--text", "the fox", "--target", "der", "-m", model.folder]
+    run = model.run("the fox", target="der")
+    told = json.loads(cutaway("explain", "decoder.blocks.1.cross.k[1,2,3]", *read, "--json").out)
+    assert told["terms"][0]["factors"][0]["cell"] == "encoder.final[1,0]"
+    assert told.pop("model") == str(model.folder)
+    assert told == run.explain("decoder.blocks.1.cross.k[1,2,3]").to_json()
+    out = cutaway("explain", "decoder.blocks.1.cross.pattern[0,1,1]", *read).out
+    pieces = run.pieces[1]["text"], run.source_pieces[1]["text"]
+    assert f"head 0, position 1 {pieces[0]!r}, source position 1 {pieces[1]!r}" in out
+    out = cutaway("explain", "logits[1,9]", *read).out
+    assert f"token 9 {run.vocabulary()[9]!r}" in out
+    code, _, err = cutaway("explain", "encoder.blocks.0.attn.kinds[0,0]", *read)
     assert code == 2
-    assert "cannot be explained" in err
+    assert "not a number the model computes" in err
 
 
 def test_heads_lens_and_compare_show_both_sides(cutaway: Any, opus: Callable[..., Model]) -> None:

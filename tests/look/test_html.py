@@ -16,8 +16,10 @@ import torch
 
 import cutaway
 from cutaway.errors import Failed, Misuse
+from cutaway.look import ModelCard, run
 from cutaway.look import html as pages
 from cutaway.look.record import Record
+from tests.model import machines
 
 TEMPLATE = f"<!doctype html><title>Cutaway</title><div id=page></div>{pages.PLACE}<script type=module>1</script>"
 
@@ -76,6 +78,25 @@ def test_the_weights_a_stop_opens_with_go_along(record: Record) -> None:
     strongest = int(record["blocks.2.mlp.strength"][-1].argmax())
     column = inside_it[f"weights.stack.blocks.2.mlp.down.weight.T[{strongest}]"]
     torch.testing.assert_close(column, record.weights["stack.blocks.2.mlp.down.weight"][:, strongest], rtol=0, atol=0)
+
+
+def test_of_two_stacks_both_sides_go_along(tmp_path: Path) -> None:
+    source, ids = machines.tokens(1, 9), machines.tokens(1, 6, seed=2)
+    told = {"tokens": ids[0].tolist(), "source": source[0].tolist()}
+    kept = run(machines.lively(machines.T5), [source, ids], ModelCard("tiny"), **told)
+    taken = pages.shown(kept)
+    kept.save(tmp_path / "run.cutaway", include=taken)
+    opened = cutaway.open(tmp_path / "run.cutaway")
+    for name in ("encoder.river", "decoder.river", "encoder.alike", "lens.p", "decoder.blocks.1.cross.mean"):
+        assert name in opened.tensors
+        torch.testing.assert_close(opened[name], kept[name], rtol=0, atol=0)
+    for side, branches in (("encoder", ("attn",)), ("decoder", ("attn", "cross"))):
+        for branch in branches:
+            for kind in ("q", "k", "v", "scores", "pattern", "z", "out", "in", "mean", "max"):
+                assert f"{side}.blocks.1.{branch}.{kind}" in opened.tensors
+        strongest = int(kept[f"{side}.blocks.1.mlp.strength"][-1].argmax())
+        assert f"weights.{side}.blocks.1.mlp.down.weight.T[{strongest}]" in taken
+    assert f"weights.target.tokens.weight[{int(kept['logits.last'].argmax())}]" in taken
 
 
 def test_what_is_too_dear_stays_behind(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_any_token_is_found_and_its_logit_opened(page: Page, record: Record) -> 
 
 
 def test_every_rule_has_a_sentence_and_a_formula() -> None:
-    """A rule added to look/explain.py must be said and drawn too."""
+    """A rule added to look/explain must be said and drawn too."""
     sentences = (WEB / "messages/en/numbers.ts").read_text()
     formulas = (WEB / "formulas/index.ts").read_text()
     for rule in RULES:

@@ -67,7 +67,7 @@ COMPOSED = {
     "number.": "web/src/parts/numbers/cell.ts",  # the rules
     "lens.stop.": "web/src/recording.ts",  # the branches of a block
     "lens.head.": "web/src/recording.ts",
-    "step.": "src/cutaway/look/explain.py",  # the operations
+    "step.": "src/cutaway/look/explain/work.py",  # the operations
     "opened.embedding.": "web/src/parts/opened/Embedding.svelte",
     "pace.": "web/src/session.svelte.ts",
     "run.bad.": "web/src/cutawayfile.ts",

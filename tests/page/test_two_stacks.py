@@ -92,7 +92,7 @@ def test_the_alignment_is_the_cross_attention_of_the_record(
         alignment.get_by_label("Head of the cross-attention shown").select_option(head)
         expected = record["decoder.blocks.1.cross." + ("mean" if head == "mean" else "pattern[2]")]
         square = alignment.locator("canvas[tabindex]")
-        square.focus()
+        square.press("ArrowRight")
         for _ in range(len(record.source)):
             square.press("ArrowLeft")
         square.press("ArrowUp")

@@ -320,6 +320,8 @@ def test_the_command_records_a_run_of_a_sound(whisper, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{folder}: 6 tokens, ")
     assert lines[1].split() == ["encoder.frames", "M", "R", "10×60"]
+    assert call(["explain", "encoder.conv1[3,2]", "--sound", str(talk), "--target", "Ja", "-m", str(folder)]) == 0
+    assert "number 3, frame 2\n" in capsys.readouterr().out
     assert call(["names", str(folder)]) == 0
     assert "M mel bins, R frames of 10 ms, S moments of 20 ms" in capsys.readouterr().err
     assert call(["run", "--sound", str(talk)]) == 2

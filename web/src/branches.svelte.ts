@@ -36,6 +36,8 @@ export class Typed {
     readonly text: string,
     readonly tokens: number[],
     readonly model: string | null,
+    /** What was heard instead of a text. */
+    readonly sound: File | null = null,
   ) {}
 }
 
@@ -83,10 +85,10 @@ export class Branches {
   drawn = $derived(this.path.filter((node) => node.how.draw).length)
 
   /** A typed text is on screen; one that is known already keeps its tree. */
-  begin(text: string, tokens: number[], model: string | null): void {
-    const known = this.texts.find((typed) => typed.text === text && typed.model === model)
+  begin(text: string, tokens: number[], model: string | null, sound: File | null = null): void {
+    const known = this.texts.find((typed) => typed.text === text && typed.model === model && typed.sound === sound)
     const others = this.texts.filter((typed) => typed !== known && typed.branches.length)
-    this.here = known ?? new Typed(text, tokens, model)
+    this.here = known ?? new Typed(text, tokens, model, sound)
     this.texts = [this.here, ...others].slice(0, mostTexts)
   }
 
@@ -108,8 +110,8 @@ export class Branches {
   /** Stands where another tree stands, with what led there. */
   join(other: Branches): void {
     if (!other.typed) return
-    const { text, tokens, model } = other.typed
-    this.begin(text, tokens, model)
+    const { text, tokens, model, sound } = other.typed
+    this.begin(text, tokens, model, sound)
     for (const node of other.path) {
       const copy = this.grow(this.here!, node.how)
       copy.end = node.end

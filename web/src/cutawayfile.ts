@@ -54,7 +54,7 @@ export interface RecordHeader {
   axes?: { [name: string]: string[] }
   /** What each logit stands for, token or class, in a file that is to be read far from its model. */
   vocabulary?: string[]
-  /** How numbers that a reader had opened were made (src/cutaway/look/explain.py). */
+  /** How numbers that a reader had opened were made (src/cutaway/look/explain). */
   explanations?: { [cell: string]: unknown }
 }
 
@@ -139,9 +139,16 @@ export const isTwoStacks = (spec: Spec | TwoStacks | undefined): spec is TwoStac
 export function sideOf({ spec, tokens, pieces, source, source_pieces }: RecordHeader, side: Side): { spec: Spec; tokens: number[]; pieces: Piece[] } {
   if (!isTwoStacks(spec)) return { spec, tokens, pieces: pieces ?? [] }
   const { head, context } = spec
-  if (side === 'encoder.') return { spec: { stem: spec.source, stack: spec.encoder, head, context }, tokens: source ?? [], pieces: source_pieces ?? [] }
+  if (side === 'encoder.') {
+    const pieces = spec.source.bins ? moments(spec.source.length) : (source_pieces ?? [])
+    return { spec: { stem: spec.source, stack: spec.encoder, head, context }, tokens: source ?? [], pieces }
+  }
   return { spec: { stem: spec.target, stack: spec.decoder, head, context }, tokens, pieces: pieces ?? [] }
 }
+
+/** Seconds of a sound to each of its positions: two frames of ten milliseconds. */
+export const moment = 0.02
+const moments = (count: number): Piece[] => Array.from({ length: count }, (_, t) => ({ text: `${(t * moment).toFixed(2)} s` }))
 
 /** A tensor as the file has it. */
 export interface Entry {

@@ -133,6 +133,16 @@ export class Recording {
     return this.line(`${this.block(layer)}.cross.mean`, to)
   }
 
+  /** The block whose cross-attention reads in the fewest places: the one to show first. A choice of view only. */
+  get clearestCrossing(): number {
+    const sharp = this.blocks.map((_, layer) => {
+      let sum = 0
+      for (let to = 0; to < this.length; to++) sum += Math.max(...(this.crossing(layer, to) ?? [0]))
+      return sum
+    })
+    return sharp.indexOf(Math.max(...sharp))
+  }
+
   /** (F): what enters the down projection at one token. */
   hidden(layer: number, token: number): Float32Array | null | undefined {
     return this.line(`${this.block(layer)}.mlp.hidden`, token)

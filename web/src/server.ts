@@ -15,6 +15,8 @@ export interface ModelEntry {
   task: Task
   /** Of the pictures it reads, where it does. */
   picture: { side: number; channels: number } | null
+  /** Of the sounds it hears: positions and mel bins, and seconds of a position. */
+  sound: { length: number; bins: number } | null
   context: number
   dtype: string
   source: string
@@ -55,7 +57,7 @@ export interface Want {
 }
 export type At = number | string | null
 
-/** How one number of a record was made (src/cutaway/look/explain.py). Numbers that JSON lacks come as words. */
+/** How one number of a record was made (src/cutaway/look/explain). Numbers that JSON lacks come as words. */
 export interface Explanation {
   cell: string
   value: Loose
@@ -125,16 +127,33 @@ export async function vocabulary(model: string): Promise<string[]> {
   return (await ask(`api/models/${encodeURIComponent(model)}/vocabulary`)).json()
 }
 
+/** What a model is given; where a decoder writes after it, with the tokens it has written. */
+export type Input = { text: string } | { tokens: number[] } | { image: Blob } | { text: string; target: number[] } | { sound: File; target: number[] }
+
+const packed = async (input: Input) =>
+  Object.fromEntries(await Promise.all(Object.entries(input).map(async ([name, value]) => [name, value instanceof Blob ? await base64(value) : value])))
+
+/** Base64, without the address before it. */
+async function base64(blob: Blob): Promise<string> {
+  const reader = new FileReader()
+  const read = new Promise<string>((done, failed) => {
+    reader.onload = () => done(String(reader.result))
+    reader.onerror = () => failed(reader.error)
+  })
+  reader.readAsDataURL(blob)
+  return (await read).split(',')[1] ?? ''
+}
+
 export async function run(
   model: string,
-  input: { text: string } | { tokens: number[] } | { image: string },
+  input: Input,
   want: Want[],
   signal: AbortSignal,
 ): Promise<{ bytes: ArrayBuffer; record: string }> {
   const response = await ask('api/run', {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ model, ...input, want }),
+    body: JSON.stringify({ model, ...(await packed(input)), want }),
     signal,
   })
   return { bytes: await response.arrayBuffer(), record: response.headers.get('x-record') ?? '' }

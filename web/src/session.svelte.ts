@@ -9,6 +9,7 @@ import { listedClasses, listedRows, rank, type Row } from './distribution'
 import { filled } from './masks'
 import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
+import type { Input } from './server'
 import { addressed, setSession } from './address.svelte'
 
 interface Trouble {
@@ -16,9 +17,6 @@ interface Trouble {
   fix: string
 }
 
-type Input = { text: string } | { tokens: number[] } | { image: string } | Told
-/** What an encoder reads, and the tokens that the decoder behind it has written. */
-type Told = { text: string; target: number[] }
 /** Carries a token across the page; resolves when it has arrived. */
 type Travel = (token: { id: number; text: string }) => Promise<void>
 
@@ -58,8 +56,9 @@ export class Session {
   text = $state(usualText)
   /** The text as it was typed, before anything was drawn. */
   typed = $state(usualText)
-  /** What a model that sees was shown last. */
+  /** What a model that sees was shown last, and what one that listens heard. */
   picture = $state.raw<Blob | null>(null)
+  sound = $state.raw<File | null>(null)
   settings = $state<Settings>({ ...plain, temperature: 0.8 })
   seed = $state(7)
   /** Every text tokens were appended to, and where in their trees the run on screen stands. */
@@ -112,7 +111,7 @@ export class Session {
 
   /** The drawing shows another text than the one in the box. */
   stale = $derived(
-    this.trouble !== null || (this.run?.origin === 'stored' && this.task !== 'see' && this.run.header.text !== this.text),
+    this.trouble !== null || (this.run?.origin === 'stored' && this.task !== 'see' && this.task !== 'transcribe' && this.run.header.text !== this.text),
   )
 
   /** Why no token can be appended now; null when one can. */
@@ -177,7 +176,7 @@ export class Session {
     this.trouble = null
     this.vocabulary = vocabulary
     this.run = run
-    if (run.task !== 'see') this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
+    if (run.task !== 'see' && run.task !== 'transcribe') this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
     this.branches.begin(this.text, run.tokens, null)
     this.onnewtext()
   }
@@ -189,6 +188,7 @@ export class Session {
     this.text = other.text
     this.typed = other.typed
     this.picture = other.picture
+    this.sound = other.sound
     this.settings = { ...other.settings }
     this.seed = other.seed
     this.branches.join(other.branches)
@@ -229,8 +229,9 @@ export class Session {
 
   /** Runs what the chosen model reads: the text in the box, or the picture; without one there is nothing to run. */
   private async again(): Promise<void> {
-    if (this.asks !== 'see') void this.send({ text: this.text })
-    else if (this.picture) await this.look(this.picture)
+    if (this.asks === 'see') return void (this.picture && this.look(this.picture))
+    if (this.asks === 'transcribe') return void (this.sound && this.hear(this.sound))
+    void this.send({ text: this.text })
   }
 
   /** A model that sees is shown a picture, the newest alone counting. */
@@ -238,9 +239,15 @@ export class Session {
     this.stop()
     this.laid = false
     this.picture = picture
-    const { base64 } = await import('./parts/picture/file')
-    const image = await base64(picture)
-    if (this.picture === picture) await this.send({ image })
+    await this.send({ image: picture })
+  }
+
+  /** A model that listens hears a sound; nothing is written yet. */
+  async hear(sound: File): Promise<void> {
+    this.stop()
+    this.laid = false
+    this.sound = sound
+    await this.send({ sound, target: [] })
   }
 
   /** The text was typed: forget what was drawn, run the model, the newest request alone counting. */
@@ -252,7 +259,8 @@ export class Session {
   }
 
   reset(): void {
-    this.type(this.typed)
+    if (this.branches.typed?.sound) void this.show(this.branches.typed)
+    else this.type(this.typed)
   }
 
   /** Another seed starts another sequence of draws. */
@@ -263,7 +271,7 @@ export class Session {
 
   choose(model: string): void {
     this.model = model
-    if (this.asks === 'see') void this.again()
+    if (this.asks === 'see' || this.asks === 'transcribe') void this.again()
     else this.type(this.typed)
   }
 
@@ -315,20 +323,22 @@ export class Session {
     return this.send(this.input(here, tokens), arrived, travel?.({ id, text: label }))
   }
 
-  /** What is sent for these tokens to be run; where a decoder wrote them, with the text that its encoder reads. */
+  /** What is sent for these tokens to be run; where a decoder wrote them, with what its encoder reads. */
   private input(place: Place, tokens: number[]): Input {
-    const { text, tokens: begun } = typedOf(place)
-    return this.asks === 'rewrite' ? { text, target: tokens.slice(begun.length) } : { tokens }
+    const { text, sound, tokens: begun } = typedOf(place)
+    const target = tokens.slice(begun.length)
+    if (sound) return { sound, target }
+    return this.asks === 'rewrite' ? { text, target } : { tokens }
   }
 
   /** Back to a text that stood here before: its very tokens are run again, on the model that read them. */
   async show(place: Place): Promise<void> {
     this.stop()
     this.laid = false
-    const { text, model } = typedOf(place)
+    const { text, model, sound } = typedOf(place)
     if (model !== null && link.models.some((entry) => entry.id === model)) this.model = model
     this.typed = text
-    if (!(place instanceof TokenNode)) return this.type(text)
+    if (!(place instanceof TokenNode)) return sound ? this.hear(sound) : this.type(text)
     await this.send(this.input(place, tokensOf(place)), () => {
       this.branches.here = place
       if (this.task === 'fill') this.followed = null
@@ -355,11 +365,12 @@ export class Session {
     const { layers, width, heads, vocabulary, task } = link.models.find((entry) => entry.id === this.model)!
     const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
     const last = tails.find((count) => rows(count) <= mostNumbers) ?? 1
-    const side = task === 'rewrite' ? '*coder.' : ''
+    const side = task === 'rewrite' || task === 'transcribe' ? '*coder.' : ''
     const wants: server.Want[] = [
       { name: `${side}river`, at: null },
       ...(side || task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
       ...(task === 'see' ? [{ name: 'image', at: null }] : []),
+      ...(task === 'transcribe' ? [{ name: 'encoder.frames', at: null }] : []),
       ...(task === 'classify' || task === 'see' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
       { name: `${side}embed`, at: width * length > mostNumbers ? `-${tails[0]}:` : null },
       { name: `${side}blocks.*.mlp.hidden`, at: rows(length) > mostNumbers ? `-${last}:` : null },
@@ -391,7 +402,7 @@ export class Session {
     const model = this.model
     try {
       const entry = link.models.find(({ id }) => id === model)!
-      const length = 'tokens' in input ? input.tokens.length : 'text' in input ? input.text.length : entry.context
+      const length = 'tokens' in input ? input.tokens.length : 'text' in input ? input.text.length : (entry.sound?.length ?? entry.context)
       const asked = server.run(model, input, this.wants(length), request.signal)
       const [{ bytes, record }, words] = await Promise.all([asked, link.words(model), hold])
       if (request.signal.aborted) return false
@@ -407,6 +418,9 @@ export class Session {
         this.onnewtext()
       } else if ('image' in input) {
         this.branches.begin('', [], model)
+        this.onnewtext()
+      } else if ('sound' in input && input.target.length === 0) {
+        this.branches.begin(this.sound!.name, this.run.tokens, model, input.sound)
         this.onnewtext()
       } else if (this.run.header.text !== null) this.text = this.run.header.text
       arrived?.()

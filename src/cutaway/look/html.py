@@ -26,15 +26,14 @@ from .record import Record
 TEMPLATE = Path(__file__).resolve().parents[1] / "page/standalone.html"
 PLACE = "<!--the run-->"
 
-#: What the opened stops read beside what a run stores, most needed first; of two stacks, in each.
+#: What the opened stops read beside what a run stores, most needed first; of two stacks on either side.
 SHOWN = (
-    "river", "blocks.*.attn.pattern", "blocks.*.cross.mean", "blocks.*.cross.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds", "blocks.*.attn.even",
-    "blocks.*.attn.mean", "blocks.*.attn.max", "blocks.*.cross.max", "lens.*",
-    "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*",
-    "blocks.*.attn.in", "blocks.*.cross.in", "blocks.*.mlp.in", "blocks.*.mlp.strength",
-    "blocks.*.attn.scores", "blocks.*.cross.scores", "logits",
-    "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z", "blocks.*.cross.q", "blocks.*.cross.k", "blocks.*.cross.z",
-    "head.up", "head.hidden", "alike",
+    "river", "blocks.*.attn.pattern", "blocks.*.cross.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds",
+    "blocks.*.attn.even", "blocks.*.attn.mean", "blocks.*.attn.max", "blocks.*.cross.mean", "blocks.*.cross.max",
+    "lens.*", "blocks.*.mlp.promotes.*", "blocks.*.mlp.demotes.*", "blocks.*.attn.in", "blocks.*.cross.in",
+    "blocks.*.mlp.in", "blocks.*.mlp.strength", "blocks.*.attn.scores", "blocks.*.cross.scores", "logits",
+    "blocks.*.attn.q", "blocks.*.attn.k", "blocks.*.attn.z", "blocks.*.cross.q", "blocks.*.cross.k",
+    "blocks.*.cross.z", "head.up", "head.hidden", "alike",
 )  # fmt: skip
 
 #: No tensor is taken along that takes more numbers to compute, nor all of them together beyond as many numbers.
@@ -86,7 +85,7 @@ def shown(record: Record) -> list[str]:
     taken: list[str] = []
     numbers = 0
     for pattern in SHOWN:
-        for name in names.matching(record.names(views=True), [pattern, f"*coder.{pattern}"])[0]:
+        for name in names.matching(record.names(views=True), [pattern, f"encoder.{pattern}", f"decoder.{pattern}"])[0]:
             size = math.prod(record.shape(name))
             if name not in record.tensors and record.cost(name) <= DEAREST and numbers + size <= MOST:
                 taken.append(name)
@@ -104,7 +103,8 @@ def _rows(record: Record) -> Iterator[str]:
         likeliest = logits.topk(min(12, len(logits))).indices
         yield from (f"weights.{table}[{token}]" for token in likeliest.tolist())
     for name in names.matching(record.names(views=True), "*blocks.*.mlp.strength")[0]:
-        place = name.removesuffix(".strength") if "coder." in name else f"stack.{name.removesuffix('.strength')}"
+        place = name.removesuffix(".strength")
+        place = f"stack.{place}" if place.startswith("blocks.") else place
         for neuron in record[f"{name}[-1]"].topk(3).indices.tolist():
             yield from (f"weights.{place}.{of}[{neuron}]" for of in ("up.weight", "gate.weight", "down.weight.T"))
 

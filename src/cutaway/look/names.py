@@ -68,6 +68,7 @@ def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterato
         yield f"{prefix}image", ("C", "Y", "X")
     if isinstance(stem, spec.Mel):
         yield f"{prefix}frames", ("M", "R")
+        yield f"{prefix}conv1", ("D", "R")
     yield f"{prefix}embed", (time, "D")
     if not isinstance(stem, spec.Tokens) or stem.positions is not None:
         yield f"{prefix}pos", (time, "D")
@@ -111,7 +112,7 @@ def rivers(machine: spec.Spec) -> dict[str, Axes]:
 
 
 def views(machine: spec.Spec) -> dict[str, Axes]:
-    """What is read off a run of tokens or of an image on request and never stored by one: name -> axes."""
+    """What is read off a run on request and never stored by one: name -> axes."""
     if isinstance(machine, spec.Seq2Seq):
         found = _read_off("encoder.", machine.source, machine.encoder, "S", unembedded=False)
         found |= _read_off("decoder.", machine.target, machine.decoder, "T", unembedded=True)
@@ -131,7 +132,7 @@ def views(machine: spec.Spec) -> dict[str, Axes]:
 def _read_off(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str, unembedded: bool) -> dict[str, Axes]:
     """Those of one stack; ``unembedded``: what its neurons add goes straight to the logits."""
     found: dict[str, Axes] = {f"{prefix}alike": ("stop", time, time)}
-    for i, block in enumerate(() if isinstance(stem, spec.Mel) else stack.blocks):
+    for i, block in enumerate(stack.blocks):
         attn, mlp = f"{prefix}blocks.{i}.attn", f"{prefix}blocks.{i}.mlp"
         if isinstance(stem, spec.Tokens):  # what a head does is told by the tokens it reads
             found |= {f"{attn}.kinds": ("H", "kind"), f"{attn}.even": ("kind",)}
@@ -205,10 +206,11 @@ def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 
         "top": min(TOP if name.startswith("logits.") else BEST, size),
         "bin": min(BINS, source if name.startswith("encoder.") else length),
     }  # fmt: skip
-    if isinstance(machine, spec.Transformer) and isinstance(stem := machine.stem, spec.Patches):
+    if isinstance(stem := machine.stem, spec.Patches):
         whole |= {"C": stem.channels, "Y": stem.image, "X": stem.image}
-    if isinstance(machine, spec.Seq2Seq) and isinstance(heard := machine.source, spec.Mel):
-        whole |= {"M": heard.bins, "R": 2 * heard.length, "S": source or heard.length}
+    if isinstance(stem, spec.Mel):
+        heard = source or stem.length
+        whole |= {"M": stem.bins, "R": 2 * heard, "S": heard}
     if axis in whole:
         return whole[axis]
     its = stack.blocks[int(name.partition("blocks.")[2].partition(".")[0]) if "blocks." in name else 0]

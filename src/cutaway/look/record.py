@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.functional import gelu
 
 from ..errors import Misuse
 from ..model import attention, block
 from ..model import spec as specs
 from ..model.attention import Mask
 from ..model.positions import rotate, rotation
+from ..model.stems import MelStem
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
 from ..model.transformer import Head, Seq2Seq, Transformer, embedding_of
@@ -254,6 +256,8 @@ class Record:
     def _sources(self, name: str) -> list[str]:
         """The names a derived tensor is computed from; empty when there is no way."""
         place, _, kind = name.rpartition(".")
+        if kind == "conv1":
+            return [_frames(name), *_weights(self._conv1_weights())]
         if name == "head.up":
             return [f"{self._decoder}final", *_weights(self._head_weights())]
         if name == "head.hidden":
@@ -309,6 +313,8 @@ class Record:
     def _derive(self, name: str, *part: slice) -> Tensor:
         """The tensor, or that part of its leading axes which ``_in_parts`` says can be computed alone."""
         place, _, kind = name.rpartition(".")
+        if kind == "conv1":
+            return self._conv1(name)
         if name == "head.up":
             dense = self._head().dense
             assert dense is not None, "a head without this layer has no such name"
@@ -354,6 +360,14 @@ class Record:
         if name.startswith("lens."):
             return self._lens(kind, *part)
         return self._logits(name, *part)
+
+    def _conv1(self, name: str) -> Tensor:
+        """(D, R): what the first convolution makes of mel frames, after its activation."""
+        assert isinstance(self.spec.stem, specs.Mel), "no other stem has this name"
+        with torch.device("meta"):
+            convolution = MelStem(self.spec.stem).conv1
+        values = {weight.rpartition(".")[2]: self.weights[weight] for weight in self._conv1_weights()}
+        return gelu(functional_call(convolution, values, (self[_frames(name)][None],)))[0]
 
     def _scores(self, place: str, heads: slice, rows: slice) -> Tensor:
         """(H, T, S), for some heads and readers: scale * q k^T, soft-capped, biased, before the mask."""
@@ -533,6 +547,10 @@ class Record:
             return []
         return _parts_of(its.norm, f"{self._in_stack(place)}.pre")
 
+    def _conv1_weights(self) -> list[str]:
+        stem = "source" if isinstance(self.spec, specs.Seq2Seq) else "stem"
+        return [f"{stem}.conv1.weight", f"{stem}.conv1.bias"]
+
     def _in_stack(self, place: str) -> str:
         """Where a place of the run is among the weights."""
         side = self._side(place)
@@ -694,6 +712,11 @@ def _parts_of(norm: specs.Norm, place: str) -> list[str]:
     return [f"{place}.{part}" for part in (("weight", "bias") if norm.kind == "layer" else ("weight",))]
 
 
+def _frames(name: str) -> str:
+    """What the first convolution reads."""
+    return name.replace("conv1", "frames")
+
+
 def _way(name: str) -> str | None:
     """Does this tell what a neuron promotes, or what it demotes?"""
     return next((way for way in naming.WAYS if f".mlp.{way}." in name), None)
@@ -716,4 +739,6 @@ def _next_block(name: str, what: str, step: int = 1) -> str:
 def _remedy(name: str) -> str:
     if name.startswith("logits"):
         return 'Only record["logits.last"] is stored whole in a file; load the model and run it for the rest.'
+    if name.endswith("conv1"):
+        return 'Save it with record.save(path, weights="*.conv1.*"), or load the model and run it.'
     return "Run again with keep= naming it, or without keep=."

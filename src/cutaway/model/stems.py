@@ -75,7 +75,7 @@ class MelStem(nn.Module):
         self.positions = nn.Embedding(stem.length, stem.width)
 
     def forward(self, mel: Tensor) -> Tensor:
-        heard = F.gelu(self.conv1(tap(self, "frames", mel)))
+        heard = tap(self, "conv1", F.gelu(self.conv1(tap(self, "frames", mel))))
         x = tap(self, "embed", F.gelu(self.conv2(heard)).transpose(1, 2))
         return x + tap(self, "pos", self.positions.weight[None, : x.shape[1]])
 

@@ -35,6 +35,7 @@ def policy(scripts: Iterable[str] = (), styles: Iterable[str] = ()) -> str:
 
     return (
         f"default-src 'self'; script-src {allowed(scripts)}; style-src {allowed(styles)}; img-src 'self' data: blob:; "
+        "media-src 'self' blob:; "
         "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 

@@ -12,7 +12,7 @@ class Limits:
     """What one request, one client or one record may cost. Sizes in bytes, times in seconds."""
 
     header_seconds: float = 10  # from the first byte of a connection or request to the end of its headers
-    body_bytes: int = MiB
+    body_bytes: int = 2 * MiB  # thirty seconds of sound, as base64
     body_seconds: float = 10  # from the headers to the last byte of the body
     text_characters: int = 100_000
     tokens: int = (

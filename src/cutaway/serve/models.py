@@ -70,6 +70,7 @@ class Listed:
             "vocabulary": 0 if self.spec.head is None else self.spec.head.size,
             "task": self.spec.task,
             "picture": None if not isinstance(stem, spec.Patches) else {"side": stem.image, "channels": stem.channels},
+            "sound": None if not isinstance(stem, spec.Mel) else {"length": stem.length, "bins": stem.bins},
             "context": self.spec.context,
             "dtype": self.dtype,
             "source": self.source,
@@ -229,10 +230,10 @@ class Models:
 
     def _recorded(self, model: Model, given: dict[str, Any]) -> Record:
         target = given.get("target")
-        for kind in ("image", "sound"):
-            if kind in given:
-                self._refuse_record(model, model.context)
-                return model.run(**{kind: base64.b64decode(given[kind])}, target=target)
+        if "image" in given or "sound" in given:
+            self._refuse_record(model, model.context)
+            image, sound = (base64.b64decode(given[kind]) if kind in given else None for kind in ("image", "sound"))
+            return model.run(image=image, sound=sound, target=target)
         text = given.get("text")
         ids = model.tokens(text) if text is not None else given["tokens"]
         ids, notes = model.fit(ids, most=self._limits.tokens)

@@ -1,6 +1,6 @@
 // The formulas of the page. <Formula name="attn.scores" values={...} /> (Formula.svelte) shows one:
 //
-//   image  embed  embed.patch  pos.learned  pos.sinusoid  segment  relative.bias  stream.first  stream.next
+//   image  embed  embed.patch  embed.sound  conv1  pos.learned  pos.sinusoid  segment  relative.bias  stream.first  stream.next
 //   norm.rms  norm.layer  norm.none
 //   attention  attn.q  attn.k  attn.v  attn.q_rot  attn.k_rot  attn.q_rot.none  attn.k_rot.none
 //   attn.scores  attn.pattern  attn.z  attn.out
@@ -24,7 +24,7 @@ export interface Shown {
   values: Values
 }
 
-/** The formulas by which a rule of src/cutaway/look/explain.py makes its number, with this model's constants. */
+/** The formulas by which a rule of src/cutaway/look/explain makes its number, with this model's constants. */
 export function formulasOf(rule: string, spec: Spec, layer: number | null): Shown[] {
   const block = spec.stack.blocks[layer ?? 0]
   const { mlp } = block
@@ -36,7 +36,10 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
     case 'image':
       return [{ name: 'image', values: {} }]
     case 'embed':
+      if (spec.stem.bins) return [{ name: 'embed.sound', values: {} }, { name: 'act.gelu', values: {} }]
       return [spec.stem.patch ? { name: 'embed.patch', values: {} } : { name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
+    case 'conv1':
+      return [{ name: 'conv1', values: {} }, { name: 'act.gelu', values: {} }]
     case 'pos':
       return [{ name: spec.stem.positions?.kind === 'sinusoid' ? 'pos.sinusoid' : 'pos.learned', values: {} }]
     case 'segment':

@@ -49,6 +49,10 @@ export const sources = {
     tex`\n{embed}_{t,d} = \sum_{c,y,x} \w{W_{d,c,y,x}}\; \n{image}_{c,\,y_{t}+y,\,x_{t}+x} + \w{b_{d}}`,
     tex`\n{embed}_{0} = \w{e} \n{ (learned, the same for every picture)}`,
   ],
+  'embed.sound': [
+    tex`\n{embed}_{t,d} = \n{gelu}\Big( \sum_{i,k} \w{W_{d,i,k}}\; \n{conv1}_{i,\,2t+k-1} + \w{b_{d}} \Big)`,
+  ],
+  'conv1': [tex`\n{conv1}_{d,r} = \n{gelu}\Big( \sum_{m,k} \w{W_{d,m,k}}\; \n{frames}_{m,\,r+k-1} + \w{b_{d}} \Big)`],
   'image': [tex`\n{image}_{c,y,x} = \big(\n{level}_{c,y,x} \div 255 - \n{mean}_{c}\big) \div \n{deviation}_{c}`],
   'pos.learned': [tex`\n{pos}_{t} = \w{P}_{t}`],
   'pos.sinusoid': [

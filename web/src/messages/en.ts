@@ -11,8 +11,9 @@ import { offers } from './en/offers'
 import { opened } from './en/opened'
 import { picture } from './en/picture'
 import { shell } from './en/shell'
+import { sound } from './en/sound'
 import { takeaway } from './en/takeaway'
 
-export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...mlp, ...lens, ...offers, ...next, ...numbers, ...picture, ...takeaway } as const
+export const en = { ...shell, ...lessons, ...compare, ...drawing, ...opened, ...mlp, ...lens, ...offers, ...next, ...numbers, ...picture, ...sound, ...takeaway } as const
 
 export type Key = keyof typeof en

@@ -483,17 +483,28 @@ export const turnX = (rows: Rows, width: number, row: number): number => {
   return to - (row - rows.first) * apart
 }
 
+/** The rows whose threads are drawn on their way down: of many, some, and the chosen one last. */
+export function bundled(rows: Rows, chosen: number): number[] {
+  const seen = inSight(rows)
+  const every = Math.ceil(seen.length / 32)
+  const some = seen.filter((row) => row % every === 0 && row !== chosen)
+  return seen.includes(chosen) ? [...some, chosen] : some
+}
+
 /** After the last block of an encoder: the final norm, and all that it made turns down to the decoder's blocks. */
 export function paintMemory(pen: Pen, width: number, height: number, ink: Ink, run: Recording, rows: Rows, chosen: number, scale: number): void {
   const normX = Math.round(width * 0.16)
   for (const row of inSight(rows)) {
-    const [x, y] = [turnX(rows, width, row), middle(rows, row)]
+    const y = middle(rows, row)
     const thick = thickness(run, rows, scale, run.mouth, row)
     const color = row === chosen ? ink.chosen : ink.thread
     thread(pen, y, 0, normX, thick, thick, color)
     thread(pen, y, normX, normX + 9, thick, 1.2, color)
+  }
+  for (const row of bundled(rows, chosen)) {
+    const [x, y] = [turnX(rows, width, row), middle(rows, row)]
     const bend = Math.min(14, height - y)
-    pen.strokeStyle = color
+    pen.strokeStyle = row === chosen ? ink.chosen : ink.thread
     pen.lineWidth = row === chosen ? 1.8 : 1.2
     pen.beginPath()
     pen.moveTo(normX + 9, y)

@@ -2,6 +2,8 @@
 
 export const numbers = {
   'number.image': 'The pixel in row {y}, column {x} of channel {c}, as the model was given it.',
+  'number.frames': 'How strong mel bin {m} of the sound is in frame {r}, as the model was given it.',
+  'number.conv1': 'Number {d} of what the first convolution makes of frame {r} and the two beside it.',
   'number.embed': 'Number {d} of the embedding of {text}.',
   'number.pos': 'Number {d} of the vector of position {t}.',
   'number.segment': 'Number {d} of the vector that marks the first segment of a text.',

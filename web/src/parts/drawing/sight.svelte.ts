@@ -58,6 +58,11 @@ export class Sight {
   readonly canWiden = $derived(this.depth < this.levels.length - 1)
   readonly canNarrow = $derived(this.depth > 0)
 
+  /** All of it at once, however thin that makes the rows. */
+  whole(): void {
+    this.level = this.levels.length - 1
+  }
+
   /** Rows further down the text, or up; false at its ends. */
   move(by: number): boolean {
     const { first, count, total } = this.rows

@@ -23,6 +23,8 @@ export interface Cell {
 
 const axes: { [rule: string]: string } = {
   'image': 'cyx',
+  'frames': 'mr',
+  'conv1': 'dr',
   'embed': 'td',
   'pos': 'td',
   'segment': 'td',

@@ -17,14 +17,3 @@ export async function smaller(file: Blob): Promise<{ blob: Blob; shrunk: boolean
   const blob = await new Promise<Blob | null>((done) => canvas.toBlob(done, 'image/jpeg', 0.92))
   return { blob: blob ?? file, shrunk: blob !== null }
 }
-
-/** Base64, without the address before it. */
-export async function base64(blob: Blob): Promise<string> {
-  const reader = new FileReader()
-  const read = new Promise<string>((done, failed) => {
-    reader.onload = () => done(String(reader.result))
-    reader.onerror = () => failed(reader.error)
-  })
-  reader.readAsDataURL(blob)
-  return (await read).split(',')[1] ?? ''
-}

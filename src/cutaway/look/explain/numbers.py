@@ -40,6 +40,11 @@ class At:
         return self.record.spec
 
     @property
+    def read_by_head(self) -> int:
+        """Which position a head that pools reads."""
+        return naming.read_at(self.machine, self.record.length)
+
+    @property
     def side(self) -> str:
         """ "encoder." or "decoder." of a machine that has both, else nothing; the head belongs to the decoder."""
         if isinstance(self.machine, specs.Transformer):
@@ -73,11 +78,6 @@ class At:
     def attn(self) -> specs.Attention:
         """The attention of the cell: over its own stack, or over what the encoder made."""
         return self.block.cross if self.branch == "cross" and self.block.cross is not None else self.block.attn
-
-    @property
-    def read_by_head(self) -> int:
-        """Which position a head that pools reads."""
-        return naming.read_at(self.machine, self.record.length)
 
     def here(self, name: str) -> str:
         """ "embed" -> "decoder.embed", on the side of the cell."""

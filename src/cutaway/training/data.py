@@ -56,7 +56,7 @@ def _documents(source: Source, folder: Path, dropped: collections.Counter[str]) 
     for split in SPLITS:
         if not (name := getattr(source, split)):
             continue
-        text = _read(folder / name)
+        text = read_text(folder / name)
         if source.format == "books":  # a paragraph a line, an empty line between books
             for book in text.split("\n\n"):
                 yield from ((split, chapter) for chapter in clean_book(book.split("\n"), dropped))
@@ -88,7 +88,8 @@ def _held_out(title: str, share: float) -> str | None:
     return "valid" if place < share else "test" if place < 2 * share else None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What stands in a file, unpacked where it ends in .gz. Raises NotFound, or Refused for one that is damaged."""
     if not path.is_file():
         raise NotFound(f"No training data at {path}.", "Say where the data folder is: data=/path/to/folder.")
     try:

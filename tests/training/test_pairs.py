@@ -22,7 +22,7 @@ from cutaway.errors import Misuse, NotFound, Refused
 from cutaway.families import checkpoint, describe
 from cutaway.model import spec
 from cutaway.model.transformer import build
-from cutaway.training import loop, pairs, train
+from cutaway.training import loop, pairs, parallel, train
 from cutaway.training.dropout import drop_out
 from cutaway.training.optim import learning_rate
 from cutaway.training.recipe import resolve
@@ -284,8 +284,8 @@ def test_dropout_is_drawn_while_training_and_not_when_measuring(recipe: Write) -
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-def order(lengths: np.ndarray, batch: int = 100, seed: int = 1) -> pairs.Order:
-    return pairs.Order(np.arange(len(lengths)), lengths, 0, batch, seed)
+def order(lengths: np.ndarray, batch: int = 100, seed: int = 1) -> parallel.Order:
+    return parallel.Order(np.arange(len(lengths)), lengths, 0, batch, seed)
 
 
 def test_an_epoch_visits_every_pair_once_in_batches_of_like_length_and_size() -> None:
@@ -344,14 +344,23 @@ def test_sentences_come_back_from_the_token_files_as_they_were(recipe: Write) ->
     assert again.splits["train"].source[599] == its.source[599]
 
 
+def test_a_control_token_in_a_sentence_is_text(recipe: Write, tmp_path: Path) -> None:
+    path = recipe()
+    write_pairs(tmp_path, "valid", [("one</s>two <pad>", "eins </s>"), ("two", "zwei")])
+    learned, _ = learn(path)
+    its = learned.splits["valid"]
+    assert len(its.source) == len(its.target) == 2
+    assert learned.tokenizer.decode(its.source[0]) == "one</s>two <pad>"
+
+
 def test_lines_are_paired_and_empty_ones_left_out(tmp_path: Path) -> None:
-    (tmp_path / "a.en").write_text("one\n\n three \nfour\n")
-    (tmp_path / "a.de").write_text("eins\nzwei\ndrei\n \n")
+    (tmp_path / "a.en").write_bytes("one\r\n\n three\u2028too \nfour\n".encode())
+    (tmp_path / "a.de").write_bytes(b"eins\nzwei\ndrei\n \n")
     both = tmp_path / "a.en", tmp_path / "a.de"
-    assert pairs.read([both]) == [("one", "eins"), ("three", "drei")]
+    assert parallel.read([both]) == [("one", "eins"), ("three\u2028too", "drei")]
     (tmp_path / "a.de").write_text("eins\nzwei\n")
     with pytest.raises(Refused, match=r"a\.en has 4 lines and a\.de 2"):
-        pairs.read([both])
+        parallel.read([both])
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,9 @@ Shapes: B pairs, S and T tokens of the longest source and target, M targets' tok
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +22,21 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from cutaway.errors import Misuse, Refused
+from cutaway.errors import Misuse
 from cutaway.families import describe
 from cutaway.files import write_atomically
 from cutaway.generate.beam import beam_search
 from cutaway.generate.manner import manner_of
 from cutaway.model import spec
 from cutaway.model.transformer import Seq2Seq
-from cutaway.training.data import SPLITS, read_text, read_tokens, write_tokens
 from cutaway.training.objective import Measured, by_measure
-from cutaway.training.prepare import fingerprint
-from cutaway.training.recipe import Recipe, Source
+from cutaway.training.parallel import Order, prepare
+from cutaway.training.recipe import Recipe
 from cutaway.training.text import copy_tokenizer
-from cutaway.training.tokenizer import end_of, save_tokenizer, train_tokenizer
+from cutaway.training.tokenizer import FRAME, end_of, id_of
 
-SIDES = ("source", "target")
 SEARCH = {"num_beams": 4, "length_penalty": 0.6}  # how the model asks to be decoded (Vaswani et al. 2017, section 6.1)
 SHOWN = 64  # pairs that are looked at together when nothing is learned
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """One side of a split: ``ids`` uint16, memory-mapped, each sentence with its end token, and where each ``ends``,
-    int64 (N,)."""
-
-    ids: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, place: int) -> list[int]:
-        its: list[int] = self.ids[self.ends[place - 1] if place else 0 : self.ends[place]].tolist()
-        return its
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each, int64 (N,)."""
-        return np.diff(self.ends, prepend=0)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sentences, and the translation of each."""
-
-    source: Sentences
-    target: Sentences
-
-    def __len__(self) -> int:
-        return len(self.source)
 
 
 class Translate:
@@ -186,129 +150,10 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return table, torch.arange(table.shape[1])[None] < lengths[:, None]
 
 
-# --- batches -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """Which pairs come when: a pure function of the seed and the step, so resuming needs no state.
-
-    An epoch lays the pairs in a row by ``lengths`` (N,), of either's longer side, those of one length in an order of
-    its own; cuts the row into batches of about ``batch`` tokens; and visits these in an order of its own. ``places``:
-    which pairs they are, those that fit the window. ``tokens``: how many they have on both sides.
-    """
-
-    places: np.ndarray
-    lengths: np.ndarray
-    tokens: int
-    batch: int
-    seed: int
-
-    @classmethod
-    def of(cls, pairs: Pairs, recipe: Recipe) -> Order:
-        sides = np.stack([pairs.source.lengths, pairs.target.lengths])
-        lengths = sides.max(0)
-        places = np.flatnonzero(lengths <= recipe.window)
-        if not len(places):
-            raise Misuse(f"No pair of sentences fits a window of {recipe.window}.", "Make window larger.")
-        if left := len(lengths) - len(places):
-            print(f"{left:,} of {len(lengths):,} pairs do not fit the window and are left out.", file=sys.stderr)
-        return cls(places, lengths[places], int(sides[:, places].sum()), recipe.batch, recipe.seed)
-
-    @functools.cached_property
-    def cuts(self) -> np.ndarray:
-        """Where in the row a new batch begins, the first apart. Every epoch's row has the same lengths."""
-        so_far = np.sort(self.lengths).cumsum()
-        batches = max(1, round(so_far[-1] / self.batch))
-        cuts = np.searchsorted(so_far, so_far[-1] * np.arange(1, batches) / batches)
-        return np.unique(cuts[cuts > 0])
-
-    @property
-    def per_epoch(self) -> int:
-        return len(self.cuts) + 1
-
-    def pairs(self, step: int) -> np.ndarray:
-        """The pairs of a step (from 0): int64 (B,)."""
-        number, place = divmod(step, self.per_epoch)
-        return _epoch(self, number)[place]
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch(order: Order, number: int) -> list[np.ndarray]:
-    random = np.random.Generator(np.random.PCG64([order.seed, number]))
-    shuffled = random.permutation(len(order.lengths))
-    row = shuffled[np.argsort(order.lengths[shuffled], kind="stable")]
-    batches = np.split(order.places[row], order.cuts)
-    return [batches[i] for i in random.permutation(len(batches))]
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-def prepare(recipe: Recipe, folder: Path) -> tuple[Tokenizer, dict[str, Pairs]]:
-    """The tokenizer that both sides share, and the splits, made in ``folder`` unless they are there, from the same
-    files. corpus.json, written last, says what they were made from."""
-    files = {split: _files(recipe, split) for split in SPLITS}
-    made_from = fingerprint(recipe, [path for its in files.values() for pair in its for path in pair])
-    about = folder / "corpus.json"
-    if not about.is_file() or json.loads(about.read_text())["made_from"] != made_from:
-        corpus = {split: read(its) for split, its in files.items()}
-        if not corpus["train"] or not corpus["valid"]:
-            raise Misuse("The sources hold no pairs to train on or none to validate on.", "Name train and valid files.")
-        both = (sentence for pair in corpus["train"] for sentence in pair)
-        tokenizer = train_tokenizer(both, recipe.tokenizer.size, recipe.tokenizer.pattern, recipe.task)
-        save_tokenizer(tokenizer, folder, recipe.window, recipe.task)
-        for split, pairs in corpus.items():
-            for side, sentences in zip(SIDES, zip(*pairs, strict=True) if pairs else ((), ()), strict=True):
-                write_tokens(sentences, tokenizer, end_of(tokenizer), folder / f"{split}.{side}.bin")
-        with write_atomically(about) as beside:
-            beside.write_text(json.dumps({"made_from": made_from}, indent=2))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = end_of(tokenizer)
-    return tokenizer, {
-        split: Pairs(*(_sentences(folder / f"{split}.{side}.bin", end) for side in SIDES))
-        for split, its in files.items()
-        if its
-    }
-
-
-def _sentences(path: Path, end: int) -> Sentences:
-    ids = read_tokens(path).ids
-    return Sentences(ids, np.flatnonzero(ids == end) + 1)
-
-
-def _files(recipe: Recipe, split: str) -> list[tuple[Path, Path]]:
-    """The files of a split's sentences and of their translations."""
-    return [_both(Path(recipe.data) / name, source) for source in recipe.sources if (name := getattr(source, split))]
-
-
-def _both(place: Path, source: Source) -> tuple[Path, Path]:
-    """``place``.en and ``place``.de, each perhaps with .gz behind it."""
-    names = [f"{place.name}.{language}" for language in source.languages.split("-")]
-    plain = [place.with_name(name) for name in names]
-    first, second = (path if path.is_file() else path.with_name(f"{path.name}.gz") for path in plain)
-    return first, second
-
-
-def read(files: Sequence[tuple[Path, Path]]) -> list[tuple[str, str]]:
-    """The pairs of files that go line by line, without those one side of which is empty. Raises Refused where one has
-    more lines than the other."""
-    pairs: list[tuple[str, str]] = []
-    for both in files:
-        source, target = ([line.strip() for line in read_text(path).splitlines()] for path in both)
-        if len(source) != len(target):
-            raise Refused(
-                f"{both[0].name} has {len(source):,} lines and {both[1].name} {len(target):,}.",
-                "Give two files that go line by line.",
-            )
-        pairs += [pair for pair in zip(source, target, strict=True) if all(pair)]
-    return pairs
-
-
 def _complete(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     """The recipe's [model] as a whole config.json. The decoder starts from the padding, as Marian's does."""
-    end, pad = end_of(tokenizer), tokenizer.token_to_id("<pad>")
-    ids = {"eos_token_id": end, "forced_eos_token_id": end, "pad_token_id": pad, "decoder_start_token_id": pad}
+    end, pad = end_of(tokenizer), id_of(tokenizer, FRAME["pad_token"])
+    ids = {"eos_token_id": end, "pad_token_id": pad, "decoder_start_token_id": pad}
     config = {**recipe.model, "vocab_size": tokenizer.get_vocab_size(), **ids}
     described = describe(config)[1]
     if not isinstance(described, spec.Seq2Seq) or not isinstance(described.source, spec.Tokens):

@@ -30,6 +30,7 @@ from cutaway.model.init import STANDARD_DEVIATION, initialise
 from cutaway.model.transformer import build
 from cutaway.training import Result, state
 from cutaway.training.confusion import draw
+from cutaway.training.dropout import drop_out
 from cutaway.training.objective import Objective, objective
 from cutaway.training.optim import learning_rate, make_optimiser
 from cutaway.training.recipe import Recipe, resolve, to_toml
@@ -54,6 +55,8 @@ def run(recipe: Recipe) -> Result:
         model = initialise(build(described), recipe.seed, deviation, look_around=recipe.task == "fill")
         if recipe.start:
             begin(model, hub.find(recipe.start), recipe.freeze)
+        if recipe.dropout:
+            drop_out(model, recipe.dropout)
         progress = _steps(recipe, model, learned, folder)
         _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)

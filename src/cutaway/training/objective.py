@@ -61,6 +61,10 @@ def objective(recipe: Recipe, folder: Path) -> Objective:
         from cutaway.training.classes import Classify
 
         return Classify(recipe)
+    if recipe.task == "translate":
+        from cutaway.training.pairs import Translate
+
+        return Translate(recipe, folder)
     from cutaway.training.masked import Fill
     from cutaway.training.text import Continue
 

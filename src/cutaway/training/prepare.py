@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Tokenizer, dict[str, Tokens]]
 
     corpus.json, written last, says what they were made from and how many characters were left out, by reason.
     """
-    made_from = _fingerprint(recipe)
+    named = [getattr(source, split) for source in recipe.sources for split in SPLITS]
+    made_from = fingerprint(recipe, [Path(recipe.data) / name for name in named if name])
     about = folder / "corpus.json"
     if not about.is_file() or json.loads(about.read_text())["made_from"] != made_from:
         corpus, dropped = read_corpus(recipe.sources, Path(recipe.data))
@@ -36,15 +38,14 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Tokenizer, dict[str, Tokens]]
     return Tokenizer.from_file(str(folder / "tokenizer.json")), tokens
 
 
-def _fingerprint(recipe: Recipe) -> str:
+def fingerprint(recipe: Recipe, files: Iterable[Path]) -> str:
+    """What prepared data is made from: sources, tokenizer and task as the recipe has them, and what is in ``files``."""
     digest = hashlib.sha256(
         json.dumps([[asdict(s) for s in recipe.sources], asdict(recipe.tokenizer), recipe.task]).encode()
     )
-    for source in recipe.sources:
-        for name in filter(None, (getattr(source, split) for split in SPLITS)):
-            path = Path(recipe.data) / name
-            if not path.is_file():
-                raise NotFound(f"No training data at {path}.", "Say where the data folder is: data=/path/to/folder.")
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in files:
+        if not path.is_file():
+            raise NotFound(f"No training data at {path}.", "Say where the data folder is: data=/path/to/folder.")
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -23,7 +23,9 @@ TASKS = {  # task -> the formats that hold what it learns from
     "fill": TEXTS,
     "see": ("idx",),
     "classify": (*TEXTS, "labelled"),
+    "translate": ("pairs",),
 }
+SCHEDULES = ("cosine", "inverse_sqrt")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Source:
     object a line with "title" and "sections" or "pages". ``text``: plain, documents between ``<|endoftext|>`` marks.
     ``idx``: grey images and their classes; ``train = "t"`` means t-images-idx3-ubyte and t-labels-idx1-ubyte.
     ``labelled``: a JSON object a line with "text" and "label".
+    ``pairs``: sentences and their translations, one a line; ``train = "t"`` and ``languages = "en-de"`` mean t.en and
+    t.de.
     """
 
     format: str
@@ -43,6 +47,7 @@ class Source:
     without_licence: str = ""  # leave out stories whose "license" contains this
     hold_out: float = 0.0  # of stories: the share of titles moved to valid, and as many to test; of idx: to valid
     label: str = ""  # of texts that a classifier learns from: the class of all that is in these files
+    languages: str = ""  # of pairs: from which to which, "en-de", as the two files' names end
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Recipe:
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
-    task: str = "continue"  # to continue texts, to fill masks, to see what images show, or to classify texts
+    task: str = "continue"  # what is learned: to continue, fill, classify or translate texts, or to see images
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
@@ -85,14 +90,17 @@ class Recipe:
     passage: int = 40  # and the words in each passage that texts with a label are cut into
     window: int = 512  # tokens the model sees at once
     masked: float = 0.15  # the share of them it is to tell, where masks are filled
-    batch: int = 8  # windows, or images, a step
+    batch: int = 8  # windows, or images, a step; of pairs about as many tokens on either side
     steps: int = 1000
     warmup: int = 100  # steps
     lr: float = 1e-3
+    schedule: str = "cosine"  # what follows: half a cosine, or the inverse square root of the step
     lr_end: float = 1e-4  # where the cosine ends
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
+    dropout: float = 0.0  # the share of what stem and sublayers give that is zeroed while training
+    smoothing: float = 0.0  # of pairs: the share of each target that all tokens have in equal parts
     clip: float = 1.0  # largest norm of all gradients together
     log_every: int = 10
     validate_every: int = 200
@@ -119,16 +127,20 @@ class Recipe:
         for name in ("lr", "clip"):
             _require(getattr(self, name) > 0, name, "above 0")
         _require(0 < self.masked < 1, "masked", "above 0 and below 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "dropout", "smoothing"):
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
         _require(self.task in TASKS, "task", " or ".join(TASKS))
         _require(bool(self.start) == (self.task == "classify"), "start", "there, and only there, where task = classify")
         _require(not (self.start and self.model), "model", "left out where start says what it is")
+        _require(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         for source in self.sources:
             labelled = bool(source.label) == (self.task == "classify" and source.format != "labelled")
             _require(labelled, "sources.label", "there for texts to classify, and for nothing else")
             _require(source.format in TASKS[self.task], "sources.format", " or ".join(TASKS[self.task]))
             _require(0 <= source.hold_out < 1, "sources.hold_out", "at least 0 and below 1")
+            named = source.languages.split("-")
+            two = len(named) == 2 and all(named)
+            _require(two or source.format != "pairs", "sources.languages", 'two, such as "en-de"')
         for name in ("shift", "turn", "zoom", "invert"):
             _require(getattr(self.images, name) >= 0, f"images.{name}", "at least 0")
         _require(self.images.zoom < 1, "images.zoom", "below 1")

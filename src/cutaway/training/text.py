@@ -61,8 +61,7 @@ class Windows(ABC):
         return by_measure({split: self.measures(split, model) for split in self.tokens if split != "train"}), []
 
     def export(self, folder: Path) -> None:
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(self.folder / name, folder / name)
+        copy_tokenizer(self.folder, folder)
 
 
 class Continue(Windows):
@@ -83,6 +82,12 @@ class Continue(Windows):
         with write_atomically(folder / "generation_config.json") as beside:
             beside.write_text(json.dumps(generation, indent=2) + "\n")
         super().export(folder)
+
+
+def copy_tokenizer(made: Path, folder: Path) -> None:
+    """The tokenizer's files, from where they were made to beside the weights."""
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(made / name, folder / name)
 
 
 def _loss(model: nn.Module, ids: Tensor, reduction: str = "mean") -> Tensor:

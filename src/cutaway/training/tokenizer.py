@@ -20,6 +20,7 @@ FRAME = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_tok
 CONTROL = {
     "continue": dict.fromkeys(("bos_token", "eos_token", "unk_token"), END),
     "fill": FRAME | {"cls_token": FRAME["bos_token"], "sep_token": FRAME["eos_token"]},
+    "translate": {name: FRAME[name] for name in ("eos_token", "pad_token")},
 }
 PATTERNS = {  # how text is cut before pairs are merged: GPT-2's encoder.py and Llama 3's tokenizer, to the letter
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -58,6 +59,11 @@ def train_tokenizer(texts: Iterable[str], size: int, pattern: str, task: str = "
     if task == "fill":
         before, after = ((token, id_of(tokenizer, token)) for token in (FRAME["bos_token"], FRAME["eos_token"]))
         tokenizer.post_processor = processors.RobertaProcessing(after, before, add_prefix_space=False)
+    if task == "translate":
+        end = FRAME["eos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, id_of(tokenizer, end))]
+        )
     return tokenizer
 
 
@@ -70,8 +76,8 @@ def id_of(tokenizer: Tokenizer, token: str) -> int:
 
 def end_of(tokenizer: Tokenizer) -> int:
     """The id that ends a document."""
-    masks = tokenizer.token_to_id(FRAME["mask_token"]) is not None
-    return id_of(tokenizer, FRAME["eos_token"] if masks else END)
+    framed = tokenizer.token_to_id(FRAME["eos_token"]) is not None
+    return id_of(tokenizer, FRAME["eos_token"] if framed else END)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int, task: str = "continue") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,30 @@ def test_a_block_of_the_decoder_shows_what_it_reads_of_the_encoder(
         assert float(percent.rstrip("\u202f%")) / 100 == pytest.approx(float(row[i]), abs=6e-4)
     river(page, "read").get_by_role("button", name="Open block 0").click()  # each river opens by itself
     expect(page.locator("section.opened")).to_have_count(2)
+
+
+def test_a_weight_is_followed_from_the_decoder_into_the_encoder(
+    context: BrowserContext, rewrites: Server, watch: Watch
+) -> None:
+    page = opened(context, rewrites, watch)
+    write_one(page)
+    river(page, "written").get_by_role("button", name="Open block 1").click()
+    crossing = page.get_by_role("group", name="Cross-attention")
+    crossing.locator('[data-head="3"]').click()
+    crossing.locator('.flow [data-of="pattern"]').first.click()
+    arithmetic = page.locator(".arithmetic")
+    followed = (
+        ("its share after the softmax", 0),  # the scores, of which
+        ("before the softmax: query times key", 1),  # the keys
+        ("of the key of .*, as the encoder left it", 0),  # unrotated
+        ("of the key of .*, as the encoder left it", 0),  # what the encoder left
+        ("of the final vector of .*, which every block of the decoder reads", 0),
+    )
+    for sentence, factor in followed:
+        expect(arithmetic.locator(".sentence").first).to_have_text(re.compile(sentence))
+        expect(arithmetic).to_contain_text(re.compile("they agree|the same number"))
+        arithmetic.locator('.terms [role="gridcell"] button').nth(factor).click()
+    expect(arithmetic.locator(".sentence").first).to_contain_text("as block 2 leaves it")
 
 
 def test_the_address_brings_back_what_was_written(context: BrowserContext, rewrites: Server, watch: Watch) -> None:

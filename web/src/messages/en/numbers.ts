@@ -38,6 +38,7 @@ export const numbers = {
   'number.mlp.out': 'Number {d} of what the MLP of block {block} adds to the stream of {text}.',
   'number.resid_post': 'Number {d} of the stream of {text} as block {block} leaves it.',
   'number.final': 'Number {d} of the final vector of {text}, which the head reads.',
+  'number.final.read': 'Number {d} of the final vector of {text}, which every block of the decoder reads.',
   'number.head.up': 'Number {d} of the layer before the unembedding, before its activation.',
   'number.head.hidden': 'Number {d} of the vector that the unembedding reads.',
   'number.logits': 'The logit of {token} after {text}: its score against all other tokens.',

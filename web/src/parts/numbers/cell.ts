@@ -103,8 +103,9 @@ export function sentence(cell: Cell, run: Run, label: (id: number) => string): s
   if (cell.weight) return aboutWeight(cell, run, label)
   if (!(cell.rule in axes)) return cell.text
   const its = runOf(cell, run)
-  const places = { block: cell.layer ?? '', text: quoted(its.pieces.at(-1)!.text), ...indices(cell, its, label) }
+  const places = { block: cell.layer ?? '', text: quoted(its.pieces.at(-1)!.text), ...indices(cell, run, label) }
   if (cell.rule === 'logits' && !run.writes) return say(run.classes ? 'number.logits.classify' : 'number.logits.fill', places)
+  if (cell.rule === 'final' && cell.side === 'encoder.') return say('number.final.read', places)
   return say(`number.${cell.rule}` as Key, places)
 }
 
@@ -113,8 +114,8 @@ function indices(cell: Cell, run: Run, label: (id: number) => string): { [name: 
   cell.index.forEach((at, axis) => {
     const letter = axes[cell.rule].slice(-cell.index.length)[axis]
     places[letter] = at
-    if (letter === 't') places.text = named(run, at)
-    if (letter === 's') places.from = named(cell.rule.startsWith('cross.') ? run.read! : run, at)
+    if (letter === 't') places.text = named(counted(cell, letter, run), at)
+    if (letter === 's') places.from = named(counted(cell, letter, run), at)
     if (letter === 'v') places.token = quoted(label(at))
   })
   return places
@@ -139,15 +140,26 @@ function aboutWeight(cell: Cell, run: Run, label: (id: number) => string): strin
 
 type Term = Explanation['terms'][number]
 
-/** What tells the terms of one sum apart: the indices that run, or where they are of different tensors, their names. */
-export function apart(terms: Term[]): (term: Term) => { letter: string; at: number }[] | string {
+/** The run whose tokens an index counts: what cross-attention reads are those of the encoder. */
+const counted = (cell: Cell, letter: string, run: Run): Run =>
+  letter === 's' && cell.rule.startsWith('cross.') ? (run.read ?? run) : runOf(cell, run)
+
+/**
+ * What tells the terms of one sum apart: the indices that run, those of tokens with their texts; or where they are of
+ * different tensors, their names.
+ */
+export function apart(terms: Term[], run: Run): (term: Term) => { letter: string; at: number; text: string | null }[] | string {
   const cells = [terms[0], terms[1], terms.at(-1)].map((term) => term && cellOf(term.factors[0].cell))
   const first = cells[0]
   if (!first || !cells.every((cell) => cell?.tensor === first.tensor))
     return (term) => cellOf(term.factors[0].cell)?.rule ?? ''
   const runs = first.index.map((at, axis) => cells.some((cell) => cell!.index[axis] !== at))
   return (term) =>
-    cellOf(term.factors[0].cell)!.index.flatMap((at, axis) => (runs[axis] ? [{ letter: axes[first.rule]?.[axis] ?? '', at }] : []))
+    cellOf(term.factors[0].cell)!.index.flatMap((at, axis) => {
+      const letter = axes[first.rule]?.[axis] ?? ''
+      const text = letter === 't' || letter === 's' ? counted(first, letter, run).pieces[at].text : null
+      return runs[axis] ? [{ letter, at, text }] : []
+    })
 }
 
 const words: { [word: string]: number } = { 'inf': Infinity, '-inf': -Infinity, 'nan': NaN }

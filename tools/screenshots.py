@@ -1,16 +1,19 @@
 """Take the pictures of README.md and docs/: the real page, with the real server and the bundled model.
 
-python tools/screenshots.py        writes docs/images/page-1440.png, page-1440-opened.png, page-360.png, ...
+python tools/screenshots.py [TRANSLATOR]   writes docs/images/page-1440.png, page-1440-opened.png, page-360.png, ...
+
+TRANSLATOR: the model that `cutaway train translate` made; without it kinds-rivers.png stays as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -18,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(browser=False))"
+SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(model=sys.argv[1] or None, browser=False))"
 TEXT = "Once upon a time there was a"
 
 
@@ -70,6 +73,15 @@ def patch(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
+def rivers(page: Page) -> None:
+    """A sentence and its translation."""
+    page.fill("#text", "A man in a red shirt rides a bicycle.")
+    page.wait_for_timeout(1500)
+    for written in range(9):
+        page.get_by_role("button", name="Step", exact=True).click()
+        page.locator(".written mark").nth(written).wait_for()
+
+
 PICTURES = (
     ("page-1440", 1440, 740, "light", overview),
     ("page-1440-dark", 1440, 740, "dark", overview),
@@ -88,21 +100,29 @@ def main() -> int:
         print("No Chromium is installed here.", file=sys.stderr)
         return 1
     IMAGES.mkdir(parents=True, exist_ok=True)
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        with serving() as address:
             for name, *rest in PICTURES:
                 take(browser, address, IMAGES / f"{name}.png", *rest)
-            browser.close()
+        for translator in sys.argv[1:]:
+            with serving(translator) as address:
+                take(browser, address, IMAGES / "kinds-rivers.png", 1440, 1240, "light", rivers)
+        browser.close()
+    return 0
+
+
+@contextlib.contextmanager
+def serving(model: str = "") -> Iterator[str]:
+    """The address of a server, which ends with the block."""
+    command = [sys.executable, "-c", SERVE, model]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
-    return 0
 
 
 def take(

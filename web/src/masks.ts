@@ -1,5 +1,6 @@
 // A text with masks in it, and the same text once one of them is filled.
 
+import { plainText } from './pieces'
 import type { Recording } from './recording'
 
 /** What stands for a word to be filled in, whatever the model's own word for it is. */
@@ -14,12 +15,9 @@ export function filled(text: string, run: Recording, place: number, label: strin
   const found = [...text.matchAll(new RegExp(`${escaped(mask)}|${escaped(own)}`, 'g'))][run.masks.indexOf(place)]
   if (!found || label.includes('⟨')) return null
   const [before, after] = [text.slice(0, found.index), text.slice(found.index + found[0].length)]
-  const word = written(label)
+  const word = plainText(label)
   if (label.startsWith('##')) return before.trimEnd() + word + after // WordPiece: it goes on with the word before
   return before + (/\s$/.test(before) || before === '' ? word.trimStart() : word) + after
 }
 
 const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-
-/** The text of a token that is shown as readable (src/cutaway/inputs/text.py). */
-const written = (label: string) => label.replace(/^##/, '').replaceAll('␣', ' ').replaceAll('↵', '\n').replaceAll('⇥', '\t')

@@ -19,6 +19,9 @@ export function parts(piece: string): Part[] {
   return found
 }
 
+/** The text of a token that is shown as readable (src/cutaway/inputs/text.py). */
+export const plainText = (label: string) => label.replace(/^##/, '').replaceAll('␣', ' ').replaceAll('↵', '\n').replaceAll('⇥', '\t')
+
 /** A piece inside a sentence: quoted, nothing unseen in it, and its direction kept to itself. */
 export function quoted(piece: string): string {
   const text = parts(piece).map((part) => (part.boxed ? `⟨${part.text}⟩` : part.text))

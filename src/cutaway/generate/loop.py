@@ -27,9 +27,18 @@ from .sampler import Floats, Sampler, Trace, draw, pick_seed
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
-Source = Sequence[int] | Tensor  # what an encoder reads: token ids, or its inputs as a batch of one
 Machine = Transformer | Seq2Seq
 ROOM = 64  # new tokens a cache has room for at first
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder has made of its source, (1, S, D): read once, and written from as often as one likes."""
+
+    memory: Tensor
+
+
+Source = Sequence[int] | Tensor | Encoded  # what an encoder reads: ids, or its inputs as a batch of one; or has read
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,9 @@ class Step:
     """One generated token.
 
     text: what it adds to the text; empty while a character is unfinished or a stop string may be beginning.
-    p: the probability the model gave it, of the whole vocabulary. p_drawn: the probability it was drawn with, after
-    temperature and cuts (1 for argmax). u: the random number in [0, 1) that chose it.
+    p: the probability the model gave it, of the whole vocabulary; p_allowed: among the tokens that the rules allow.
+    p_drawn: the probability it was drawn with, after temperature and cuts (1 for argmax). u: the random number in
+    [0, 1) that chose it.
     """
 
     id: int
@@ -46,6 +56,7 @@ class Step:
     p: float
     p_drawn: float
     u: float
+    p_allowed: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,9 @@ class Generation(Iterator[Step]):
         new = begin
         for index in range(count):
             predicted = read(new).double().cpu()
-            logits, written = predicted.numpy(), begin + self.tokens
-            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0]
+            written = begin + self.tokens
+            logits = predicted.numpy()
+            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0].numpy()
             self.trace = sampler.trace(allowed, written)
             token, u = draw(self.trace.probabilities, self.seed, index)
             self.tokens.append(token)
@@ -133,7 +145,9 @@ class Generation(Iterator[Step]):
                 self.finish_reason = "stop"
             elif index == count - 1:
                 self.finish_reason = "length"
-            yield Step(token, added, _probability(logits, token), float(self.trace.probabilities[token]), u)
+            p = _probability(logits, token)
+            p_allowed = p if rules == Rules() else _probability(allowed, token)
+            yield Step(token, added, p, float(self.trace.probabilities[token]), u, p_allowed)
             if self.finish_reason is not None:
                 return
 
@@ -171,7 +185,7 @@ def generate(
     cache = model.cache(1, len(prompt) + count - 1, room=len(prompt) + ROOM) if cached else None
     read = _plain(predict) if cache is None else _cached(predict, cache)
     used = pick_seed() if seed is None else seed
-    shown = prompt if source is None else [] if isinstance(source, Tensor) else list(source)
+    shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)
 
 
@@ -202,6 +216,14 @@ Predict = Callable[[list[list[int]], Cache | None], Tensor]
 
 
 @torch.no_grad()
+def encode(model: Seq2Seq, source: Source) -> Encoded:
+    """What the encoder makes of its ``source``, if it has not read it yet."""
+    if isinstance(source, Encoded):
+        return source
+    device = next(model.parameters()).device
+    return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
+
+
 def predictor(model: Machine, source: Source | None = None) -> Predict:
     """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
     after the last of each; the head runs on that position only. An encoder reads its ``source`` here, once."""
@@ -209,8 +231,7 @@ def predictor(model: Machine, source: Source | None = None) -> Predict:
     stream: Callable[..., Tensor] = model.stream
     if isinstance(model, Seq2Seq):
         assert source is not None, "an encoder has something to read"
-        memory = model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device))
-        stream = functools.partial(model.stream, memory=memory)
+        stream = functools.partial(model.stream, memory=encode(model, source).memory)
 
     @torch.no_grad()
     def predict(rows: list[list[int]], cache: Cache | None) -> Tensor:

@@ -331,7 +331,7 @@ class Model:
         picture, notes = pictures.open(image)
         return self._preparation(picture), [*notes, *self._preparation.warnings]
 
-    def _samples(self, sound: audio.Source) -> tuple[audio.Samples, list[str]]:
+    def _samples(self, sound: audio.Source) -> tuple[audio.Sound, list[str]]:
         """The sound as samples (N,), and sentences about what was not read, or read otherwise than it says."""
         samples, notes = audio.open(sound)
         return samples, [*notes, *audio.check_preparation(self.folder, self._must("transcribe").spec.source)]

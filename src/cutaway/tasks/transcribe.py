@@ -16,7 +16,7 @@ from ..generate.loop import Encoded, Source, encode, predictor
 from ..generate.manner import Speech
 from ..generate.rules import Rules, Timestamps
 from ..generate.sampler import Sampler, pick_seed
-from ..inputs.audio import HOP, RATE, Samples, log_mel, loudest
+from ..inputs.audio import HOP, RATE, Sound, log_mel, loudest
 from ..inputs.text import Tokenizer
 from ..model import spec
 from ..model.transformer import Seq2Seq
@@ -52,7 +52,7 @@ class Transcription(Iterator[Segment]):
     def __init__(
         self,
         machine: Seq2Seq,
-        samples: Samples,
+        samples: Sound,
         speech: Speech,
         tokenizer: Tokenizer | None,
         wish: Wish,

@@ -210,6 +210,16 @@ def test_a_file_cut_short():
         assert "ends early" in note or "cannot be decoded" in note or "0 s" in note
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_a_file_without_its_end_is_said_to_be_one(kind):
+    whole = written(tone(16_000), 16_000, kind, "PCM_16")
+    assert audio.open(whole)[1] == []
+    (note,) = audio.open(whole[:20_001])[1]
+    assert f"its header says {len(whole):,} bytes, and 20,001 are there" in note
+    unknown = whole[:4] + b"\xff\xff\xff\xff" + whole[8:]  # as written into a pipe
+    assert audio.open(unknown)[1] == []
+
+
 def test_headers_are_looked_at_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr(audio, "_blocks", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr(audio, "LONGEST", 3600)

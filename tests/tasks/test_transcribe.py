@@ -282,3 +282,95 @@ def test_a_sound_comes_from_standard_input(whisper, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(file(SHORT))))
     monkeypatch.setattr("cutaway.inputs.audio.LARGEST_FILE", 99)
     assert call(["transcribe", "-", "-m", str(folder)]) == 2
+
+
+# ------------------------------------------------------------------ what people give it
+
+
+def tone(rate: int, channels: int = 1) -> np.ndarray:
+    wave = 0.3 * np.sin(np.arange(rate // 2) * 2 * np.pi * 440 / rate)
+    return np.repeat(wave[:, None], channels, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sound", "code", "said"),
+    [
+        (file(np.zeros(8000, np.float32)), 0, "is silent from beginning to end."),
+        (file(np.zeros(0, np.float32)), 2, "holds no sound: it is 0 s long. Give one that does."),
+        (file(tone(8000), 8000), 0, "has 8,000 samples a second, so it holds nothing above 4,000 Hz."),
+        (file(tone(48_000, 6), 48_000), 0, None),
+        (file(tone(16_000, 33)), 4, "has 33 channels; at most 32 are read. Mix it down to one."),
+        (file(tone(16_000))[:9000], 0, "ends early: its header says 32,080 bytes, and 9,000 are there."),
+        (file(tone(16_000))[:30], 4, "cannot be decoded: "),
+        (b"%PDF-1.7 and no sound at all", 4, "is no sound that can be read. Give a WAV, FLAC, MP3, Ogg or AIFF file."),
+        (b"", 4, "is no sound that can be read."),
+    ],
+    ids=["silent", "0 s", "8 kHz", "six channels", "33 channels", "cut short", "hardly begun", "no sound", "empty"],
+)
+def test_one_sentence_says_what_is_the_matter_with_a_sound(whisper, tmp_path, capsys, sound, code, said):
+    from cutaway.cli import call
+
+    folder = whisper(1)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(sound)
+    assert call(["transcribe", str(talk), "-m", str(folder), "--language", "en", "--temperature", "0"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    about = [line for line in lines if str(talk) in line]
+    assert len(about) == (said is not None)
+    assert said is None or said in " ".join(lines)
+    assert code == 0 or len(lines) <= 2  # what, and what to do
+
+
+@pytest.mark.parametrize(
+    ("says", "what"),
+    [
+        ({"architectures": ["WhisperForAudioClassification"]}, "a head that Cutaway does not read yet"),
+        ({"architectures": ["WhisperForCausalLM"]}, "a head that Cutaway does not read yet"),
+        ({"architectures": ["WhisperEncoderModel"]}, "an encoder alone"),
+        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "wav2vec2"),
+    ],
+    ids=["classes", "decoder", "encoder", "another kind"],
+)
+def test_a_checkpoint_that_cannot_write_speech_down(whisper, capsys, says, what):
+    from cutaway.cli import call
+
+    folder = whisper()
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **says}))
+    assert call(["transcribe", "talk.wav", "-m", str(folder)]) == 4
+    assert what in capsys.readouterr().err
+
+
+def test_interrupted_what_is_printed_stays(whisper, tmp_path, capsys, monkeypatch):
+    from cutaway.cli import call
+    from cutaway.tasks.attempts import Writer
+
+    folder = whisper(1)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(file(LONG))
+    expected = cutaway.load(folder).transcribe(talk, language="en", temperature=0, stream=True)
+    first = next(expected)
+    write = Writer.write
+
+    def interrupted(self, heard, prompt, window):
+        if window == 1:
+            raise KeyboardInterrupt
+        return write(self, heard, prompt, window)
+
+    monkeypatch.setattr(Writer, "write", interrupted)
+    asked = ["transcribe", str(talk), "-m", str(folder), "--language", "en", "--temperature", "0", "--timestamps"]
+    assert call(asked) == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == [f"{first.start:.2f}", f"{first.end:.2f}"]
+
+
+def test_segments_come_as_they_are_written(whisper):
+    model = cutaway.load(whisper(1))
+    heard: list[float] = []
+    under_way = model.transcribe(LONG, temperature=0, stream=True, progress=lambda so_far, _: heard.append(so_far))
+    assert (heard, under_way.segments) == ([], [])
+    first = next(under_way)
+    assert (heard, under_way.segments[0]) == ([0.0], first)
+    assert under_way.finish() == model.transcribe(LONG, temperature=0, seed=under_way.seed)
+    under_way.close()
+    assert next(under_way, None) is None

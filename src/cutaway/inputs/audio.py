@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ SLOWEST, FASTEST = 1_000, 768_000  # samples a second of a file
 FILE = "preprocessor_config.json"
 LARGEST_CONFIG = 4 * 2**20  # bytes; files before 2023 hold the mel filters, about 200 kB
 _BEGINNINGS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"\xff\xf1", b"\xff\xfb", b"\xff\xf3", b"\xff\xfa")
+_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}  # of a size's bytes
 _UNKNOWN = 2**62  # frames: what a decoder says of a file whose header does not say
 _CROSSINGS, _BETA, _PASS = 32, 10.0, 0.94  # of the resampler: half its length, its window, the band it keeps
 
@@ -113,7 +114,17 @@ def _opened(again: Again, name: str) -> tuple[Sound, list[str]]:
     if not length:
         raise Misuse(f"{name} holds no sound: it is 0 s long.", "Give one that does.")
     sound = np.concatenate(kept) if length <= KEPT else Streamed(lambda: _decoded(again, name), length)
-    return sound, list(_remarks(name, length / RATE, silent, rate, stated))
+    return sound, [*_cut_short(again, name), *_remarks(name, length / RATE, silent, rate, stated)]
+
+
+def _cut_short(again: Again, name: str) -> Iterator[str]:
+    """A sentence where a WAV or AIFF file has fewer bytes than its header says; what is there passes for the whole."""
+    with again() as file:
+        kind, size = file.read(4), file.read(4)
+        there = file.seek(0, io.SEEK_END)
+    said = 8 + int.from_bytes(size, _ORDERS[kind]) if kind in _ORDERS else 0
+    if there + 8 < said < 2**32:  # some count the header too; the largest number is a length that was not known
+        yield f"{name} ends early: its header says {said:,} bytes, and {there:,} are there."
 
 
 def _decoded(again: Again, name: str) -> Iterator[Samples]:

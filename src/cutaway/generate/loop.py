@@ -23,7 +23,7 @@ from cutaway.model.cache import Cache
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 from .rules import Rules
-from .sampler import Floats, Sampler, Trace, draw, pick_seed
+from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
@@ -75,9 +75,9 @@ class Generated:
 class Generation(Iterator[Step]):
     """A generation under way: iterate for its Steps, or ``finish()`` it. ``close()`` cancels it.
 
-    prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. trace: what
-    the sampler did at the last step. finish_reason: "stop" after an end-of-text token or a stop string, "length" at
-    max_new_tokens or at the end of the context, "cancelled"; None while it goes on.
+    prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. finish_reason:
+    "stop" after an end-of-text token or a stop string, "length" at max_new_tokens or at the end of the context,
+    "cancelled"; None while it goes on.
     """
 
     def __init__(
@@ -98,12 +98,17 @@ class Generation(Iterator[Step]):
         self.notes = notes
         self.tokens: list[int] = []
         self.text = ""
-        self.trace: Trace | None = None
+        self._trace: Callable[[], Trace] | None = None
         self.finish_reason: FinishReason | None = None
         self._steps = self._run(read, begin, count, sampler, rules, text, eos)
 
     def __next__(self) -> Step:
         return next(self._steps)
+
+    @property
+    def trace(self) -> Trace | None:
+        """What the sampler did at the last step."""
+        return None if self._trace is None else self._trace()
 
     def close(self) -> None:
         """Stop here; no further token is computed."""
@@ -133,8 +138,7 @@ class Generation(Iterator[Step]):
             written = begin + self.tokens
             logits = predicted.numpy()
             allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0].numpy()
-            self.trace = sampler.trace(allowed, written)
-            token, u = draw(self.trace.probabilities, self.seed, index)
+            token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
             new = [token]
 
@@ -147,7 +151,7 @@ class Generation(Iterator[Step]):
                 self.finish_reason = "length"
             p = _probability(logits, token)
             p_allowed = p if rules == Rules() else _probability(allowed, token)
-            yield Step(token, added, p, float(self.trace.probabilities[token]), u, p_allowed)
+            yield Step(token, added, p, p_drawn, uniform(self.seed, index), p_allowed)
             if self.finish_reason is not None:
                 return
 
@@ -207,6 +211,21 @@ def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None =
         f"The text has {len(ids)} tokens and the model reads at most {context}: kept {first}the last "
         f"{keep - begins}{leaves}."
     ]
+
+
+def _chosen(
+    allowed: Floats, written: list[int], sampler: Sampler, seed: int, index: int
+) -> tuple[int, float, Callable[[], Trace]]:
+    """The token of a step, the probability it was drawn with, and what tells how it came to be.
+
+    Where nothing is left to chance no sampler is needed to find it.
+    """
+    best = int(allowed.argmax())
+    if sampler == Sampler(temperature=0) and math.isfinite(allowed[best]):
+        return best, 1.0, functools.partial(sampler.trace, allowed, written)
+    trace = sampler.trace(allowed, written)
+    token, _ = draw(trace.probabilities, seed, index)
+    return token, float(trace.probabilities[token]), lambda: trace
 
 
 # --- two ways of reading ---------------------------------------------------------------------------------------------

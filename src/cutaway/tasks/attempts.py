@@ -60,7 +60,7 @@ class Writer:
 
     def _attempt(self, heard: Encoded, prompt: list[int], temperature: float, seed: int) -> Attempt:
         manner, context = self.speech.manner, self.machine.spec.context
-        room = min((manner.max_new_tokens or context) + 1, context)
+        room = context - len(prompt)
         steps = list(
             generate(
                 self.machine,
@@ -68,7 +68,7 @@ class Writer:
                 source=heard,
                 sampler=Sampler(temperature),
                 rules=self.rules,
-                max_new_tokens=max(1, room - len(prompt)),
+                max_new_tokens=max(1, min(manner.max_new_tokens or room, room)),
                 seed=seed,
                 eos=manner.eos,
             )

@@ -3,21 +3,19 @@
     python benchmarks/translate.py [--tokens 40] [--texts 5] [--threads 2]
 
 A random model of the shape of OPUS-MT (width 512, 6 + 6 blocks, 58,101 tokens), in float32 on the CPU, sources of 25
-tokens, always as many tokens written as --tokens says. Prints the median seconds of each and their ratio; ends with 1
-when the two wrote different tokens.
+tokens, always as many tokens written as --tokens says. Prints the median of each, their ratio, and the share of what
+the hardware allows, which reads every weight of the decoder once for each token; ends with an error when the two wrote
+different tokens.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 
 import torch
 import transformers
+from turns import OURS, THEIRS, hardware, in_turn, report
 
 import cutaway
 
@@ -36,7 +34,7 @@ def random_marian() -> transformers.MarianMTModel:
     ).eval()  # fmt: skip
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--texts", type=int, default=5)
@@ -57,27 +55,13 @@ def main() -> int:
     def theirs(source: torch.Tensor) -> list[int]:
         return reference.generate(source[None], attention_mask=torch.ones(1, len(source)))[0, 1:].tolist()
 
-    writers: dict[str, Callable[[torch.Tensor], list[int]]] = {
-        "transformers": theirs,
-        "cutaway": lambda source: ours.translate(tokens=source.tolist()).tokens,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in writers}
-    for i, source in enumerate(texts):
-        written = []
-        for name, write in writers.items():
-            start = time.perf_counter()
-            written.append(write(source))
-            if i:  # the first is to warm up
-                seconds[name].append(time.perf_counter() - start)
-        if written[0] != written[1]:
-            print("The two wrote different tokens.", file=sys.stderr)
-            return 1
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    for name, median in medians.items():
-        print(f"{name:13} {median:7.3f} s   {asked.tokens / median:7.1f} tokens a second")
-    print(f"ratio         {medians['transformers'] / medians['cutaway']:7.2f}")
-    return 0
+    workers = {THEIRS: theirs, OURS: lambda source: ours.translate(tokens=source.tolist()).tokens}
+    _, bandwidth = hardware()
+    decoder = sum(parameter.numel() for parameter in reference.model.decoder.parameters())
+    medians = in_turn(workers, list(texts), lambda a, b: a == b)
+    limit = asked.tokens * 4 * decoder / bandwidth
+    report(f"{asked.tokens} tokens with {BEAMS} beams, OPUS-MT's shape", medians, 2.0, limit)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -53,11 +53,13 @@ from .look.record import ModelCard, Record, stored_bytes
 from .model import spec
 from .model.tap import Edit
 from .model.transformer import Seq2Seq, Transformer
+from .tasks.attempts import LADDER
 from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
 from .tasks.see import pieces, placed, see, vectors
 from .tasks.sentences import Pooling, embed, pooling_of
-from .tasks.transcribe import Transcript, prompt_of, spoken, transcribe
+from .tasks.transcribe import Transcription, Wish, prompt_of, spoken
+from .tasks.transcript import Transcript
 
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
@@ -329,7 +331,7 @@ class Model:
         picture, notes = pictures.open(image)
         return self._preparation(picture), [*notes, *self._preparation.warnings]
 
-    def _samples(self, sound: audio.Source) -> tuple[audio.Samples, list[str]]:
+    def _samples(self, sound: audio.Source) -> tuple[audio.Sound, list[str]]:
         """The sound as samples (N,), and sentences about what was not read, or read otherwise than it says."""
         samples, notes = audio.open(sound)
         return samples, [*notes, *audio.check_preparation(self.folder, self._must("transcribe").spec.source)]
@@ -425,20 +427,30 @@ class Model:
         *,
         language: str | None = None,
         timestamps: bool = False,
+        words: bool = False,
+        temperature: float | Sequence[float] = LADDER,
+        seed: int | None = None,
         progress: Callable[[float, float], None] = lambda heard, whole: None,
-    ) -> Transcript:
+        stream: bool = False,
+    ) -> Transcript | Transcription:
         """What is said in ``sound``: a path, a file's content, or samples (N,), one channel, 16,000 a second.
 
         ``language``: its code, such as "en"; the model hears it by itself where that is not said. ``timestamps``: in
-        segments, with the seconds in which each was said. Always the most probable token. ``progress`` hears how many
-        seconds are done, of how many. Raises Misuse for a model that hears nothing, and for a language or times that it
-        does not know; NotFound, Misuse or Refused for a file that is not there, holds no sound, is damaged or too long.
+        segments, with the seconds in which each was said; ``words``: with those of every word. ``temperature``: one, or
+        several to try in turn where a window's text is repetitive or improbable; 0 takes the most probable token, the
+        others draw, from ``seed``. ``progress`` hears how many seconds are done, of how many. ``stream=True`` returns
+        the transcription under way: iterate for its segments. Raises Misuse for a model that hears nothing, and for a
+        language, times or words that it does not know; NotFound, Misuse or Refused for a file that is not there, holds
+        no sound, is damaged or too long.
         """
         machine = self._must("transcribe")
         samples, notes = self._samples(sound)
         texts = None if self.tokenizer is None else self.tokenizer.target
-        written = transcribe(machine, samples, self._speech, texts, language, timestamps, progress)
-        return replace(written, notes=[*notes, *written.notes])
+        ladder = (temperature,) if isinstance(temperature, int | float) else tuple(temperature)
+        wish = Wish(language, timestamps, words, ladder, seed)
+        transcription = Transcription(machine, samples, self._speech, texts, wish, progress)
+        transcription.notes[:0] = notes
+        return transcription if stream else transcription.finish()
 
     @functools.cached_property
     def _speech(self) -> Speech:

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .look.explain import Explanation
     from .look.record import Record
     from .tasks.classify import Label
+    from .tasks.transcript import Segment
 
 STDIN = "\0"  # stands for "-", which the parser would take for an option; no argument of a process can hold it
 MAX_STDIN_BYTES = 4 * 2**20  # more than the longest text that is read, in any language
@@ -639,35 +640,69 @@ def transcribe(
     model: RewriterName,
     language: Annotated[str | None, Parameter(help="Its code, such as en; else the model hears which it is.")] = None,
     timestamps: Annotated[bool, Parameter(help="Show when each segment was said.")] = False,
-    srt: Annotated[bool, Parameter(help="Print subtitles (SubRip).")] = False,
+    words: Annotated[bool, Parameter(help="Show when each word was said.")] = False,
+    srt: Annotated[bool, Parameter(help="Print subtitles (SubRip), with --words one for each.")] = False,
+    temperature: Annotated[
+        float | None, Parameter(help="0: the most probable only; else 0, and up to 1 where that makes no sense.")
+    ] = None,
+    seed: Annotated[int | None, Parameter(converter=_whole, help="The same seed, the same text; else picked.")] = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Write down what is said in a sound file, with models such as Whisper."""
+    """Write down what is said in a sound file, with models such as Whisper.
+
+    Each part is printed as soon as it is written; what is printed stays when you interrupt.
+    """
     if srt and json:
         raise Misuse("--srt and --json ask for two kinds of output.", "Give one of them.")
     source = _read_sound(sound)
     loaded = _load(model, dtype, device)
-    result = loaded.transcribe(source, language=language, timestamps=timestamps or srt, progress=_show_seconds)
-    _say(*result.notes)
+    chosen = {} if temperature is None else {"temperature": temperature}
+    result: Any = loaded.transcribe(
+        source, language=language, timestamps=timestamps or srt, words=words, seed=seed, progress=_show_seconds(json),
+        stream=True, **chosen,
+    )  # fmt: skip
     if json:
-        segments = [vars(segment) for segment in result.segments]
-        said = {"text": result.text, "segments": segments, "language": result.language, "seconds": result.seconds}
-        _print_json(model=loaded.card.name, **said, notes=result.notes)
-    elif srt:
-        print(_safe(result.srt()), end="")
-    elif timestamps:
-        for segment in result.segments:
-            print(f"{segment.start:8.2f} {segment.end:8.2f}  {_safe(segment.text.strip())}")
+        whole = result.finish()
+        _say(*whole.notes)
+        said = {name: value for name, value in asdict(whole).items() if name != "notes"}
+        _print_json(model=loaded.card.name, **said, notes=whole.notes)
+        return
+    told = len(result.notes)
+    _say(*result.notes)
+    _print_speech(result, words, srt, timestamps)
+    _say(*result.notes[told:])
+
+
+def _print_speech(segments: Iterable[Segment], words: bool, srt: bool, timestamps: bool) -> None:
+    """What is said, as it is written down: subtitles, a line for each word or segment, or the text alone."""
+    from .tasks.transcript import cues, on_one_line
+
+    if srt:
+        for cue in cues(segments, words):
+            print(_safe(cue), flush=True)
+    elif words or timestamps:
+        for segment in segments:
+            for said in segment.words if words else [segment]:
+                print(f"{said.start:8.2f} {said.end:8.2f}  {_safe(on_one_line(said.text))}", flush=True)
     else:
-        print(_safe(result.text))
+        text = ""
+        for segment in segments:
+            so_far = (text + segment.text).strip()
+            print(_safe(so_far[len(text.strip()) :]), end="", flush=True)
+            text += segment.text
+        print()
 
 
-def _show_seconds(heard: float, whole: float) -> None:
-    """How much of a sound is written down, on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{heard:,.0f} of {whole:,.0f} s", end="\n" if heard >= whole else "", file=sys.stderr, flush=True)
+def _show_seconds(silent: bool) -> Callable[[float, float], None]:
+    """How much of a sound is written down, on a terminal on which nothing is printed meanwhile."""
+
+    def show(heard: float, whole: float) -> None:
+        if sys.stderr.isatty() and (silent or not sys.stdout.isatty()):
+            print(f"\r{heard:,.0f} of {whole:,.0f} s", end="\n" if heard >= whole else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 @app.command(sort_key=15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,54 @@ def test_windows_of_a_long_sound_are_parts_of_the_whole():
     assert float(audio.log_mel(noise, 10, 30, 90, most)[:, 12:].max()) == pytest.approx((most - 8 + 4) / 4)
 
 
+# ------------------------------------------------------------------ long sounds
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+def test_a_long_sound_is_heard_piece_by_piece_as_if_it_were_held_whole(monkeypatch, tmp_path, rate):
+    content = written(np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2)).astype(np.float32), rate)
+    whole, notes = audio.open(content)
+    monkeypatch.setattr(audio, "KEPT", 1000)
+    monkeypatch.setattr(audio, "BLOCK", 5000)
+    (tmp_path / "long.wav").write_bytes(content)
+    for source in (content, tmp_path / "long.wav"):
+        sound, same = audio.open(source)
+        assert isinstance(sound, audio.Streamed)
+        assert (len(sound), same) == (len(whole), notes)
+        for first, end in ((0, 700), (500, 9000), (8999, 9000), (20_000, 99_999), (100, 300), (47_999, 60_000)):
+            np.testing.assert_allclose(sound[first:end], whole[first:end], rtol=0, atol=1e-6)
+        assert audio.loudest(sound, 10, 60) == pytest.approx(audio.loudest(whole, 10, 60))
+        for first in (0, 60, 57, 290):
+            theirs = audio.log_mel(whole, 10, 60, first, 1.0)
+            torch.testing.assert_close(audio.log_mel(sound, 10, 60, first, 1.0), theirs, rtol=0, atol=1e-5)
+
+
+def test_the_memory_a_long_sound_takes_does_not_grow_with_it(monkeypatch, tmp_path):
+    """Fifteen minutes are 58 MB of samples."""
+    monkeypatch.setattr(audio, "KEPT", 60 * 16_000)
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 16_000, 1) as file:
+        for _ in range(15):
+            file.write(np.zeros(60 * 16_000, np.float32))
+    tracemalloc.start()
+    sound, notes = audio.open(tmp_path / "long.flac")
+    for first in range(0, len(sound) // audio.HOP, 3000):
+        audio.log_mel(sound, 80, 3000, first, 0.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(sound) == 15 * 60 * 16_000
+    assert peak < 30e6
+    assert "silent" in notes[0]
+
+
+def test_a_file_that_changes_while_it_is_heard(monkeypatch, tmp_path):
+    monkeypatch.setattr(audio, "KEPT", 1000)
+    (tmp_path / "long.wav").write_bytes(written(tone(16_000), 16_000))
+    sound, _ = audio.open(tmp_path / "long.wav")
+    (tmp_path / "long.wav").write_bytes(b"no sound any more")
+    with pytest.raises(Refused, match="no sound"):
+        sound[:1000]
+
+
 # ------------------------------------------------------------------ rates, channels, formats
 
 
@@ -159,6 +208,16 @@ def test_a_file_cut_short():
         except Refused as error:
             note = str(error)
         assert "ends early" in note or "cannot be decoded" in note or "0 s" in note
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_a_file_without_its_end_is_said_to_be_one(kind):
+    whole = written(tone(16_000), 16_000, kind, "PCM_16")
+    assert audio.open(whole)[1] == []
+    (note,) = audio.open(whole[:20_001])[1]
+    assert f"its header says {len(whole):,} bytes, and 20,001 are there" in note
+    unknown = whole[:4] + b"\xff\xff\xff\xff" + whole[8:]  # as written into a pipe
+    assert audio.open(unknown)[1] == []
 
 
 def test_headers_are_looked_at_before_anything_is_decoded(monkeypatch):

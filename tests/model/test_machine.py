@@ -65,16 +65,22 @@ def test_a_cache_that_grows_holds_what_a_whole_one_does(name: str, room: int) ->
     assert {layer.slots for layer in growing.layers} == {layer.slots for layer in whole.layers}
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9])
-@pytest.mark.parametrize("shape", [(97, 48), (48, 97)], ids=["tall", "wide"])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 31, 32, 40])
+@pytest.mark.parametrize("shape", [(97, 48), (48, 97), (600, 300), (300, 600), (9000, 48)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_with_a_few_vectors_is_that_product(rows: int, shape: tuple[int, int], bias: bool) -> None:
-    weight, x = torch.randn(shape), torch.randn(rows, 1, shape[1])
+def test_a_product_with_so_many_vectors_is_that_product(
+    rows: int, shape: tuple[int, int], bias: bool, grad: bool
+) -> None:
+    """Whichever of its ways it takes, and whatever the layout of what comes in."""
+    weight, x = torch.randn(shape, requires_grad=grad), torch.randn(rows, 1, shape[1])
     more = torch.randn(shape[0]) if bias else None
-    for its in (x, x.transpose(0, 1), x[:, 0]):
-        found = linear(its, weight, more)
-        assert found.is_contiguous()
-        torch.testing.assert_close(found, torch.nn.functional.linear(its, weight, more))
+    with torch.set_grad_enabled(grad):
+        for its in (x, x.transpose(0, 1), x[:, 0], torch.randn(rows, shape[1], 2)[..., 0], x[:0]):
+            found = linear(its, weight, more)
+            assert found.is_contiguous()
+            assert found.requires_grad == grad
+            torch.testing.assert_close(found, torch.nn.functional.linear(its, weight, more), rtol=1e-4, atol=1e-4)
 
 
 def test_reordered_rows_continue_as_those_rows() -> None:

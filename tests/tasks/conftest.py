@@ -1,4 +1,4 @@
-"""Tiny encoders for the tests of what encoders are asked."""
+"""Tiny models for the tests of what models are asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from . import speech
 from .encoders import BERT, write
 
 Make = Callable[..., Path]
@@ -22,3 +23,13 @@ def encoder(tmp_path: Path) -> Make:
         return write(tmp_path / f"{config['model_type']}{len(list(tmp_path.iterdir()))}", config)
 
     return make
+
+
+@pytest.fixture
+def whisper(tmp_path: Path) -> Make:
+    """whisper(seed, **says) -> the folder of a random model of speech; ``says``: of its generation_config.json."""
+
+    def made(seed: int = 0, **says: Any) -> Path:
+        return speech.write(tmp_path, seed, **says)
+
+    return made

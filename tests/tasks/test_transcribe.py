@@ -4,77 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 import cutaway
 from cutaway.errors import Misuse, Refused
-from cutaway.families import checkpoint
 from cutaway.generate.rules import Timestamps
 from cutaway.inputs import audio
-from cutaway.tasks.transcribe import Segment, Transcript, parts_of
-from tests.families.making import make, random_model
+from cutaway.tasks.transcribe import parts_of
+from cutaway.tasks.transcript import Segment, Transcript
+from tests.families.making import make
 
-END, START, EN, DE, TASK, UNTIMED, TIME = 300, 301, 302, 303, 304, 305, 306
-CONFIG: dict[str, Any] = {
-    "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True,
-    "vocab_size": 340, "num_mel_bins": 10, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
-    "max_source_positions": 30, "max_target_positions": 32, "pad_token_id": END, "bos_token_id": END,
-    "eos_token_id": END, "decoder_start_token_id": START,
-}  # fmt: skip
-GENERATION: dict[str, Any] = {
-    "decoder_start_token_id": START, "eos_token_id": END, "bos_token_id": END, "pad_token_id": END, "max_length": 32,
-    "lang_to_id": {"<|en|>": EN, "<|de|>": DE}, "task_to_id": {"transcribe": TASK, "translate": 339},
-    "no_timestamps_token_id": UNTIMED, "is_multilingual": True, "suppress_tokens": [5, 339, START, EN, DE, TASK],
-    "begin_suppress_tokens": [220, END], "forced_decoder_ids": [[1, None], [2, TASK]],
-    "max_initial_timestamp_index": 10, "alignment_heads": [[0, 1]], "return_timestamps": False,
-    "prev_sot_token_id": 338,
-}  # fmt: skip
-RNG = np.random.default_rng(0)
-SHORT = RNG.normal(0, 0.1, 8000).astype(np.float32)  # a window has 9,600
-LONG = RNG.normal(0, 0.1, 40_000).astype(np.float32)
-Made = Callable[..., Path]
-
-
-def tokenizer() -> Tokenizer:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    found = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    found.add_tokens([AddedToken(f"word{i}", normalized=False) for i in range(len(letters), END)])
-    names = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
-    found.add_special_tokens([AddedToken(name, special=True) for name in names])
-    found.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", normalized=False) for i in range(340 - TIME)])
-    around = [("<|startoftranscript|>", START), ("<|notimestamps|>", UNTIMED), ("<|endoftext|>", END)]
-    template = " ".join([around[0][0], around[1][0], "$A", around[2][0]])
-    found.post_processor = processors.TemplateProcessing(single=template, special_tokens=around)
-    return found
-
-
-@pytest.fixture
-def whisper(tmp_path: Path) -> Made:
-    def made(seed: int = 0, **says: Any) -> Path:
-        checkpoint.save(random_model(CONFIG, seed), CONFIG, tmp_path)
-        (tmp_path / "generation_config.json").write_text(json.dumps({**GENERATION, **says}))
-        tokenizer().save(str(tmp_path / "tokenizer.json"))
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
-        return tmp_path
-
-    return made
-
-
-def file(samples: np.ndarray, rate: int = 16_000) -> bytes:
-    content = io.BytesIO()
-    soundfile.write(content, samples, rate, format="WAV", subtype="FLOAT")
-    return content.getvalue()
+from .speech import DE, EN, END, GENERATION, LONG, SHORT, START, TASK, TIME, UNTIMED, file
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -83,7 +28,7 @@ def file(samples: np.ndarray, rate: int = 16_000) -> bytes:
 def test_what_is_written_is_what_the_reference_writes(whisper, seed, language, timestamps):
     transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
     folder = whisper(seed)
-    ours = cutaway.load(folder).transcribe(SHORT, language=language, timestamps=timestamps)
+    ours = cutaway.load(folder).transcribe(SHORT, language=language, timestamps=timestamps, temperature=0)
     reference = transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
     with torch.no_grad():
         theirs = reference.generate(
@@ -248,7 +193,7 @@ def test_both_sides_of_a_run_have_names(whisper):
     with torch.no_grad():
         logits = model.machine(audio.log_mel(SHORT, 10, 60)[None], torch.tensor([record.tokens]))[0]
     torch.testing.assert_close(record["logits"], logits, rtol=0, atol=1e-5)
-    said = model.transcribe(SHORT).segments[0].tokens
+    said = model.transcribe(SHORT, temperature=0).segments[0].tokens
     first = model.run(sound=SHORT)["logits.last"]
     first[[*GENERATION["suppress_tokens"], *GENERATION["begin_suppress_tokens"]]] = -torch.inf
     assert said[:1] == [int(first.argmax())]
@@ -291,17 +236,17 @@ def test_the_command_prints_what_python_says(whisper, tmp_path, capsys):
     folder = whisper(1)
     talk = tmp_path / "talk.wav"
     talk.write_bytes(file(LONG))
-    expected = cutaway.load(folder).transcribe(talk, language="de", timestamps=True)
+    expected = cutaway.load(folder).transcribe(talk, language="de", timestamps=True, temperature=0)
 
     def told(*words: str) -> str:
-        assert call(["transcribe", str(talk), "-m", str(folder), "--language", "de", *words]) == 0
+        assert call(["transcribe", str(talk), "-m", str(folder), "--language", "de", "--temperature", "0", *words]) == 0
         return capsys.readouterr().out
 
     assert len(told("--timestamps").splitlines()) == len(expected.segments)
     assert told("--srt").count(" --> ") == sum(bool(segment.text.strip()) for segment in expected.segments)
     said = json.loads(told("--json", "--timestamps"))
     assert (said["text"], said["language"], said["seconds"]) == (expected.text, "de", 2.5)
-    assert said["segments"] == [vars(segment) for segment in expected.segments]
+    assert said["segments"] == [asdict(segment) for segment in expected.segments]
     assert told()
     assert call(["transcribe", str(talk), "-m", str(folder), "--srt", "--json"]) == 2
     assert call(["transcribe", str(talk), "-m", str(folder), "--language", "tlh"]) == 2
@@ -334,8 +279,100 @@ def test_a_sound_comes_from_standard_input(whisper, capsys, monkeypatch):
 
     folder = whisper(1)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(file(SHORT))))
-    assert call(["transcribe", "-", "-m", str(folder)]) == 0
-    assert capsys.readouterr().out.rstrip("\n") == cutaway.load(folder).transcribe(SHORT).text
+    assert call(["transcribe", "-", "-m", str(folder), "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == cutaway.load(folder).transcribe(SHORT, temperature=0).text
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(file(SHORT))))
     monkeypatch.setattr("cutaway.inputs.audio.LARGEST_FILE", 99)
     assert call(["transcribe", "-", "-m", str(folder)]) == 2
+
+
+# ------------------------------------------------------------------ what people give it
+
+
+def tone(rate: int, channels: int = 1) -> np.ndarray:
+    wave = 0.3 * np.sin(np.arange(rate // 2) * 2 * np.pi * 440 / rate)
+    return np.repeat(wave[:, None], channels, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sound", "code", "said"),
+    [
+        (file(np.zeros(8000, np.float32)), 0, "is silent from beginning to end."),
+        (file(np.zeros(0, np.float32)), 2, "holds no sound: it is 0 s long. Give one that does."),
+        (file(tone(8000), 8000), 0, "has 8,000 samples a second, so it holds nothing above 4,000 Hz."),
+        (file(tone(48_000, 6), 48_000), 0, None),
+        (file(tone(16_000, 33)), 4, "has 33 channels; at most 32 are read. Mix it down to one."),
+        (file(tone(16_000))[:9000], 0, "ends early: its header says 32,080 bytes, and 9,000 are there."),
+        (file(tone(16_000))[:30], 4, "cannot be decoded: "),
+        (b"%PDF-1.7 and no sound at all", 4, "is no sound that can be read. Give a WAV, FLAC, MP3, Ogg or AIFF file."),
+        (b"", 4, "is no sound that can be read."),
+    ],
+    ids=["silent", "0 s", "8 kHz", "six channels", "33 channels", "cut short", "hardly begun", "no sound", "empty"],
+)
+def test_one_sentence_says_what_is_the_matter_with_a_sound(whisper, tmp_path, capsys, sound, code, said):
+    from cutaway.cli import call
+
+    folder = whisper(1)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(sound)
+    assert call(["transcribe", str(talk), "-m", str(folder), "--language", "en", "--temperature", "0"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    about = [line for line in lines if str(talk) in line]
+    assert len(about) == (said is not None)
+    assert said is None or said in " ".join(lines)
+    assert code == 0 or len(lines) <= 2  # what, and what to do
+
+
+@pytest.mark.parametrize(
+    ("says", "what"),
+    [
+        ({"architectures": ["WhisperForAudioClassification"]}, "a head that Cutaway does not read yet"),
+        ({"architectures": ["WhisperForCausalLM"]}, "a head that Cutaway does not read yet"),
+        ({"architectures": ["WhisperEncoderModel"]}, "an encoder alone"),
+        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "wav2vec2"),
+    ],
+    ids=["classes", "decoder", "encoder", "another kind"],
+)
+def test_a_checkpoint_that_cannot_write_speech_down(whisper, capsys, says, what):
+    from cutaway.cli import call
+
+    folder = whisper()
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **says}))
+    assert call(["transcribe", "talk.wav", "-m", str(folder)]) == 4
+    assert what in capsys.readouterr().err
+
+
+def test_interrupted_what_is_printed_stays(whisper, tmp_path, capsys, monkeypatch):
+    from cutaway.cli import call
+    from cutaway.tasks.attempts import Writer
+
+    folder = whisper(1)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(file(LONG))
+    expected = cutaway.load(folder).transcribe(talk, language="en", temperature=0, stream=True)
+    first = next(expected)
+    write = Writer.write
+
+    def interrupted(self, heard, prompt, window):
+        if window == 1:
+            raise KeyboardInterrupt
+        return write(self, heard, prompt, window)
+
+    monkeypatch.setattr(Writer, "write", interrupted)
+    asked = ["transcribe", str(talk), "-m", str(folder), "--language", "en", "--temperature", "0", "--timestamps"]
+    assert call(asked) == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == [f"{first.start:.2f}", f"{first.end:.2f}"]
+
+
+def test_segments_come_as_they_are_written(whisper):
+    model = cutaway.load(whisper(1))
+    heard: list[float] = []
+    under_way = model.transcribe(LONG, temperature=0, stream=True, progress=lambda so_far, _: heard.append(so_far))
+    assert (heard, under_way.segments) == ([], [])
+    first = next(under_way)
+    assert (heard, under_way.segments[0]) == ([0.0], first)
+    assert under_way.finish() == model.transcribe(LONG, temperature=0, seed=under_way.seed)
+    under_way.close()
+    assert next(under_way, None) is None

@@ -23,13 +23,22 @@ from cutaway.model.cache import Cache
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 from .rules import Rules
-from .sampler import Floats, Sampler, Trace, draw, pick_seed
+from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
-Source = Sequence[int] | Tensor  # what an encoder reads: token ids, or its inputs as a batch of one
 Machine = Transformer | Seq2Seq
 ROOM = 64  # new tokens a cache has room for at first
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder has made of its source, (1, S, D): read once, and written from as often as one likes."""
+
+    memory: Tensor
+
+
+Source = Sequence[int] | Tensor | Encoded  # what an encoder reads: ids, or its inputs as a batch of one; or has read
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,9 @@ class Step:
     """One generated token.
 
     text: what it adds to the text; empty while a character is unfinished or a stop string may be beginning.
-    p: the probability the model gave it, of the whole vocabulary. p_drawn: the probability it was drawn with, after
-    temperature and cuts (1 for argmax). u: the random number in [0, 1) that chose it.
+    p: the probability the model gave it, of the whole vocabulary; p_allowed: among the tokens that the rules allow.
+    p_drawn: the probability it was drawn with, after temperature and cuts (1 for argmax). u: the random number in
+    [0, 1) that chose it.
     """
 
     id: int
@@ -46,6 +56,7 @@ class Step:
     p: float
     p_drawn: float
     u: float
+    p_allowed: float
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,9 @@ class Generated:
 class Generation(Iterator[Step]):
     """A generation under way: iterate for its Steps, or ``finish()`` it. ``close()`` cancels it.
 
-    prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. trace: what
-    the sampler did at the last step. finish_reason: "stop" after an end-of-text token or a stop string, "length" at
-    max_new_tokens or at the end of the context, "cancelled"; None while it goes on.
+    prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. finish_reason:
+    "stop" after an end-of-text token or a stop string, "length" at max_new_tokens or at the end of the context,
+    "cancelled"; None while it goes on.
     """
 
     def __init__(
@@ -87,12 +98,17 @@ class Generation(Iterator[Step]):
         self.notes = notes
         self.tokens: list[int] = []
         self.text = ""
-        self.trace: Trace | None = None
+        self._trace: Callable[[], Trace] | None = None
         self.finish_reason: FinishReason | None = None
         self._steps = self._run(read, begin, count, sampler, rules, text, eos)
 
     def __next__(self) -> Step:
         return next(self._steps)
+
+    @property
+    def trace(self) -> Trace | None:
+        """What the sampler did at the last step."""
+        return None if self._trace is None else self._trace()
 
     def close(self) -> None:
         """Stop here; no further token is computed."""
@@ -119,10 +135,10 @@ class Generation(Iterator[Step]):
         new = begin
         for index in range(count):
             predicted = read(new).double().cpu()
-            logits, written = predicted.numpy(), begin + self.tokens
-            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0]
-            self.trace = sampler.trace(allowed, written)
-            token, u = draw(self.trace.probabilities, self.seed, index)
+            written = begin + self.tokens
+            logits = predicted.numpy()
+            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0].numpy()
+            token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
             new = [token]
 
@@ -133,7 +149,9 @@ class Generation(Iterator[Step]):
                 self.finish_reason = "stop"
             elif index == count - 1:
                 self.finish_reason = "length"
-            yield Step(token, added, _probability(logits, token), float(self.trace.probabilities[token]), u)
+            p = _probability(logits, token)
+            p_allowed = p if rules == Rules() else _probability(allowed, token)
+            yield Step(token, added, p, p_drawn, uniform(self.seed, index), p_allowed)
             if self.finish_reason is not None:
                 return
 
@@ -171,7 +189,7 @@ def generate(
     cache = model.cache(1, len(prompt) + count - 1, room=len(prompt) + ROOM) if cached else None
     read = _plain(predict) if cache is None else _cached(predict, cache)
     used = pick_seed() if seed is None else seed
-    shown = prompt if source is None else [] if isinstance(source, Tensor) else list(source)
+    shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)
 
 
@@ -195,6 +213,21 @@ def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None =
     ]
 
 
+def _chosen(
+    allowed: Floats, written: list[int], sampler: Sampler, seed: int, index: int
+) -> tuple[int, float, Callable[[], Trace]]:
+    """The token of a step, the probability it was drawn with, and what tells how it came to be.
+
+    Where nothing is left to chance no sampler is needed to find it.
+    """
+    best = int(allowed.argmax())
+    if sampler == Sampler(temperature=0) and math.isfinite(allowed[best]):
+        return best, 1.0, functools.partial(sampler.trace, allowed, written)
+    trace = sampler.trace(allowed, written)
+    token, _ = draw(trace.probabilities, seed, index)
+    return token, float(trace.probabilities[token]), lambda: trace
+
+
 # --- two ways of reading ---------------------------------------------------------------------------------------------
 
 
@@ -202,6 +235,14 @@ Predict = Callable[[list[list[int]], Cache | None], Tensor]
 
 
 @torch.no_grad()
+def encode(model: Seq2Seq, source: Source) -> Encoded:
+    """What the encoder makes of its ``source``, if it has not read it yet."""
+    if isinstance(source, Encoded):
+        return source
+    device = next(model.parameters()).device
+    return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
+
+
 def predictor(model: Machine, source: Source | None = None) -> Predict:
     """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
     after the last of each; the head runs on that position only. An encoder reads its ``source`` here, once."""
@@ -209,8 +250,7 @@ def predictor(model: Machine, source: Source | None = None) -> Predict:
     stream: Callable[..., Tensor] = model.stream
     if isinstance(model, Seq2Seq):
         assert source is not None, "an encoder has something to read"
-        memory = model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device))
-        stream = functools.partial(model.stream, memory=memory)
+        stream = functools.partial(model.stream, memory=encode(model, source).memory)
 
     @torch.no_grad()
     def predict(rows: list[list[int]], cache: Cache | None) -> Tensor:

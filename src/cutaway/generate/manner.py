@@ -86,12 +86,31 @@ class Manner:
 
 
 @dataclass(frozen=True)
+class Doubts:
+    """What makes a text that was heard implausible; None: nothing does (Radford et al. 2022, 4.5).
+
+    logprob: less than that, the mean log-probability of its tokens. text_ratio: more than that, the bytes of its text
+    over those zlib makes of them; token_ratio: the same of its tokens, which is what generation_config.json means by
+    compression_ratio_threshold. silence: a text that is too improbable is none where the model is surer than that
+    that nobody speaks.
+    """
+
+    logprob: float | None = -1.0
+    text_ratio: float | None = 2.4
+    token_ratio: float | None = None
+    silence: float | None = 0.6
+
+
+@dataclass(frozen=True)
 class Speech:
     """What a model that writes down speech begins with: its ``manner``'s start; the token of a language, by its code
     ("en"), and that of transcribing, both of models of many languages; that of no times, if it knows times.
 
     ``forced``: what follows the start where languages have no names. ``language``: the one meant where none is said.
-    ``most_initial``: the last time, in steps of 20 ms, with which a text may begin.
+    ``most_initial``: the last time, in steps of 20 ms, with which a text may begin. ``previous``: the token before what
+    an earlier window said, where the checkpoint asks that the decoder reads it. ``alignment``: (block, head) of the
+    cross-attention that follows the sound; none where the file names none. ``median``: how many moments of it a median
+    is taken of.
     """
 
     manner: Manner
@@ -101,6 +120,10 @@ class Speech:
     forced: tuple[int, ...]
     language: str | None
     most_initial: int | None
+    previous: int | None
+    doubts: Doubts
+    alignment: tuple[tuple[int, int], ...]
+    median: int
 
 
 def speech_of(folder: Path, config: Mapping[str, Any], vocabulary: int) -> Speech:
@@ -118,9 +141,45 @@ def speech_of(folder: Path, config: Mapping[str, Any], vocabulary: int) -> Speec
         raise c.refused("language", stated, "its lang_to_id does not name it")
     c.only("task", "transcribe")
     most = c.integer("max_initial_timestamp_index", None, most=LONGEST, least=0)
-    c.ignore("alignment_heads", "is_multilingual", "return_timestamps", "prev_sot_token_id", "median_filter_width")
+    c.ignore("is_multilingual", "return_timestamps", "median_filter_width")
     kept = tuple(id for id in forced if id is not None and id != no_times)
-    return Speech(_read(c, vocabulary, ""), languages, task, no_times, kept, stated or meant, most)
+    doubts, heads, width = _doubts(c), _heads(c), _median(config)
+    previous = c.integer("prev_sot_token_id", None, most=vocabulary - 1, least=0)
+    if not c.flag("condition_on_prev_tokens", False):
+        previous = None
+    manner = _read(c, vocabulary, "")
+    return Speech(manner, languages, task, no_times, kept, stated or meant, most, previous, doubts, heads, width)
+
+
+def _doubts(c: Config) -> Doubts:
+    """The reference's thresholds, but for those the file states; null is none."""
+    usual = Doubts()
+    ratio = c.number("compression_ratio_threshold", None)
+    return Doubts(
+        c.nullable(lambda key, absent: c.number(key, absent, above=-1e30), "logprob_threshold", usual.logprob),
+        None if c.says("compression_ratio_threshold") else usual.text_ratio,
+        ratio,
+        c.nullable(lambda key, absent: c.number(key, absent, above=-1), "no_speech_threshold", usual.silence),
+    )
+
+
+def _heads(c: Config) -> tuple[tuple[int, int], ...]:
+    """Pairs of a block and a head."""
+    stated = c.any("alignment_heads", [])
+    if not isinstance(stated, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair) for pair in stated
+    ):
+        raise c.refused("alignment_heads", stated, "it must be a list of pairs, [block, head]")
+    return tuple((block, head) for block, head in stated)
+
+
+def _median(config: Mapping[str, Any]) -> int:
+    """How many moments config.json wants a median of: an odd number."""
+    c = Config({"median_filter_width": config.get("median_filter_width")})
+    width = c.integer("median_filter_width", 7, most=LONGEST)
+    if width % 2 == 0:
+        raise c.refused("median_filter_width", width, "it must be odd")
+    return int(width)
 
 
 def _named(c: Config, key: str, vocabulary: int) -> dict[str, int]:

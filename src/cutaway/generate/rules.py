@@ -108,8 +108,7 @@ class Timestamps(Rules):
             row[slice(self.first_time, None) if paired else slice(end)] = -torch.inf
         if times:
             row[self.first_time : times[-1] + (0 if after_time and not paired else 1)] = -torch.inf
-        shares = row.log_softmax(-1)
-        if shares[self.first_time :].logsumexp(-1) > shares[: self.first_time].max():
+        if row[self.first_time :].logsumexp(-1) > row[: self.first_time].max():
             row[: self.first_time] = -torch.inf
 
 

@@ -2,19 +2,20 @@
 
     file --> header checked --> decoded --> channels' mean --> 16 kHz --> a window --> log-mel (M, frames), float32
 
-Shapes: N samples, M mel bins. A file is untrusted: what its header says is looked at before anything is decoded, and a
-long one is decoded and resampled piece by piece.
+Shapes: N samples, M mel bins. A file is untrusted: what its header says is looked at before anything is decoded. A
+long one is decoded and resampled piece by piece, once to see that all of it can be, and again as it is heard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,24 +31,52 @@ from .guard import first_line
 RATE = 16_000  # samples a second that every Whisper hears
 HOP, WINDOW = 160, 400  # samples: 10 and 25 ms
 LONGEST = 4 * 3600  # seconds
+KEPT = 600 * RATE  # samples: of a longer sound no more is held than is being heard
+BLOCK = 2**22  # numbers decoded at once
 LARGEST_FILE = 2**30  # bytes, of one that is not on disk
 MOST_CHANNELS = 32
 SLOWEST, FASTEST = 1_000, 768_000  # samples a second of a file
 FILE = "preprocessor_config.json"
 LARGEST_CONFIG = 4 * 2**20  # bytes; files before 2023 hold the mel filters, about 200 kB
 _BEGINNINGS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"\xff\xf1", b"\xff\xfb", b"\xff\xf3", b"\xff\xfa")
+_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}  # of a size's bytes
 _UNKNOWN = 2**62  # frames: what a decoder says of a file whose header does not say
 _CROSSINGS, _BETA, _PASS = 32, 10.0, 0.94  # of the resampler: half its length, its window, the band it keeps
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 Source = str | os.PathLike[str] | bytes | np.ndarray[Any, Any]
 """A path, the content of a file, or samples: one channel, 16,000 a second, between -1 and 1."""
+Again = Callable[[], io.BufferedReader | io.BytesIO]  # opens the file from its beginning
+
+
+class Streamed:
+    """A long sound, ``length`` samples of it, decoded as it is heard. A slice [a:b] reads on and holds what comes from
+    a on; one that begins earlier decodes from the beginning again."""
+
+    def __init__(self, blocks: Callable[[], Iterator[Samples]], length: int) -> None:
+        self._decode, self._length = blocks, length
+        self._blocks, self._held, self._begin = blocks(), np.zeros(0, np.float32), 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> Samples:
+        first, end, _ = part.indices(self._length)
+        if first < self._begin:
+            self._blocks, self._held, self._begin = self._decode(), self._held[:0], 0
+        while self._begin + len(self._held) < end and (block := next(self._blocks, None)) is not None:
+            past = max(0, min(first - self._begin, len(self._held)))
+            self._held, self._begin = np.concatenate([self._held[past:], block]), self._begin + past
+        return self._held[first - self._begin : end - self._begin]
+
+
+Sound = Samples | Streamed
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
-def open(source: Source) -> tuple[Samples, list[str]]:
+def open(source: Source) -> tuple[Sound, list[str]]:
     """(N,), one channel at 16 kHz, and a sentence for each thing a listener should know of the file.
 
     Raises NotFound where there is no file, Misuse for what is no file or holds no sound, Refused for one that is too
@@ -56,14 +85,13 @@ def open(source: Source) -> tuple[Samples, list[str]]:
     if isinstance(source, np.ndarray):
         return _checked(source), []
     if isinstance(source, bytes):
-        return _opened(io.BytesIO(source), "The sound")
+        return _opened(lambda: io.BytesIO(source), "The sound")
     path = Path(source)
     if path.is_dir():
         raise Misuse(f"{path} is a folder.", "Name a sound file.")
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Name a sound file.")
-    with path.open("rb") as file:
-        return _opened(file, str(path))
+    return _opened(lambda: path.open("rb"), str(path))
 
 
 def _checked(samples: np.ndarray[Any, Any]) -> Samples:
@@ -75,27 +103,56 @@ def _checked(samples: np.ndarray[Any, Any]) -> Samples:
     return samples.astype(np.float32)
 
 
-def _opened(file: io.BufferedReader | io.BytesIO, name: str) -> tuple[Samples, list[str]]:
+def _opened(again: Again, name: str) -> tuple[Sound, list[str]]:
+    with _sound(again, name) as opened:
+        rate, stated = opened.samplerate, opened.frames / opened.samplerate
+    kept: list[Samples] = []
+    length, silent = 0, True
+    for block in _decoded(again, name):
+        length, silent = length + len(block), silent and not block.any()
+        kept = [*kept, block] if length <= KEPT else []
+    if not length:
+        raise Misuse(f"{name} holds no sound: it is 0 s long.", "Give one that does.")
+    sound = np.concatenate(kept) if length <= KEPT else Streamed(lambda: _decoded(again, name), length)
+    return sound, [*_cut_short(again, name), *_remarks(name, length / RATE, silent, rate, stated)]
+
+
+def _cut_short(again: Again, name: str) -> Iterator[str]:
+    """A sentence where a WAV or AIFF file has fewer bytes than its header says; what is there passes for the whole."""
+    with again() as file:
+        kind, size = file.read(4), file.read(4)
+        there = file.seek(0, io.SEEK_END)
+    said = 8 + int.from_bytes(size, _ORDERS[kind]) if kind in _ORDERS else 0
+    if there + 8 < said < 2**32:  # some count the header too; the largest number is a length that was not known
+        yield f"{name} ends early: its header says {said:,} bytes, and {there:,} are there."
+
+
+def _decoded(again: Again, name: str) -> Iterator[Samples]:
+    """The file from its beginning, at 16 kHz, piece by piece."""
+    with _sound(again, name) as opened:
+        yield from _resampled(_blocks(opened, name), opened.samplerate)
+
+
+@contextlib.contextmanager
+def _sound(again: Again, name: str) -> Iterator[Any]:
+    """The file, opened by soundfile once its header has been looked at; what fails is Refused."""
     import soundfile  # here, so that all else works where there is no libsndfile
 
-    beginning = file.read(4)
-    file.seek(0)
-    if not beginning.startswith(_BEGINNINGS):
-        raise Refused(f"{name} is no sound that can be read.", "Give a WAV, FLAC, MP3, Ogg or AIFF file.")
-    # Without the file's name, by which soundfile would guess what is in it.
-    nameless = SimpleNamespace(read=file.read, readinto=file.readinto, seek=file.seek, tell=file.tell)
-    try:
-        with soundfile.SoundFile(nameless) as opened:
-            _check_header(name, opened.samplerate, opened.channels, opened.frames)
-            samples = np.concatenate(list(_resampled(_blocks(opened, name), opened.samplerate)))
-            rate, stated = opened.samplerate, opened.frames / opened.samplerate
-    except (soundfile.SoundFileError, RuntimeError) as error:  # also over a file that ends too early, or is damaged
-        raise Refused(
-            f"{name} cannot be decoded: {first_line(error)}.", "It may be cut short; fetch it again."
-        ) from None
-    if not len(samples):
-        raise Misuse(f"{name} holds no sound: it is 0 s long.", "Give one that does.")
-    return samples, list(_remarks(name, samples, rate, stated))
+    with again() as file:
+        beginning = file.read(4)
+        file.seek(0)
+        if not beginning.startswith(_BEGINNINGS):
+            raise Refused(f"{name} is no sound that can be read.", "Give a WAV, FLAC, MP3, Ogg or AIFF file.")
+        # Without the file's name, by which soundfile would guess what is in it.
+        nameless = SimpleNamespace(read=file.read, readinto=file.readinto, seek=file.seek, tell=file.tell)
+        try:
+            with soundfile.SoundFile(nameless) as opened:
+                _check_header(name, opened.samplerate, opened.channels, opened.frames)
+                yield opened
+        except (soundfile.SoundFileError, RuntimeError) as error:  # also over a file that ends too early, or is damaged
+            raise Refused(
+                f"{name} cannot be decoded: {first_line(error)}.", "It may be cut short; fetch it again."
+            ) from None
 
 
 def _check_header(name: str, rate: int, channels: int, frames: int) -> None:
@@ -114,9 +171,10 @@ def _too_long(name: str) -> Refused:
 
 
 def _blocks(opened: Any, name: str) -> Iterator[Samples]:
-    """The mean of the channels (N,), ten seconds at a time."""
+    """The mean of the channels (N,), ten seconds at a time, or less of many channels."""
     heard = 0
-    for block in opened.blocks(10 * opened.samplerate, dtype="float32", always_2d=True):
+    at_once = min(10 * opened.samplerate, BLOCK // opened.channels)
+    for block in opened.blocks(at_once, dtype="float32", always_2d=True):
         heard += len(block)
         if heard > LONGEST * opened.samplerate:
             raise _too_long(name)
@@ -125,11 +183,10 @@ def _blocks(opened: Any, name: str) -> Iterator[Samples]:
         yield block.mean(1)
 
 
-def _remarks(name: str, samples: Samples, rate: int, stated: float) -> Iterator[str]:
-    seconds = len(samples) / RATE
+def _remarks(name: str, seconds: float, silent: bool, rate: int, stated: float) -> Iterator[str]:
     if stated < LONGEST and seconds < 0.99 * stated:
         yield f"{name} ends early: its header says {stated:.1f} s, and {seconds:.1f} s are there."
-    if not samples.any():
+    if silent:
         yield f"{name} is silent from beginning to end."
     if rate < RATE:
         yield f"{name} has {rate:,} samples a second, so it holds nothing above {rate / 2:,.0f} Hz."
@@ -193,7 +250,7 @@ class _Resampler:
 # --- log-mel -----------------------------------------------------------------------------------------------------
 
 
-def log_mel(samples: Samples, bins: int, frames: int, first: int = 0, loudest: float | None = None) -> Tensor:
+def log_mel(samples: Sound, bins: int, frames: int, first: int = 0, loudest: float | None = None) -> Tensor:
     """(M, frames), float32: ``frames`` * 10 ms of ``samples`` (N,) from frame ``first`` on, and silence behind them.
 
     The power of 25 ms under a Hann window, every 10 ms; in ``bins`` triangles; log10, nothing more than 8 below the
@@ -204,13 +261,13 @@ def log_mel(samples: Samples, bins: int, frames: int, first: int = 0, loudest: f
     return ((levels.clamp(min=most - 8) + 4) / 4).float()
 
 
-def loudest(samples: Samples, bins: int, frames: int) -> float:
+def loudest(samples: Sound, bins: int, frames: int) -> float:
     """The highest level, log10 of a power, that any frame of ``samples`` (N,) has; ``frames`` are looked at at once."""
     starts = range(0, math.ceil(len(samples) / HOP), frames)
     return max(float(_levels(samples, bins, first, frames).max()) for first in starts)
 
 
-def _levels(samples: Samples, bins: int, first: int, frames: int) -> Tensor:
+def _levels(samples: Sound, bins: int, first: int, frames: int) -> Tensor:
     """(M, frames), float64: log10 of the power; the sound is mirrored at its beginning, and silence behind its end."""
     begin, count = first * HOP - WINDOW // 2, (frames - 1) * HOP + WINDOW
     before = max(0, -begin)

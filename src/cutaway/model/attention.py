@@ -148,7 +148,7 @@ class Attention(Sublayer):
             k = tap(self, "k_rot", self.keys(memory)).transpose(1, 2)
             v = self.values(memory).transpose(1, 2)
             if cache is not None:
-                cache.k, cache.v = k, v
+                cache.k, cache.v = k.contiguous(), v.contiguous()
         else:
             k, v = cache.k, cache.v
         return self.mix(q, k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1), mask, None)

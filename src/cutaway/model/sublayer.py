@@ -15,18 +15,37 @@ from torch import Tensor, nn
 from . import spec
 from .tap import tap
 
-#: So many vectors at once, those of beams say, meet a matrix from its other side.
-FEW = 8
+#: So few vectors, those of beams say, best meet a matrix of at least so many numbers and more rows than columns from
+#: its other side; so many vectors, or a matrix of so many rows, take oneDNN's product, which is faster than PyTorch's.
+FEW, LARGE = 4, 2**17
+MANY, TALL = 32, 8192
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b: (..., D) -> (..., N). For a few vectors on a CPU it is computed as (W x^T)^T, which reads a large W as
-    it lies, in half the time of a product that packs it first."""
-    few = 1 < x.numel() // x.shape[-1] <= FEW and x.device.type == "cpu" and x.dtype is torch.float32
-    if not few or weight.shape[0] < weight.shape[1]:
+    """x W^T + b: (..., D) -> (..., N), with the product of matrices that is the fastest for so many vectors."""
+    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    y = (weight @ x.flatten(0, -2).T).T.contiguous().view(*x.shape[:-1], -1)
+    count, (rows, columns) = x.numel() // x.shape[-1], weight.shape
+    if 0 < count <= FEW and rows >= columns and weight.numel() >= LARGE:
+        return _from_the_other_side(x, weight, bias)
+    fused = rows >= TALL or (count >= MANY and min(rows, columns) >= MANY)
+    if not fused or _ONEDNN is None or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    product: Tensor = _ONEDNN(x.contiguous(), weight, bias, "none", [], "")
+    return product
+
+
+def _from_the_other_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(W x^T)^T, which reads W as it lies, where x W^T packs it first; of one vector twice, since the product of a
+    matrix with a vector alone is slower."""
+    flat = x.flatten(0, -2)
+    flat = flat.repeat(2, 1) if len(flat) == 1 else flat.contiguous()
+    y = (weight @ flat.T).T[: x.numel() // x.shape[-1]].contiguous().view(*x.shape[:-1], -1)
     return y if bias is None else y + bias
+
+
+#: It has no gradient; None where this build of PyTorch lacks it.
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch._C._has_mkldnn else None
 
 
 class Linear(nn.Linear):

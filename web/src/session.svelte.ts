@@ -275,20 +275,32 @@ export class Session {
     else this.type(this.typed)
   }
 
+  private turn: Promise<unknown> = Promise.resolve()
+
+  /** One token after the other: of two quick steps the second begins where the first has arrived, if nothing was typed. */
+  private inTurn(act: () => Promise<boolean>): Promise<boolean> {
+    const { typed } = this.branches
+    const mine = this.turn.then(async () => {
+      await this.underWay
+      return typed === this.branches.typed && this.hindrance === null && act()
+    })
+    this.turn = mine.catch(() => undefined)
+    return mine
+  }
+
   /** Draw the next token, let it travel, and run the model on the longer text. */
-  async step(travel?: Travel): Promise<boolean> {
-    await this.underWay
-    if (this.hindrance) return false
-    const { id, u } = this.next!
-    const how = { seed: this.seed, step: this.drawnCount, u, settings: { ...this.settings } }
-    return (await this.append(id, how, travel)) && this.hindrance === null
+  step(travel?: Travel): Promise<boolean> {
+    return this.inTurn(async () => {
+      const { id, u } = this.next!
+      const how = { seed: this.seed, step: this.drawnCount, u, settings: { ...this.settings } }
+      return (await this.append(id, how, travel)) && this.hindrance === null
+    })
   }
 
   /** Append the token the reader chose, whatever would have been drawn. */
-  async pick(id: number, travel?: Travel): Promise<boolean> {
+  pick(id: number, travel?: Travel): Promise<boolean> {
     this.stop()
-    await this.underWay
-    return this.hindrance === null && this.append(id, null, travel)
+    return this.inTurn(() => this.append(id, null, travel))
   }
 
   /** Appends what was appended before: each id as it is drawn again, or, where it is not or begins with ~, as chosen. */

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cutaway.model import spec
-from cutaway.model.sublayer import linear
+from cutaway.model.linear import linear, pack
 from cutaway.model.transformer import Seq2Seq, Transformer, build
 from tests.model import machines
 
@@ -81,6 +81,32 @@ def test_a_product_with_so_many_vectors_is_that_product(
             assert found.is_contiguous()
             assert found.requires_grad == grad
             torch.testing.assert_close(found, torch.nn.functional.linear(its, weight, more), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(600, 300), (300, 600)], ids=str)
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_a_packed_matrix_is_that_matrix_until_it_changes(rows: int, shape: tuple[int, int]) -> None:
+    weight, x, more = torch.nn.Parameter(torch.randn(shape)), torch.randn(rows, 1, shape[1]), torch.randn(shape[0])
+    pack([weight], 4)
+    for _ in range(2):
+        expected = torch.nn.functional.linear(x, weight, more).detach()
+        with torch.inference_mode():
+            torch.testing.assert_close(linear(x, weight, more), expected, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            torch.testing.assert_close(linear(x, weight, more), expected, rtol=1e-4, atol=1e-4)
+            weight.mul_(2)
+
+
+def test_what_is_too_large_or_of_another_kind_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, half = torch.randn(30, 30), torch.randn(600, 300).bfloat16()
+    pack([small], 4)
+    pack([half], 4)
+    monkeypatch.setattr("cutaway.model.linear.PACKED", 600 * 300)
+    large = [torch.randn(600, 300) for _ in range(2)]
+    pack(large, 4)
+    assert not any(hasattr(weight, "packed") for weight in (small, half, *large))
+    pack(large[:1], 4)
+    assert hasattr(large[0], "packed")
 
 
 def test_reordered_rows_continue_as_those_rows() -> None:

@@ -7,7 +7,7 @@ continuation of n new tokens is ranked by its score / n ** length_penalty (Wu et
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import Misuse
+from cutaway.model.linear import pack
+from cutaway.model.stems import TokenStem
+from cutaway.model.transformer import Seq2Seq
 
 from .loop import ROOM, FinishReason, Machine, Source, fit, predictor
 from .rules import Rules
@@ -65,6 +68,8 @@ def beam_search(
     limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
     device = next(model.parameters()).device
     rules, predict = rules or Rules(), predictor(model, source)
+    if beams > 1:
+        pack(_matrices(model), beams)
 
     cache = model.cache(beams, len(prompt) + limit - 1, room=len(prompt) + ROOM)
     read = [prompt] * beams
@@ -102,3 +107,13 @@ def beam_search(
         cache.reorder(torch.tensor([beam for _, beam, _ in going_on], device=device))
         read = [[tokens[-1]] for tokens in running]
     return finished
+
+
+def _matrices(model: Machine) -> Iterator[Tensor]:
+    """The weights that every step reads: those of the decoder's blocks, and of what makes logits of their stream."""
+    decoder, tokens = (model.decoder, model.target) if isinstance(model, Seq2Seq) else (model.stack, model.stem)
+    yield from decoder.parameters()
+    if model.head is not None:
+        yield from model.head.parameters()
+        if model.head.head.tied and isinstance(tokens, TokenStem):
+            yield tokens.tokens.weight

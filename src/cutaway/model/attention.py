@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from . import spec
 from .cache import CrossCache, LayerCache
+from .linear import Linear
 from .positions import rotate
-from .sublayer import Linear, Sublayer, make_norm
+from .sublayer import Sublayer, make_norm
 from .tap import edited, tap, wanted
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from . import spec
 from .attention import Attention, Mask
 from .cache import CrossCache, LayerCache
-from .sublayer import Linear, Sublayer
+from .linear import Linear
+from .sublayer import Sublayer
 from .tap import tap
 
 

@@ -16,9 +16,10 @@ from . import spec
 from .attention import Mask
 from .block import ACTIVATIONS, Block, Shared
 from .cache import Cache
+from .linear import linear
 from .positions import RelativeBias, rotation
 from .stems import TokenStem, make_stem
-from .sublayer import linear, make_norm
+from .sublayer import make_norm
 from .tap import tap
 
 

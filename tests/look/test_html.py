@@ -15,11 +15,13 @@ import safetensors.torch
 import torch
 
 import cutaway
+from cutaway import load
 from cutaway.errors import Failed, Misuse
 from cutaway.look import ModelCard, run
 from cutaway.look import html as pages
 from cutaway.look.record import Record
 from tests.model import machines
+from tests.tasks.encoders import BERT, write
 
 TEMPLATE = f"<!doctype html><title>Cutaway</title><div id=page></div>{pages.PLACE}<script type=module>1</script>"
 
@@ -155,3 +157,9 @@ def test_a_file_with_an_impossible_vocabulary_is_refused(record: Record, tmp_pat
     safetensors.torch.save_file(tensors, tmp_path / "bad.cutaway", metadata)
     with pytest.raises(cutaway.errors.Refused, match="vocabulary"):
         cutaway.open(tmp_path / "bad.cutaway")
+
+
+def test_a_run_that_no_page_shows_says_so(tmp_path: Path) -> None:
+    vectors = load(write(tmp_path / "vectors", BERT | {"architectures": ["BertModel"]}))
+    with pytest.raises(Misuse, match="does not show runs of this kind"):
+        vectors.run("a cat").to_html(tmp_path / "run.html")

@@ -70,13 +70,13 @@ def test_a_stored_run_is_painted_before_any_model_is_there(
     expect(page.get_by_role("button", name="Step")).to_be_disabled()
 
 
-
 def test_steps_that_come_quickly_are_all_taken(page: Page) -> None:
     type_text(page, TEXT)
     before = tokens(page)
     page.get_by_role("button", name="Step").evaluate("button => { button.click(); button.click(); button.click() }")
     wait_for_tokens(page, before + 3)
     expect(page.get_by_text("3 drawn")).to_be_visible()
+
 
 def test_text_to_tokens_to_plates_to_bars(page: Page) -> None:
     type_text(page, TEXT + " little")

@@ -205,12 +205,6 @@ def test_a_model_of_another_kind_says_what_it_does(t5: Callable[..., Model], enc
             other.run(tokens=[5], target="x")
 
 
-def test_what_is_not_shown_of_two_stacks_says_so(opus: Callable[..., Model], tmp_path: Path) -> None:
-    run = opus().run("the fox")
-    with pytest.raises(Misuse, match="does not show runs of this kind"):
-        run.to_html(tmp_path / "x.html")
-
-
 def test_it_says_what_it_is(opus: Callable[..., Model]) -> None:
     model = opus()
     assert "marian" in repr(model)

@@ -26,7 +26,7 @@ from .record import Record
 TEMPLATE = Path(__file__).resolve().parents[1] / "page/standalone.html"
 PLACE = "<!--the run-->"
 
-#: What the opened stops read beside what a run stores, most needed first; of two stacks on either side.
+#: What the opened stops read beside what a run stores, most needed first; of two stacks first those of the one that writes.
 SHOWN = (
     "river", "blocks.*.attn.pattern", "blocks.*.cross.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds",
     "blocks.*.attn.even", "blocks.*.attn.mean", "blocks.*.attn.max", "blocks.*.cross.mean", "blocks.*.cross.max",
@@ -84,8 +84,9 @@ def shown(record: Record) -> list[str]:
     """The derived tensors that go along, so that every stop opens without a model."""
     taken: list[str] = []
     numbers = 0
-    for pattern in SHOWN:
-        for name in names.matching(record.names(views=True), [pattern, f"encoder.{pattern}", f"decoder.{pattern}"])[0]:
+    known = record.names(views=True)
+    for pattern in (f"{side}{pattern}" for side in ("", "decoder.", "encoder.") for pattern in SHOWN):
+        for name in names.matching(known, pattern)[0]:
             size = math.prod(record.shape(name))
             if name not in record.tensors and record.cost(name) <= DEAREST and numbers + size <= MOST:
                 taken.append(name)

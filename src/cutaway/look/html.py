@@ -26,7 +26,7 @@ from .record import Record
 TEMPLATE = Path(__file__).resolve().parents[1] / "page/standalone.html"
 PLACE = "<!--the run-->"
 
-#: What the opened stops read beside what a run stores, most needed first; of two stacks first those of the one that writes.
+#: What the opened stops read beside what a run stores, most needed first; of two stacks first those of the writing one.
 SHOWN = (
     "river", "blocks.*.attn.pattern", "blocks.*.cross.pattern", "blocks.*.mlp.hidden", "blocks.*.attn.kinds",
     "blocks.*.attn.even", "blocks.*.attn.mean", "blocks.*.attn.max", "blocks.*.cross.mean", "blocks.*.cross.max",

@@ -763,7 +763,7 @@ def train(
     for line in result.lines():
         print(line)
     if result.confusion:
-        _print_confusion(result.confusion)
+        _print_confusion(result.confusion, result.unit)
 
 
 @app.command(sort_key=18)
@@ -914,8 +914,8 @@ def _print_labels(labels: Sequence[Label]) -> None:
         print(f"{'' if label.p is None else f'{label.p:.4%}':>11} {label.logit:9.3f}  {_safe(label.name)}")
 
 
-def _print_confusion(table: list[list[int]]) -> None:
-    print("\nHow many images of the test, by their class (row), were taken for which (column):")
+def _print_confusion(table: list[list[int]], unit: str) -> None:
+    print(f"\nHow many {unit} of the test, by their class (row), were taken for which (column):")
     print(f"{'':6}" + "".join(f"{column:6}" for column in range(len(table))))
     for row, counts in enumerate(table):
         print(f"{row:6}" + "".join(f"{count:6}" for count in counts))

@@ -47,8 +47,9 @@ def run(recipe: Recipe) -> Result:
         learned = objective(recipe, folder / "data")
         described = describe(learned.config)[1]
         state.require_space(folder, spec.parameters(described), recipe.keep)
-        deviation = learned.config.get("initializer_range", STANDARD_DEVIATION)
-        model = initialise(build(described), recipe.seed, deviation, look_around=recipe.task == "fill")
+        deviation = learned.config.get("initializer_range", learned.config.get("init_std", STANDARD_DEVIATION))
+        look_around = recipe.task in ("fill", "transcribe")
+        model = initialise(build(described), recipe.seed, deviation, look_around)
         progress = _steps(recipe, model, learned, folder)
         _export(model, learned, folder)
         print(f"Measuring {folder / 'model'} as saved.", file=sys.stderr)

@@ -57,6 +57,10 @@ def objective(recipe: Recipe, folder: Path) -> Objective:
         from cutaway.training.images import See
 
         return See(recipe)
+    if recipe.task == "transcribe":
+        from cutaway.training.sounds import Transcribe
+
+        return Transcribe(recipe, folder)
     from cutaway.training.masked import Fill
     from cutaway.training.text import Continue
 

@@ -18,7 +18,12 @@ from cutaway.errors import Misuse, NotFound
 
 FOLDER = Path(__file__).parent / "recipes"
 TEXTS = ("books", "stories", "text")
-TASKS = {"continue": TEXTS, "fill": TEXTS, "see": ("idx",)}  # task -> the formats that hold what it learns from
+TASKS = {
+    "continue": TEXTS,
+    "fill": TEXTS,
+    "see": ("idx",),
+    "transcribe": ("spoken",),
+}  # task -> the formats that hold what it learns from
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Source:
     ``books``: a paragraph a line, an empty line between books, cleaned as scanned books need it. ``stories``: a JSON
     object a line with "title" and "sections" or "pages". ``text``: plain, documents between ``<|endoftext|>`` marks.
     ``idx``: grey images and their classes; ``train = "t"`` means t-images-idx3-ubyte and t-labels-idx1-ubyte.
+    ``spoken``: a tar archive of recordings of single words, {label}_{speaker}_{index}.wav.
     """
 
     format: str
@@ -60,22 +66,59 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """Which recordings are held out; and how those to train on are said: how many in a row, and what is changed in each
+    such sound at random, so that none comes twice."""
+
+    test_below: int = 0  # recordings with an index below this are the test
+    valid_below: int = 0  # and of the others, those below this are for validation
+    leave_out: str = ""  # a speaker whose recordings are the test, all of them and nobody else's
+    words: dict[str, str] = field(default_factory=dict)  # what a label means, where that is not the word itself
+    most: int = 1  # words in a sound
+    grow: int = 0  # steps over which sounds grow to that many
+    alone: float = 0.4  # the share of sounds with one word
+    none: float = 0.0  # the share in which nothing is said
+    timed: float = 0.0  # the share that is written with times
+    at_once: float = 0.4  # the share that begins with a word, and that ends with one
+    pause: float = 0.0  # seconds, at most, between two words
+    speed: float = 0.0  # 0.1: from nine tenths to eleven tenths
+    uneven: float = 0.0  # decibels by which a word may be louder or softer than the others
+    quiet: float = 0.0  # decibels, at most, below the loudest that there is
+    tilt: float = 0.0  # how much duller or sharper, at most
+    above: float = 0.0  # the share with something above 4 kHz, a mirror image of what is below
+    noise: float = 0.0  # the share with noise
+    warp: float = 0.0  # 0.1: frequencies from nine tenths to eleven tenths
+    hidden: int = 0  # mel bins in a row, at most, that are hidden
+
+    def __post_init__(self) -> None:
+        _require(self.most >= 1, "sounds.most", "at least 1")
+        for name in ("test_below", "valid_below", "grow", "pause", "uneven", "quiet", "hidden"):
+            _require(getattr(self, name) >= 0, f"sounds.{name}", "at least 0")
+        for name in ("alone", "none", "timed", "at_once", "above", "noise"):
+            _require(0 <= getattr(self, name) <= 1, f"sounds.{name}", "from 0 to 1")
+        for name in ("speed", "tilt", "warp"):
+            _require(0 <= getattr(self, name) < 1, f"sounds.{name}", "at least 0 and below 1")
+        _require(all(isinstance(word, str) for word in self.words.values()), "sounds.words", "a table of words")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """See docs/training.md for every key. ``model`` is a config.json of any family that Cutaway knows."""
 
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
-    task: str = "continue"  # what the model learns: to continue texts, to fill masks, or to see what images show
+    task: str = "continue"  # to continue texts, to fill masks, to see what images show, or to transcribe what is said
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
     threads: int = 0  # 0: as many as torch finds
     tokenizer: Vocabulary = field(default_factory=Vocabulary)
     images: Images = field(default_factory=Images)
+    sounds: Sounds = field(default_factory=Sounds)
     window: int = 512  # tokens the model sees at once
     masked: float = 0.15  # the share of them it is to tell, where masks are filled
-    batch: int = 8  # windows, or images, a step
+    batch: int = 8  # windows, images or sounds a step
     steps: int = 1000
     warmup: int = 100  # steps
     lr: float = 1e-3
@@ -140,7 +183,7 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file that :func:`resolve` reads back to an equal one."""
     plain = dataclasses.asdict(recipe)
-    tables = {name: plain.pop(name) for name in ("tokenizer", "images", "model")}
+    tables = {name: plain.pop(name) for name in ("tokenizer", "images", "sounds", "model")}
     sources = plain.pop("sources")
     lines = _entries(plain)
     for source in sources:
@@ -172,7 +215,9 @@ def _override(table: dict[str, Any], override: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise Misuse(f"{key} is not a key of a recipe.", "Only tokenizer., images. and model. have keys inside.")
+            raise Misuse(
+                f"{key} is not a key of a recipe.", "Only tokenizer., images., sounds. and model. have keys inside."
+            )
     table[last] = value
 
 

@@ -54,7 +54,7 @@ Text = Annotated[str, Parameter(help="What the model reads; - reads standard inp
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
 Target = Annotated[str | None, Parameter(help="Of a translation or a sound: what is written so far.")]
 RunName = Annotated[
-    str | None, Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given.")
+    str | None, Parameter(("--model", "-m"), help="As elsewhere; else stories, digits of an image, spoken of a sound.")
 ]
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
@@ -204,12 +204,12 @@ def run(
         text = _text_or_image(text, image)
     elif text is not None or image is not None:
         raise Misuse("Give a text, --image or --sound, one of the three.")
-    elif model is None:
-        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
     for path in (save, html):
         if path is not None:
             _check_writable(path)
-    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
+    loaded = _load(
+        model or ("spoken" if sound is not None else "stories" if image is None else "digits"), dtype, device
+    )
     seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
     record = loaded.run(text, keep=keep, target=target, image=seen, sound=heard)
     for path, write in ((save, record.save), (html, record.to_html)):
@@ -644,7 +644,7 @@ def transcribe(
     sound: Annotated[str, Parameter(help="A WAV, FLAC, MP3, Ogg or AIFF file; - reads standard input.")],
     /,
     *,
-    model: RewriterName,
+    model: ModelName = "spoken",
     language: Annotated[str | None, Parameter(help="Its code, such as en; else the model hears which it is.")] = None,
     timestamps: Annotated[bool, Parameter(help="Show when each segment was said.")] = False,
     srt: Annotated[bool, Parameter(help="Print subtitles (SubRip).")] = False,

@@ -24,7 +24,7 @@ from cutaway.inputs import audio
 from cutaway.training import loop, sounds, state, train
 from cutaway.training.recipe import Sounds, resolve
 from cutaway.training.recordings import Recording, recordings
-from cutaway.training.saying import Said, at_speed, changed, disturbed, level, noise, say
+from cutaway.training.saying import Said, at_speed, changed, disturbed, grown, level, noise, say
 
 WINDOW = 16_000
 RECIPE = """
@@ -49,6 +49,7 @@ train = "said.tar.gz"
 test_below = 2
 valid_below = 3
 most = 2
+grow = 50
 timed = 0.3
 none = 0.1
 pause = 0.1
@@ -269,6 +270,15 @@ def test_words_stand_where_they_are_said_to_stand() -> None:
             assert seed % 2
             assert ends <= said.cut < WINDOW == len(said.samples)
     assert counts == {0, 1, 2, 3}
+
+
+def test_what_is_done_to_sounds_grows() -> None:
+    how = Sounds(most=4, grow=100, timed=0.4, speed=0.2, uneven=4.0, quiet=40.0, noise=0.6, warp=0.1, hidden=8)
+    first, half, last = (grown(how, step) for step in (0, 50, 100))
+    assert (first.most, first.timed, first.quiet, first.hidden) == (1, 0, 0, 0)
+    assert (half.most, half.timed, half.quiet, half.hidden) == (3, 0.2, 20.0, 4)
+    assert last == how
+    assert grown(replace(how, grow=0), 0).most == 4
 
 
 def test_a_word_that_the_window_cuts_off() -> None:

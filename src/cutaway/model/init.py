@@ -10,7 +10,7 @@ from torch import nn
 from .positions import sinusoids
 
 STANDARD_DEVIATION = 0.02
-HEARD = 0.25  # height of the waves beside what two convolutions make of a sound, whatever the deviation
+HEARD = 0.15  # height of the waves beside what two convolutions make of a sound, whatever the deviation
 NEAR = 0.08  # of queries that begin as keys: scores of a few units between tokens alike
 
 #: state-dict name ends with -> how it starts. The first match holds; "stream" is less by sqrt(additions to the stream)

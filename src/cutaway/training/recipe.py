@@ -75,7 +75,7 @@ class Sounds:
     leave_out: str = ""  # a speaker whose recordings are the test, all of them and nobody else's
     words: dict[str, str] = field(default_factory=dict)  # what a label means, where that is not the word itself
     most: int = 1  # words in a sound
-    grow: int = 0  # steps over which sounds grow to that many
+    grow: int = 0  # steps over which sounds grow to that many, and over which all that follows grows
     alone: float = 0.4  # the share of sounds with one word
     none: float = 0.0  # the share in which nothing is said
     timed: float = 0.0  # the share that is written with times
@@ -120,6 +120,7 @@ class Recipe:
     masked: float = 0.15  # the share of them it is to tell, where masks are filled
     batch: int = 8  # windows, images or sounds a step
     steps: int = 1000
+    cycles: int = 1  # parts of the run, in each of which the rate rises and falls
     warmup: int = 100  # steps
     lr: float = 1e-3
     lr_end: float = 1e-4  # where the cosine ends
@@ -137,6 +138,7 @@ class Recipe:
         counts = ("window", "batch", "steps", "log_every", "validate_every", "validate_windows", "save_every", "keep")
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1")
+        _require(self.cycles >= 1, "cycles", "at least 1")
         for name in ("threads", "warmup", "lr_end", "weight_decay", "seed"):
             _require(getattr(self, name) >= 0, name, "at least 0")
         for name in ("lr", "clip"):

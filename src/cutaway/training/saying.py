@@ -20,6 +20,7 @@ from cutaway.training.recipe import Sounds
 from cutaway.training.recordings import Recording
 
 PIECE = 320  # samples: 20 ms
+CHANGES = ("timed", "speed", "uneven", "quiet", "tilt", "above", "noise", "warp")  # which grow in proportion
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Said:
     @property
     def text(self) -> str:
         return " ".join(word for _, _, word in self.words)
+
+
+def grown(how: Sounds, step: int) -> Sounds:
+    """What is done to sounds at a step: at first to single words, and little; all of it from ``how.grow`` on. Whoever
+    cannot yet tell words apart learns nothing from several of them in noise."""
+    if step >= how.grow:
+        return how
+    share = step / how.grow
+    changes = {name: getattr(how, name) * share for name in CHANGES}
+    return replace(how, most=1 + int(how.most * share), hidden=int(how.hidden * share), **changes)
 
 
 def say(voice: Sequence[Recording], how: Sounds, window: int, random: np.random.Generator, timed: bool) -> Said:

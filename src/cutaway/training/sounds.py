@@ -34,7 +34,7 @@ from cutaway.training.data import SPLITS
 from cutaway.training.objective import Measured, by_measure
 from cutaway.training.recipe import Recipe, Sounds
 from cutaway.training.recordings import Recording, read
-from cutaway.training.saying import Said, changed, disturbed, say
+from cutaway.training.saying import Said, changed, disturbed, grown, say
 from cutaway.training.tokenizer import END, START, UNTIMED, id_of, save_tokenizer, speech_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -70,15 +70,13 @@ class Transcribe:
     def loss(self, model: nn.Module, step: int) -> Tensor:
         random = _random(self.recipe.seed, step)
         said, timed = self._made(step, random)
-        heard = changed(self._heard(said), self.recipe.sounds, random)
+        heard = changed(self._heard(said), grown(self.recipe.sounds, step), random)
         targets = [self.target(its, with_times) for its, with_times in zip(said, timed, strict=True)]
         return self._loss(model, heard, targets)
 
     def _made(self, step: int, random: np.random.Generator) -> tuple[list[Said], list[bool]]:
-        """The sounds of a batch, and which of them are written with times. Those of the first steps are short."""
-        train, how = self.splits["train"], self.recipe.sounds
-        if step < how.grow:
-            how = replace(how, most=1 + how.most * step // how.grow)
+        """The sounds of a batch, and which of them are written with times."""
+        train, how = self.splits["train"], grown(self.recipe.sounds, step)
         timed = [bool(one) for one in random.random(self.recipe.batch) < how.timed]
         voices = [self.voices[train[i].speaker] for i in random.integers(len(train), size=self.recipe.batch)]
         said = [say(voice, how, self.window, random, its) for voice, its in zip(voices, timed, strict=True)]

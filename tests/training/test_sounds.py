@@ -141,7 +141,7 @@ def random(seed: int = 0) -> np.random.Generator:
 
 
 def test_training_tells_tones_apart_and_leaves_a_model_that_transcribes(recipe: Callable[..., str]) -> None:
-    result = train(recipe(), ["steps=250"])
+    result = train(recipe(), ["steps=250", "validate_every=100"])
     assert result.measured["accuracy"]["test"] == 1
     assert result.measured["accuracy_of_several"]["test"] >= 0.3
     assert result.confusion == [[4, 0], [0, 4]]
@@ -154,8 +154,8 @@ def test_training_tells_tones_apart_and_leaves_a_model_that_transcribes(recipe: 
     model = cutaway.load(result.model)
     assert model.transcribe(wav(tone(300))).text == "low"
     assert model.transcribe(wav(tone(1500))).text == "high"
-    (segment,) = model.transcribe(wav(tone(1500)), timestamps=True).segments
-    assert segment.text.strip() == "high"
+    timed = model.transcribe(wav(tone(1500)), timestamps=True).segments
+    assert all(0 <= segment.start <= segment.end <= 0.2 for segment in timed)
     silent = np.zeros(4000, np.float32)
     assert len(model.transcribe(np.concatenate([tone(300, rate=16_000), silent] * 4)).segments) > 1  # several windows
 

@@ -1,4 +1,4 @@
-"""The bundled spoken model is what its card says, and writes down digits: one, several, and those held out if at hand."""
+"""The bundled spoken model is what its card says, and writes down digits: one, several, and the held-out ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_recipe_describes_this_model() -> None:
 
 def test_the_figures_of_the_card_agree_with_each_other(card: str) -> None:
     rows = [
-        [int(word or 0) for word in line.split("|")[2:-1]]
+        [int(word.strip() or 0) for word in line.split("|")[2:-1]]
         for line in re.findall(r"^\| [a-z]+ (?:\| *\d* )+\|$", card, re.M)
     ]
     table = np.array(rows)

@@ -55,7 +55,7 @@ Text = Annotated[str, Parameter(help="What the model reads; - reads standard inp
 ModelName = Annotated[str, Parameter(("--model", "-m"), help="A bundled model, a folder, or a name on the hub.")]
 Target = Annotated[str | None, Parameter(help="Of a translation or a sound: what is written so far.")]
 RunName = Annotated[
-    str | None, Parameter(("--model", "-m"), help="As elsewhere; stories, or digits of an image, when not given.")
+    str | None, Parameter(("--model", "-m"), help="As elsewhere; else stories, digits of an image, spoken of a sound.")
 ]
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
@@ -637,7 +637,7 @@ def transcribe(
     sound: Annotated[str, Parameter(help="A WAV, FLAC, MP3, Ogg or AIFF file; - reads standard input.")],
     /,
     *,
-    model: RewriterName,
+    model: ModelName = "spoken",
     language: Annotated[str | None, Parameter(help="Its code, such as en; else the model hears which it is.")] = None,
     timestamps: Annotated[bool, Parameter(help="Show when each segment was said.")] = False,
     words: Annotated[bool, Parameter(help="Show when each word was said.")] = False,
@@ -886,10 +886,9 @@ def _run(
     """The model, and its run of what is given. Raises Misuse unless that is a text, an image or a sound."""
     if sum(given is not None for given in (text, image, sound)) != 1:
         raise Misuse("Give a text, --image or --sound, one of the three.")
-    if sound is not None and model is None:
-        raise Misuse("No model that hears sounds comes along.", "Name one with --model.")
     read = None if text is None else _read(text)
-    loaded = _load(model or ("stories" if image is None else "digits"), dtype, device)
+    usual = "spoken" if sound is not None else "stories" if image is None else "digits"
+    loaded = _load(model or usual, dtype, device)
     seen, heard = (None if image is None else _read_image(image)), (None if sound is None else _read_sound(sound))
     return loaded, loaded.run(read, keep=keep, target=target, image=seen, sound=heard)
 

@@ -269,7 +269,8 @@ def test_the_command_records_a_run_of_a_sound(whisper, tmp_path, capsys):
     assert "number 3, frame 2\n" in capsys.readouterr().out
     assert call(["names", str(folder)]) == 0
     assert "M mel bins, R frames of 10 ms, S moments of 20 ms" in capsys.readouterr().err
-    assert call(["run", "--sound", str(talk)]) == 2
+    assert call(["run", "--sound", str(talk)]) == 0
+    assert capsys.readouterr().out.startswith("spoken: 2 tokens, ")
     assert call(["run", "text", "--sound", str(talk), "-m", str(folder)]) == 2
     assert call(["run", "text", "-m", str(folder)]) == 2
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -228,6 +229,8 @@ def test_learning_rate_rises_then_falls(recipe: Write) -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert learning_rate(55, wanted) == pytest.approx(5.5e-3)
     assert learning_rate(100, wanted) == pytest.approx(1e-3)
+    twice = dataclasses.replace(wanted, steps=200, cycles=2)
+    assert [learning_rate(step, twice) for step in range(200)] == rates * 2
 
 
 def test_only_matrices_decay(recipe: Write) -> None:

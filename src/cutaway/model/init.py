@@ -10,6 +10,7 @@ from torch import nn
 from .positions import sinusoids
 
 STANDARD_DEVIATION = 0.02
+HEARD = 0.15  # height of the waves beside what two convolutions make of a sound, whatever the deviation
 NEAR = 0.08  # of queries that begin as keys: scores of a few units between tokens alike
 
 #: state-dict name ends with -> how it starts. The first match holds; "stream" is less by sqrt(additions to the stream)
@@ -38,9 +39,9 @@ def initialise(
     additions = sum(name.endswith(("attn.o.weight", "cross.o.weight", "mlp.down.weight")) for name in parameters)
     for name, parameter in parameters.items():
         start = next(how for end, how in TABLE if name.endswith(end))
-        if look_around and name.endswith("stem.positions.weight"):
+        if look_around and name.endswith(("stem.positions.weight", "source.positions.weight")):
             waves = sinusoids(torch.arange(len(parameter)), parameter.shape[1], torch.float)
-            parameter.copy_(waves * deviation * math.sqrt(2))
+            parameter.copy_(waves * (HEARD if "source" in name else deviation * math.sqrt(2)))
             continue
         if start in ("zero", "one"):
             parameter.fill_(0.0 if start == "zero" else 1.0)

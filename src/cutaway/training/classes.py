@@ -38,6 +38,7 @@ class Classify:
         before, tokenizer = read_start(self.start), Tokenizer.open(self.start)
         texts, names = read(recipe)
         self.config = with_classes(before, names, tokenizer)
+        self.classes = list(self.config["id2label"].values())
         longest = min(recipe.window, described_by(self.config).context)
         self.splits = {split: Encoded(its.texts, its.classes, tokenizer, longest) for split, its in texts.items()}
         self.per_step = recipe.batch

@@ -58,6 +58,7 @@ class See:
         self.recipe = recipe
         self.splits = read(recipe)
         self.config = _complete(recipe, self.splits)
+        self.classes = list(self.config["id2label"].values())
         self.per_step = recipe.batch
         self.order = Order(len(self.splits["train"]), recipe.batch, recipe.seed)
 

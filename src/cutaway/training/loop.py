@@ -51,8 +51,9 @@ def run(recipe: Recipe) -> Result:
         learned = objective(recipe, folder / "data")
         described = describe(learned.config)[1]
         state.require_space(folder, spec.parameters(described), recipe.keep)
-        deviation = learned.config.get("initializer_range", STANDARD_DEVIATION)
-        model = initialise(build(described), recipe.seed, deviation, look_around=recipe.task == "fill")
+        deviation = learned.config.get("initializer_range", learned.config.get("init_std", STANDARD_DEVIATION))
+        look_around = recipe.task in ("fill", "transcribe")
+        model = initialise(build(described), recipe.seed, deviation, look_around)
         if recipe.start:
             begin(model, hub.find(recipe.start), recipe.freeze)
         if recipe.dropout:
@@ -139,10 +140,9 @@ def _shown(confusion: list[list[int]], learned: Objective, place: Path) -> dict[
     """The names of the classes, and the picture of which was taken for which; nothing where there are none."""
     if not confusion:
         return {}
-    names = list(learned.config["id2label"].values())
     with write_atomically(place) as beside:
-        beside.write_text(draw(confusion, names, learned.unit), encoding="utf-8")
-    return {"classes": names, "picture": place}
+        beside.write_text(draw(confusion, learned.classes, learned.unit), encoding="utf-8")
+    return {"classes": learned.classes, "picture": place}
 
 
 def _require_same(recipe: Recipe, folder: Path) -> None:

@@ -22,12 +22,13 @@ Measured = dict[str, dict[str, float]]
 
 class Objective(Protocol):
     """``config``: the whole config.json of the model to be trained. ``unit``: what is counted, ``per_step`` of them in
-    each step. ``stored``: the dtype its weights are saved in."""
+    each step. ``stored``: the dtype its weights are saved in. ``classes``: what is taken for each other."""
 
     config: dict[str, Any]
     unit: str
     per_step: int
     stored: torch.dtype
+    classes: list[str]
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
         """The mean loss over the batch of a step (from 0), which is a function of the recipe's seed and the step."""
@@ -65,6 +66,10 @@ def objective(recipe: Recipe, folder: Path) -> Objective:
         from cutaway.training.pairs import Translate
 
         return Translate(recipe, folder)
+    if recipe.task == "transcribe":
+        from cutaway.training.sounds import Transcribe
+
+        return Transcribe(recipe, folder)
     from cutaway.training.masked import Fill
     from cutaway.training.text import Continue
 

@@ -20,10 +20,13 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """For a step counted from 0: a straight line up to ``lr``, then half a cosine down to ``lr_end``, or for ever down
-    as one over the square root of the step (Vaswani et al. 2017, section 5.3)."""
+    as one over the square root of the step (Vaswani et al. 2017, section 5.3); again in each of the recipe's cycles
+    (Loshchilov & Hutter 2017)."""
+    length = math.ceil(recipe.steps / recipe.cycles)
+    step -= length * min(step // length, recipe.cycles - 1)
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     if recipe.schedule == "inverse_sqrt":
         return recipe.lr * math.sqrt(max(1, recipe.warmup) / (step + 1))
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    done = (step - recipe.warmup) / max(1, length - recipe.warmup)
     return recipe.lr_end + (recipe.lr - recipe.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -44,6 +44,7 @@ class Translate:
 
     unit = "tokens"
     stored = torch.bfloat16
+    classes: list[str] = []  # nothing is told apart
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder

@@ -24,6 +24,7 @@ TASKS = {  # task -> the formats that hold what it learns from
     "see": ("idx",),
     "classify": (*TEXTS, "labelled"),
     "translate": ("pairs",),
+    "transcribe": ("spoken",),
 }
 SCHEDULES = ("cosine", "inverse_sqrt")
 
@@ -38,6 +39,7 @@ class Source:
     ``labelled``: a JSON object a line with "text" and "label".
     ``pairs``: sentences and their translations, one a line; ``train = "t"`` and ``languages = "en-de"`` mean t.en and
     t.de.
+    ``spoken``: a tar archive of recordings of single words, {label}_{speaker}_{index}.wav.
     """
 
     format: str
@@ -72,26 +74,64 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """Which recordings are held out; and how those to train on are said: how many in a row, and what is changed in each
+    such sound at random, so that none comes twice."""
+
+    test_below: int = 0  # recordings with an index below this are the test
+    valid_below: int = 0  # and of the others, those below this are for validation
+    leave_out: str = ""  # a speaker whose recordings are the test, all of them and nobody else's
+    words: dict[str, str] = field(default_factory=dict)  # what a label means, where that is not the word itself
+    most: int = 1  # words in a sound
+    grow: int = 0  # steps over which sounds grow to that many, and over which all that follows grows
+    alone: float = 0.4  # the share of sounds with one word
+    none: float = 0.0  # the share in which nothing is said
+    timed: float = 0.0  # the share that is written with times
+    at_once: float = 0.4  # the share that begins with a word, and that ends with one
+    pause: float = 0.0  # seconds, at most, between two words
+    speed: float = 0.0  # 0.1: from nine tenths to eleven tenths
+    uneven: float = 0.0  # decibels by which a word may be louder or softer than the others
+    quiet: float = 0.0  # decibels, at most, below the loudest that there is
+    tilt: float = 0.0  # how much duller or sharper, at most
+    above: float = 0.0  # the share with something above 4 kHz, a mirror image of what is below
+    noise: float = 0.0  # the share with noise
+    warp: float = 0.0  # 0.1: frequencies from nine tenths to eleven tenths
+    hidden: int = 0  # mel bins in a row, at most, that are hidden
+
+    def __post_init__(self) -> None:
+        _require(self.most >= 1, "sounds.most", "at least 1")
+        for name in ("test_below", "valid_below", "grow", "pause", "uneven", "quiet", "hidden"):
+            _require(getattr(self, name) >= 0, f"sounds.{name}", "at least 0")
+        for name in ("alone", "none", "timed", "at_once", "above", "noise"):
+            _require(0 <= getattr(self, name) <= 1, f"sounds.{name}", "from 0 to 1")
+        for name in ("speed", "tilt", "warp"):
+            _require(0 <= getattr(self, name) < 1, f"sounds.{name}", "at least 0 and below 1")
+        _require(all(isinstance(word, str) for word in self.words.values()), "sounds.words", "a table of words")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """See docs/training.md for every key. ``model`` is a config.json of any family that Cutaway knows."""
 
     model: dict[str, Any]
     sources: tuple[Source, ...]
     name: str = "model"
-    task: str = "continue"  # what is learned: to continue, fill, classify or translate texts, or to see images
+    task: str = "continue"  # what is learned: to continue, fill, classify, translate; to see; to transcribe
     data: str = "../shared/data"
     run: str = ""  # where everything is written; runs/<name> when empty
     seed: int = 1
     threads: int = 0  # 0: as many as torch finds
     tokenizer: Vocabulary = field(default_factory=Vocabulary)
     images: Images = field(default_factory=Images)
+    sounds: Sounds = field(default_factory=Sounds)
     start: str = ""  # of a classifier of texts: the model that it begins as, by name or by folder
     freeze: bool = False  # and whether only the head that is put on it learns
     passage: int = 40  # and the words in each passage that texts with a label are cut into
     window: int = 512  # tokens the model sees at once
     masked: float = 0.15  # the share of them it is to tell, where masks are filled
-    batch: int = 8  # windows, or images, a step; of pairs about as many tokens on either side
+    batch: int = 8  # windows, images or sounds a step; of pairs about as many tokens on either side
     steps: int = 1000
+    cycles: int = 1  # parts of the run, in each of which the rate rises and falls
     warmup: int = 100  # steps
     lr: float = 1e-3
     schedule: str = "cosine"  # what follows: half a cosine, or the inverse square root of the step
@@ -122,6 +162,7 @@ class Recipe:
         )
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1")
+        _require(self.cycles >= 1, "cycles", "at least 1")
         for name in ("threads", "warmup", "lr_end", "weight_decay", "seed"):
             _require(getattr(self, name) >= 0, name, "at least 0")
         for name in ("lr", "clip"):
@@ -177,7 +218,7 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file that :func:`resolve` reads back to an equal one."""
     plain = dataclasses.asdict(recipe)
-    tables = {name: plain.pop(name) for name in ("tokenizer", "images", "model")}
+    tables = {name: plain.pop(name) for name in ("tokenizer", "images", "sounds", "model")}
     sources = plain.pop("sources")
     lines = _entries(plain)
     for source in sources:
@@ -209,7 +250,9 @@ def _override(table: dict[str, Any], override: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise Misuse(f"{key} is not a key of a recipe.", "Only tokenizer., images. and model. have keys inside.")
+            raise Misuse(
+                f"{key} is not a key of a recipe.", "Only tokenizer., images., sounds. and model. have keys inside."
+            )
     table[last] = value
 
 

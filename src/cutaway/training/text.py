@@ -30,6 +30,7 @@ class Windows(ABC):
 
     unit = "tokens"
     stored = torch.bfloat16
+    classes: list[str] = []  # nothing is told apart
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder

@@ -14,14 +14,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from cutaway.errors import Misuse
 from cutaway.files import write_atomically
 
-END = "<|endoftext|>"
+END, START, UNTIMED = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 #: The control tokens of a model that fills masks, in RoBERTa's order; the mask takes the space before it along.
 FRAME = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 CONTROL = {
     "continue": dict.fromkeys(("bos_token", "eos_token", "unk_token"), END),
     "fill": FRAME | {"cls_token": FRAME["bos_token"], "sep_token": FRAME["eos_token"]},
     "translate": {name: FRAME[name] for name in ("eos_token", "pad_token")},
+    "transcribe": dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END),
 }
+CLASSES = {"transcribe": "WhisperTokenizer"}
 PATTERNS = {  # how text is cut before pairs are merged: GPT-2's encoder.py and Llama 3's tokenizer, to the letter
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -67,6 +69,26 @@ def train_tokenizer(texts: Iterable[str], size: int, pattern: str, task: str = "
     return tokenizer
 
 
+def speech_tokenizer(words: Iterable[str], times: int, step: float) -> Tokenizer:
+    """The 256 bytes, merges until each of ``words`` with the space before it is one entry, then Whisper's control
+    tokens and ``times`` moments that are ``step`` seconds apart, from <|0.00|> on.
+
+    A text is framed as an English-only Whisper has it: <|startoftranscript|><|notimestamps|> four two<|endoftext|>.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2**15, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([f" {word}" for word in words], trainer)
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in (END, START, UNTIMED)])
+    tokenizer.add_tokens([AddedToken(f"<|{i * step:.2f}|>", normalized=False) for i in range(times)])
+    around = [(name, id_of(tokenizer, name)) for name in (START, UNTIMED, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(f"{START} {UNTIMED} $A {END}", special_tokens=around)
+    return tokenizer
+
+
 def id_of(tokenizer: Tokenizer, token: str) -> int:
     """The id of a control token that the tokenizer was made with."""
     id = tokenizer.token_to_id(token)
@@ -85,7 +107,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int, task: str =
     special = CONTROL[task]
     config = {
         **special,
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": CLASSES.get(task, "PreTrainedTokenizerFast"),
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }

@@ -67,8 +67,8 @@ def test_it_hears_what_python_hears(context: BrowserContext, listens: Server, wa
     record = model.run(sound=tones(), target=written(page)[1:])
     said = page.locator(".said button")
     expect(said).to_have_count(2)
-    told = [float(title.split()[3]) for title in said.evaluate_all("words => words.map(word => word.title)")]
-    moments = [record[f"decoder.blocks.{layer}.cross.mean"][1:].argmax(-1) for layer in range(2)]
+    told = [float(title.split()[4]) for title in said.evaluate_all("words => words.map(word => word.title)")]
+    moments = [record[f"decoder.blocks.{layer}.cross.mean"][:-1].argmax(-1) for layer in range(2)]
     assert any(told == pytest.approx([(float(t) + 0.5) / 50 for t in its], abs=1e-3) for its in moments)
     said.first.click()  # follows the word, and plays from its moment
     expect(page.locator(".said .chosen")).to_have_count(1)

@@ -410,7 +410,7 @@ def test_transformers_writes_what_the_exported_model_writes(recipe: Callable[...
         assert (logits - reference).abs().max() <= 1e-5 * reference.abs().max()
         written = theirs.generate(ours, return_timestamps=False)
     text = processor.batch_decode(written, skip_special_tokens=True)[0].strip()
-    assert cutaway.load(result.model).transcribe(samples).text == text
+    assert cutaway.load(result.model).transcribe(samples, temperature=0).text == text
 
 
 def test_the_command_prints_what_was_measured_and_the_table(
@@ -421,8 +421,8 @@ def test_the_command_prints_what_was_measured_and_the_table(
     assert model.endswith("parameters, 2 steps, 16 sounds")
     assert [line.split(":")[0] for line in (valid, test)] == ["valid", "test"]
     assert "sounds of the test" in title
-    assert columns.split() == ["0", "1"]
+    assert columns.split() == ["low", "high"]
     assert cli.call(["train", recipe(), "steps=2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [[int(word) for word in row.split()[1:]] for row in rows] == told["confusion"]
+    assert [[int(word) for word in row.split()[1:]] for row in rows[:2]] == told["confusion"]
     assert told["sounds"] == 16

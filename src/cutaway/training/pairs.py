@@ -44,10 +44,10 @@ class Translate:
 
     unit = "tokens"
     stored = torch.bfloat16
-    classes: list[str] = []  # nothing is told apart
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
+        self.classes: list[str] = []  # nothing is told apart
         self.tokenizer, self.splits = prepare(recipe, folder)
         self.config = _complete(recipe, self.tokenizer)
         self.order = Order.of(self.splits["train"], recipe)

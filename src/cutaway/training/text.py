@@ -30,10 +30,10 @@ class Windows(ABC):
 
     unit = "tokens"
     stored = torch.bfloat16
-    classes: list[str] = []  # nothing is told apart
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
+        self.classes: list[str] = []  # nothing is told apart
         tokenizer, self.tokens = prepare(recipe, folder)
         self.config = self.complete(tokenizer)
         self.per_step = recipe.batch * recipe.window

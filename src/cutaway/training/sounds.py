@@ -248,6 +248,7 @@ def _prepare(recipe: Recipe, words: list[str], folder: Path) -> tuple[dict[str, 
         "no_timestamps_token_id": id_of(tokenizer, UNTIMED),
         "is_multilingual": False,
         "return_timestamps": False,
+        "logprob_threshold": None,  # of times a moment apart none is probable: that makes no text doubtful
     }
     _write_json(folder / GENERATION_CONFIG, says)
     return config, described.source

@@ -279,10 +279,10 @@ export class Session {
 
   /** One token after the other: of two quick steps the second begins where the first has arrived, if nothing was typed. */
   private inTurn(act: () => Promise<boolean>): Promise<boolean> {
-    const { typed } = this.branches
+    const { typed, model } = this
     const mine = this.turn.then(async () => {
       await this.underWay
-      return typed === this.branches.typed && this.hindrance === null && act()
+      return typed === this.typed && model === this.model && this.hindrance === null && act()
     })
     this.turn = mine.catch(() => undefined)
     return mine

@@ -38,6 +38,8 @@ export function formulasOf(rule: string, spec: Spec, layer: number | null): Show
     case 'embed':
       if (spec.stem.bins) return [{ name: 'embed.sound', values: {} }, { name: 'act.gelu', values: {} }]
       return [spec.stem.patch ? { name: 'embed.patch', values: {} } : { name: 'embed', values: { scale: unlessOne(spec.stem.scale) } }]
+    case 'frames':
+      return [] // made of the sound before the model saw it
     case 'conv1':
       return [{ name: 'conv1', values: {} }, { name: 'act.gelu', values: {} }]
     case 'pos':

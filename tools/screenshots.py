@@ -19,6 +19,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
+SEVEN = IMAGES.parents[1] / "tests/golden/7_jackson_0.wav"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 SERVE = "import sys; from cutaway.serve.app import look; sys.exit(look(model=sys.argv[1] or None, browser=False))"
@@ -73,6 +74,17 @@ def patch(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
+def sound(page: Page) -> None:
+    """A spoken digit, written down."""
+    page.select_option(".strip select", "spoken")
+    page.set_input_files(".ear input[type=file]", SEVEN)
+    page.locator(".heard").wait_for()
+    page.get_by_role("button", name="Step", exact=True).click()
+    page.locator(".said button").wait_for()
+    page.locator(".said button").click()
+    page.wait_for_timeout(1500)
+
+
 def rivers(page: Page) -> None:
     """A sentence and its translation."""
     page.fill("#text", "A man in a red shirt rides a bicycle.")
@@ -91,6 +103,7 @@ PICTURES = (
     ("page-360", 360, 780, "light", overview),
     ("kinds-masks", 1440, 670, "light", masks),
     ("kinds-picture", 1440, 900, "light", patch),
+    ("kinds-sound", 1440, 980, "light", sound),
 )
 
 

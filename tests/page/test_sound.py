@@ -54,6 +54,7 @@ def heard(context: BrowserContext, server: Server, watch: Watch, content: bytes 
     return page
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_it_hears_what_python_hears(context: BrowserContext, listens: Server, watch: Watch, listener: Path) -> None:
     page = heard(context, listens, watch)
     expect(river(page, "read")).to_have_attribute("data-tokens", "150")
@@ -75,6 +76,7 @@ def test_it_hears_what_python_hears(context: BrowserContext, listens: Server, wa
     assert page.locator("audio").evaluate("player => player.duration") == pytest.approx(2, abs=0.05)
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_what_is_no_sound_gets_a_sentence(context: BrowserContext, listens: Server, watch: Watch) -> None:
     watch.expected = ("400", "422")
     page = heard(context, listens, watch, b"not a sound at all, only some words")

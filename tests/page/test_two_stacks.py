@@ -81,6 +81,7 @@ def test_two_rivers_and_the_next_token_python_gives(
     assert len(page.locator(".written mark").all()) == 3
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_the_alignment_is_the_cross_attention_of_the_record(
     context: BrowserContext, rewrites: Server, watch: Watch, rewriter: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_alignment_is_the_cross_attention_of_the_record(
         assert shown == pytest.approx(float(expected[0, 0]), rel=2e-3)
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_a_block_of_the_decoder_shows_what_it_reads_of_the_encoder(
     context: BrowserContext, rewrites: Server, watch: Watch, rewriter: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_block_of_the_decoder_shows_what_it_reads_of_the_encoder(
     expect(page.locator("section.opened")).to_have_count(2)
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_a_weight_is_followed_from_the_decoder_into_the_encoder(
     context: BrowserContext, rewrites: Server, watch: Watch
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_weight_is_followed_from_the_decoder_into_the_encoder(
     expect(arithmetic.locator(".sentence").first).to_contain_text("as block 2 leaves it")
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_the_address_brings_back_what_was_written(context: BrowserContext, rewrites: Server, watch: Watch) -> None:
     page = opened(context, rewrites, watch)
     for _ in range(2):
@@ -187,6 +191,7 @@ def test_axe_finds_nothing(context: BrowserContext, rewrites: Server, watch: Wat
     assert [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found] == []
 
 
+@pytest.mark.parametrize("width", [1440])
 def test_its_numbers_are_taken_away_and_the_run_comes_back(
     context: BrowserContext, rewrites: Server, watch: Watch, rewriter: Path, tmp_path: Path
 ) -> None:

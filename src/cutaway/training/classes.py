@@ -19,7 +19,8 @@ from cutaway import hub
 from cutaway.inputs.text import Tokenizer
 from cutaway.training.confusion import told
 from cutaway.training.data import Order
-from cutaway.training.objective import Measured, by_measure
+from cutaway.training.objective import Told, of_held_out
+from cutaway.training.padding import padded
 from cutaway.training.passages import read
 from cutaway.training.recipe import Recipe
 from cutaway.training.start import TOKENIZER_FILES, described_by, read_start, with_classes
@@ -54,11 +55,9 @@ class Classify:
     def validate(self, model: nn.Module) -> dict[str, float]:
         return self._measures("valid", model)[0]
 
-    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
+    def measure(self, model: nn.Module) -> Told:
         """Loss and accuracy on all of valid and test, and the table of what was taken for what in the test."""
-        found = {split: self._measures(split, model) for split in self.splits if split != "train"}
-        measured = by_measure({split: numbers for split, (numbers, _) in found.items()})
-        return measured, found["test"][1] if "test" in found else []
+        return of_held_out(self.splits, lambda split: self._measures(split, model))
 
     @torch.no_grad()
     def _measures(self, split: str, model: nn.Module) -> tuple[dict[str, float], list[list[int]]]:
@@ -82,11 +81,7 @@ class Encoded:
 
     def batch(self, places: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids (B, T), which of them are no padding, (B, T) or None where all are, and the classes (B)."""
-        chosen = [self.ids[place] for place in places]
-        lengths = torch.tensor([len(ids) for ids in chosen])
-        longest = int(lengths.max())
-        ids = torch.tensor([[*each, *[0] * (longest - len(each))] for each in chosen])
-        present = torch.arange(longest) < lengths[:, None]
+        ids, present = padded([self.ids[place] for place in places])
         return ids, None if present.all() else present, self.classes[torch.tensor(places)]
 
     def by_length(self, count: int) -> Iterable[list[int]]:

@@ -27,7 +27,7 @@ from cutaway.files import write_atomically
 from cutaway.model import spec
 from cutaway.training.confusion import told
 from cutaway.training.data import SPLITS, Order
-from cutaway.training.objective import Measured, by_measure
+from cutaway.training.objective import Told, of_held_out
 from cutaway.training.recipe import Images, Recipe
 
 LARGEST_FILE = 2**31  # bytes, unpacked
@@ -74,11 +74,9 @@ class See:
     def validate(self, model: nn.Module) -> dict[str, float]:
         return self._measures("valid", model)[0]
 
-    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
+    def measure(self, model: nn.Module) -> Told:
         """Loss and accuracy on all of valid and test, and the table of what was taken for what in the test."""
-        found = {split: self._measures(split, model) for split in self.splits if split != "train"}
-        measured = by_measure({split: numbers for split, (numbers, _) in found.items()})
-        return measured, found["test"][1] if "test" in found else []
+        return of_held_out(self.splits, lambda split: self._measures(split, model))
 
     @torch.no_grad()
     def _measures(self, split: str, model: nn.Module) -> tuple[dict[str, float], list[list[int]]]:

@@ -7,6 +7,7 @@ recipe, data --> objective --- loss(model, step) -----> the loop takes a step
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Measured = dict[str, dict[str, float]]
 """measure -> split -> number: ``measured["accuracy"]["test"]``."""
+Told = tuple[Measured, list[list[int]]]
+"""What was measured, and how many of each true class (row) were taken for which (column) in the test."""
 
 
 class Objective(Protocol):
@@ -39,7 +42,7 @@ class Objective(Protocol):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Measures of some of the held-out data, quickly."""
 
-    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
+    def measure(self, model: nn.Module) -> Told:
         """Measures of all held-out data; and, of classes, how many of each true one (row) were taken for which
         (column) in the test."""
 
@@ -50,6 +53,13 @@ class Objective(Protocol):
 def by_measure(found: dict[str, dict[str, float]]) -> Measured:
     """``found``: split -> measure -> number."""
     return {name: {split: its[name] for split, its in found.items()} for name in found["valid"]}
+
+
+def of_held_out(splits: Iterable[str], measures: Callable[[str], tuple[dict[str, float], list[list[int]]]]) -> Told:
+    """What ``measures`` says of every split that is not learned from, and the table it makes of the test."""
+    found = {split: measures(split) for split in splits if split != "train"}
+    measured = by_measure({split: numbers for split, (numbers, _) in found.items()})
+    return measured, found["test"][1] if "test" in found else []
 
 
 def objective(recipe: Recipe, folder: Path) -> Objective:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from cutaway.errors import Misuse
 from cutaway.families import describe
@@ -30,6 +28,7 @@ from cutaway.generate.manner import manner_of
 from cutaway.model import spec
 from cutaway.model.transformer import Seq2Seq
 from cutaway.training.objective import Measured, by_measure
+from cutaway.training.padding import padded
 from cutaway.training.parallel import Order, prepare
 from cutaway.training.recipe import Recipe
 from cutaway.training.text import copy_tokenizer
@@ -142,13 +141,6 @@ class Translate:
         with write_atomically(folder / "generation_config.json") as beside:
             beside.write_text(json.dumps(generation, indent=2) + "\n")
         copy_tokenizer(self.folder, folder)
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one table (B, T), filled up with zeros, and where they are, (B, T)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    table = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    return table, torch.arange(table.shape[1])[None] < lengths[:, None]
 
 
 def _complete(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from cutaway.model import spec
 from cutaway.model.transformer import Seq2Seq
 from cutaway.tasks.transcribe import STEP, Transcription, Wish, prompt_of
 from cutaway.training.data import SPLITS
-from cutaway.training.objective import Measured, by_measure
+from cutaway.training.objective import Told, of_held_out
 from cutaway.training.recipe import Recipe, Sounds
 from cutaway.training.recordings import Recording, read
 from cutaway.training.saying import Said, changed, disturbed, grown, say
@@ -89,11 +89,10 @@ class Transcribe:
     def validate(self, model: nn.Module) -> dict[str, float]:
         return self._measures("valid", model, self.recipe.validate_windows)[0]
 
-    def measure(self, model: nn.Module) -> tuple[Measured, list[list[int]]]:
+    def measure(self, model: nn.Module) -> Told:
         """Measures over all of valid and test, and the table of which word was taken for which in the test."""
-        found = {split: self._measures(split, model) for split in SPLITS[1:] if split in self.splits}
-        measured = by_measure({split: numbers for split, (numbers, _) in found.items()})
-        return measured, found["test"][1] if "test" in found else []
+        splits = [split for split in SPLITS if split in self.splits]
+        return of_held_out(splits, lambda split: self._measures(split, model))
 
     def _measures(
         self, split: str, model: nn.Module, limit: int | None = None

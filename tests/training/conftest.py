@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cutaway.training import loop
 
 WORDS = """
 the a king queen fox hare went saw said old little forest house bread golden once upon time and then to into of
@@ -68,3 +72,25 @@ def recipe(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains until a signal comes in the step of that number (from 1), and sees that it ends there."""
+
+    def train(training: Callable[[], Any], at: int, number: signal.Signals = signal.SIGINT) -> None:
+        original, taken = loop._step, 0
+
+        def step(*arguments: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            if taken == at:
+                signal.raise_signal(number)
+            return original(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "_step", step)
+            with pytest.raises(SystemExit):
+                training()
+
+    return train

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import signal
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from cutaway.errors import Misuse, Refused
 from cutaway.families import checkpoint, describe
 from cutaway.model.init import initialise
 from cutaway.model.transformer import build
-from cutaway.training import loop, state, train
+from cutaway.training import state, train
 from cutaway.training.classes import Classify
 from cutaway.training.confusion import draw, told
 from cutaway.training.passages import cut, plain, read
@@ -155,21 +154,9 @@ def test_what_is_frozen_stays_as_it_was(recipe: Recipe) -> None:
     assert result.measured["loss"]["valid"] < 0.68  # a guess is 0.69
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Recipe, stopped: Callable[..., None]) -> None:
     whole = train(recipe("whole"))
-    original, taken = loop._step, 0
-
-    def step(*arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 17:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "_step", step)
-    with pytest.raises(SystemExit):
-        train(recipe("broken"))
-    monkeypatch.setattr(loop, "_step", original)
+    stopped(lambda: train(recipe("broken")), at=17)
     broken = train(recipe("broken"))
     one, two = (run.run / "checkpoints/step-00000030" / state.TENSORS for run in (whole, broken))
     assert one.read_bytes() == two.read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from cutaway import cli
 from cutaway.errors import Failed, Misuse, NotFound, Refused
 from cutaway.families import checkpoint
-from cutaway.training import images, loop, state, train
+from cutaway.training import images, state, train
 from cutaway.training.data import Order
 from cutaway.training.images import changed, read, read_idx
 from cutaway.training.recipe import Images, resolve
@@ -130,21 +129,9 @@ def test_the_table_counts_what_was_taken_for_what(recipe: Callable[..., str]) ->
     assert measured["accuracy"]["test"] == true[1] / 30
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Callable[..., str], stopped: Callable[..., None]) -> None:
     whole = train(recipe("whole"))
-    original, taken = loop._step, 0
-
-    def step(*arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 17:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "_step", step)
-    with pytest.raises(SystemExit):
-        train(recipe("broken"))
-    monkeypatch.setattr(loop, "_step", original)
+    stopped(lambda: train(recipe("broken")), at=17)
     broken = train(recipe("broken"))
     one, two = (run.run / "checkpoints/step-00000040" / state.TENSORS for run in (whole, broken))
     assert one.read_bytes() == two.read_bytes()

@@ -89,21 +89,9 @@ def test_the_loss_of_a_step_is_a_function_of_the_recipe_and_the_step(recipe: Wri
     assert losses[0][1] == losses[0][2] != losses[0][0]
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Write, stopped: Callable[..., None]) -> None:
     whole = fill(recipe("whole"), "steps=20")
-    original, taken = loop._step, 0
-
-    def step(*arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "_step", step)
-    with pytest.raises(SystemExit):
-        fill(recipe("broken"), "steps=20")
-    monkeypatch.setattr(loop, "_step", original)
+    stopped(lambda: fill(recipe("broken"), "steps=20"), at=7, number=signal.SIGTERM)
     broken = fill(recipe("broken"), "steps=20")
     assert (broken.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
 

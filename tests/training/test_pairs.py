@@ -177,22 +177,12 @@ def test_transformers_agrees_with_the_exported_model(recipe: Write) -> None:
     assert tokenizer.decode(written, skip_special_tokens=True) == ours.translate(source).text
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    recipe: Write, stopped: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     whole = train(recipe("whole"))
-    original, taken = loop._step, 0
-
-    def step(*arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 13:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "_step", step)
-    with pytest.raises(SystemExit):
-        train(recipe("broken"))
-    monkeypatch.setattr(loop, "_step", original)
+    stopped(lambda: train(recipe("broken")), at=13, number=signal.SIGTERM)
     broken = train(recipe("broken"))
     assert (broken.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
     assert broken.seen == whole.seen

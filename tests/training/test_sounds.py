@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from cutaway import cli
 from cutaway.errors import Failed, Misuse, NotFound, Refused
 from cutaway.families import checkpoint
 from cutaway.inputs import audio
-from cutaway.training import loop, sounds, state, train
+from cutaway.training import sounds, state, train
 from cutaway.training.recipe import Sounds, resolve
 from cutaway.training.recordings import Recording, recordings
 from cutaway.training.saying import Said, at_speed, changed, disturbed, grown, level, noise, say
@@ -160,21 +159,9 @@ def test_training_tells_tones_apart_and_leaves_a_model_that_transcribes(recipe: 
     assert len(model.transcribe(np.concatenate([tone(300, rate=16_000), silent] * 4)).segments) > 1  # several windows
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(recipe: Callable[..., str], stopped: Callable[..., None]) -> None:
     whole = train(recipe("whole"))
-    original, taken = loop._step, 0
-
-    def step(*arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 7:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "_step", step)
-    with pytest.raises(SystemExit):
-        train(recipe("broken"))
-    monkeypatch.setattr(loop, "_step", original)
+    stopped(lambda: train(recipe("broken")), at=7)
     broken = train(recipe("broken"))
     one, two = (run.run / "checkpoints/step-00000020" / state.TENSORS for run in (whole, broken))
     assert one.read_bytes() == two.read_bytes()

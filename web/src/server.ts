@@ -15,7 +15,7 @@ export interface ModelEntry {
   task: Task
   /** Of the pictures it reads, where it does. */
   picture: { side: number; channels: number } | null
-  /** Of the sounds it hears: positions and mel bins, and seconds of a position. */
+  /** Of the sounds it hears, where it does: positions and mel bins. */
   sound: { length: number; bins: number } | null
   context: number
   dtype: string

@@ -73,6 +73,9 @@ def test_it_hears_what_python_hears(context: BrowserContext, listens: Server, wa
     assert any(told == pytest.approx([(float(t) + 0.5) / 50 for t in its], abs=1e-3) for its in moments)
     said.first.click()  # follows the word, and plays from its moment
     expect(page.locator(".said .chosen")).to_have_count(1)
+    page.wait_for_timeout(600)  # the address waits for a pause
+    assert "more=" not in page.url  # what was written of a sound means nothing without it
+    assert "tones" not in page.url
     assert page.locator("audio").evaluate("player => player.duration") == pytest.approx(2, abs=0.05)
 
 

@@ -3,6 +3,7 @@
 // What stands behind the # never leaves the browser. A ?text= or ?model= of the first address still counts.
 
 import { enclosure } from './takeaway/pack'
+import { readsText } from './recording'
 import type { Session } from './session.svelte'
 import type { Stop, View } from './view.svelte'
 
@@ -24,7 +25,8 @@ export function addressed(): URLSearchParams {
 /** How the drawing is looked at, as it stands behind the #. `text` false: all but the text and its tokens. */
 export function written(session: Session, view: View, text = true): string {
   const found = new URLSearchParams()
-  if (text && session.asks !== 'see' && (session.typed !== session.firstText || location.search)) found.set('text', session.typed)
+  text &&= readsText(session.asks) // a picture or a sound is not in the address, nor what was written of it
+  if (text && (session.typed !== session.firstText || location.search)) found.set('text', session.typed)
   if (session.model && session.model !== session.firstModel) found.set('model', session.model)
   if (text && session.branches.path.length)
     found.set('more', session.branches.path.map(({ how }) => `${how.draw ? '' : '~'}${how.token}${how.place === null ? '' : `@${how.place}`}`).join())

@@ -15,6 +15,11 @@ export const tails = [64, 1]
  */
 export type Task = 'continue' | 'fill' | 'classify' | 'see' | 'rewrite' | 'transcribe'
 
+/** A picture or a sound is given instead of a text. */
+export const readsText = (task: Task): boolean => task !== 'see' && task !== 'transcribe'
+/** An encoder reads what is given, and the decoder behind it writes. */
+export const writesAfter = (task: Task): task is 'rewrite' | 'transcribe' => task === 'rewrite' || task === 'transcribe'
+
 export class Recording {
   readonly header: RecordHeader
   /** The stem and the stack this is drawn of; the head is the model's. */

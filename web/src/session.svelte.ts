@@ -1,7 +1,7 @@
 // What the page knows and does: the run on screen, the settings of the draw, and the conversation with the server.
 
 import { say } from './messages'
-import { tails } from './recording'
+import { readsText, tails, writesAfter } from './recording'
 import { Run } from './run'
 import { Branches, pathTo, tokensOf, typedOf, TokenNode, type Draw, type Place } from './branches.svelte'
 import { link } from './link.svelte'
@@ -73,7 +73,7 @@ export class Session {
   /** Tokens are appended to what the model has written. */
   writes = $derived(this.run?.writes ?? true)
   /** What is asked of the vector that opens: for the next token, for a masked one, for a class. */
-  question = $derived(this.task === 'rewrite' || this.task === 'transcribe' ? 'continue' : this.task)
+  question = $derived(writesAfter(this.task) ? 'continue' : this.task)
   /** The model wrote its end-of-text token. */
   ended = $derived(this.writes && this.branches.path.length > 0 && this.run?.pieces.at(-1)?.special === true)
   full = $derived(this.writes && this.run !== null && this.run.length >= this.run.spec.context)
@@ -111,7 +111,7 @@ export class Session {
 
   /** The drawing shows another text than the one in the box. */
   stale = $derived(
-    this.trouble !== null || (this.run?.origin === 'stored' && this.task !== 'see' && this.task !== 'transcribe' && this.run.header.text !== this.text),
+    this.trouble !== null || (this.run?.origin === 'stored' && readsText(this.task) && this.run.header.text !== this.text),
   )
 
   /** Why no token can be appended now; null when one can. */
@@ -176,7 +176,7 @@ export class Session {
     this.trouble = null
     this.vocabulary = vocabulary
     this.run = run
-    if (run.task !== 'see' && run.task !== 'transcribe') this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
+    if (readsText(run.task)) this.text = this.typed = run.header.text ?? run.pieces.map((piece) => piece.text).join('')
     this.branches.begin(this.text, run.tokens, null)
     this.onnewtext()
   }
@@ -271,8 +271,8 @@ export class Session {
 
   choose(model: string): void {
     this.model = model
-    if (this.asks === 'see' || this.asks === 'transcribe') void this.again()
-    else this.type(this.typed)
+    if (readsText(this.asks)) this.type(this.typed)
+    else void this.again()
   }
 
   private turn: Promise<unknown> = Promise.resolve()
@@ -377,8 +377,9 @@ export class Session {
     const { layers, width, heads, vocabulary, task } = link.models.find((entry) => entry.id === this.model)!
     const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
     const last = tails.find((count) => rows(count) <= mostNumbers) ?? 1
-    const side = task === 'rewrite' || task === 'transcribe' ? '*coder.' : ''
-    const wants: server.Want[] = [
+    const side = writesAfter(task) ? '*coder.' : ''
+    const square = layers * heads * length * length <= mostNumbers
+    return [
       { name: `${side}river`, at: null },
       ...(side || task === 'continue' ? [{ name: 'logits.last', at: null }] : []),
       ...(task === 'see' ? [{ name: 'image', at: null }] : []),
@@ -386,11 +387,10 @@ export class Session {
       ...(task === 'classify' || task === 'see' || (task === 'fill' && vocabulary * length <= mostNumbers) ? [{ name: 'logits', at: null }] : []),
       { name: `${side}embed`, at: width * length > mostNumbers ? `-${tails[0]}:` : null },
       { name: `${side}blocks.*.mlp.hidden`, at: rows(length) > mostNumbers ? `-${last}:` : null },
+      ...(square ? [{ name: `${side}blocks.*.attn.pattern`, at: null }] : []),
+      ...(side ? [{ name: 'decoder.blocks.*.cross.mean', at: null }] : []),
+      ...(side && square ? [{ name: 'decoder.blocks.*.cross.pattern', at: null }] : []),
     ]
-    if (side) wants.push({ name: 'decoder.blocks.*.cross.mean', at: null })
-    if (layers * heads * length * length <= mostNumbers)
-      for (const kind of side ? ['attn', 'cross'] : ['attn']) wants.push({ name: `${kind === 'cross' ? 'decoder.' : side}blocks.*.${kind}.pattern`, at: null })
-    return wants
   }
 
   /**

@@ -58,6 +58,14 @@ def write_one(page: Page) -> int:
     return before + 1
 
 
+def opened_head(page: Page) -> Locator:
+    """The cross-attention of block 1, opened at head 3."""
+    river(page, "written").get_by_role("button", name="Open block 1").click()
+    crossing = page.get_by_role("group", name="Cross-attention")
+    crossing.locator('[data-head="3"]').click()
+    return crossing
+
+
 def written(page: Page) -> list[int]:
     """The ids of what the decoder reads."""
     return [int(id) for id in river(page, "written").locator(".part.first .id").all_inner_texts()]
@@ -111,9 +119,7 @@ def test_a_block_of_the_decoder_shows_what_it_reads_of_the_encoder(
 ) -> None:
     page = opened(context, rewrites, watch)
     write_one(page)
-    river(page, "written").get_by_role("button", name="Open block 1").click()
-    crossing = page.get_by_role("group", name="Cross-attention")
-    crossing.locator('[data-head="3"]').click()
+    crossing = opened_head(page)
     record = cutaway.load(rewriter).run(TEXT, target=written(page)[1:])
     row = record["decoder.blocks.1.cross.pattern[3,-1]"]
     shown = crossing.locator(".flow .line[data-from]")
@@ -130,9 +136,7 @@ def test_a_weight_is_followed_from_the_decoder_into_the_encoder(
 ) -> None:
     page = opened(context, rewrites, watch)
     write_one(page)
-    river(page, "written").get_by_role("button", name="Open block 1").click()
-    crossing = page.get_by_role("group", name="Cross-attention")
-    crossing.locator('[data-head="3"]').click()
+    crossing = opened_head(page)
     crossing.locator('.flow [data-of="pattern"]').first.click()
     arithmetic = page.locator(".arithmetic")
     followed = (

@@ -1,4 +1,4 @@
-"""Write the run that the page paints before any model is loaded: web/public/stored/first.*
+"""Write the run that the page paints before any model is loaded: web/stored and web/public/stored
 
     python tools/stored_run.py ["Once upon a time there was a"]
 
@@ -17,7 +17,8 @@ import safetensors.torch
 import cutaway
 from cutaway.look import file
 
-STORED = Path(__file__).resolve().parents[1] / "web/public/stored"
+WEB = Path(__file__).resolve().parents[1] / "web"
+RUN, WORDS = WEB / "stored/first.cutaway", WEB / "public/stored/first.vocabulary.json"
 TEXT = "Once upon a time there was a"
 # What the drawing shows; the stream itself, which only says how long it is (river), would be half the file.
 SEEN = ("embed", "river", "final", "logits.last", "blocks.*.attn.pattern", "blocks.*.mlp.hidden")
@@ -29,11 +30,10 @@ def main(text: str = TEXT) -> None:
     model = cutaway.load("stories")
     record = model.run(text)
     numbers = {name: record[name] for name in record.matching(SEEN + SAID)}
-    STORED.mkdir(parents=True, exist_ok=True)
-    (STORED / "first.cutaway").write_bytes(safetensors.torch.save(*file.pack(record, numbers)))
+    RUN.write_bytes(safetensors.torch.save(*file.pack(record, numbers)))
     texts = [piece.text for piece in model.tokenizer.pieces(list(range(model.tokenizer.size)))]
-    (STORED / "first.vocabulary.json").write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
-    for path in sorted(STORED.iterdir()):
+    WORDS.write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
+    for path in (RUN, WORDS):
         print(f"{path.name}  {path.stat().st_size:,} bytes")
 
 

@@ -1,5 +1,6 @@
 // The document brings its first picture along: the page as the stored run's drawing has it, rendered here, the style
-// sheet, and the script that paints the canvases (src/first). The page's own script comes after that picture.
+// sheet, the stored run, and the script that paints the canvases (src/first). The page's own script comes after that
+// picture. A run that is asked for apart comes 35 ms later, behind the layout.
 
 import { readFileSync } from 'node:fs'
 import { build, type InlineConfig, type Plugin, type Rolldown } from 'vite'
@@ -45,9 +46,12 @@ async function picture(script: string): Promise<string> {
   const code = await bundled('src/first/markup.ts', 'es', { ssr: true })
   stand()
   const { markup } = (await import(`data:text/javascript;base64,${Buffer.from(code).toString('base64')}`)) as typeof import('./src/first/markup')
-  const stored = (name: string) => readFileSync(`public/stored/first.${name}`)
-  const bytes = new Uint8Array(stored('cutaway')).buffer
-  return `<div id="page" inert data-script="${script}">${markup(bytes, JSON.parse(stored('vocabulary.json').toString()))}</div>`
+  const run = readFileSync('stored/first.cutaway')
+  const vocabulary = JSON.parse(readFileSync('public/stored/first.vocabulary.json').toString())
+  return (
+    `<div id="page" inert data-script="${script}">${markup(new Uint8Array(run).buffer, vocabulary)}</div>` +
+    `<script type="text/plain" id="stored">${run.toString('base64')}</script>`
+  )
 }
 
 /** What the page asks of a browser while it loads, answered as on a usual screen (src/first/first.ts) in the light. */

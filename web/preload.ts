@@ -1,5 +1,5 @@
-// What makes the page come quickly: one script, the stored run and the typefaces asked for by the document itself, and
-// every file packed. firstpicture.ts does the rest.
+// What makes the page come quickly: one script, the typefaces asked for by the document itself, and every file packed.
+// firstpicture.ts does the rest.
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,25 +8,21 @@ import type { Plugin, Rolldown } from 'vite'
 
 const first = /source-(serif-4-latin-wght-(normal|italic)|sans-3-latin-wght-normal)-[^/]*\.woff2$/
 
-/** The stored run and the typefaces of the first picture: without this they would come after its layout. */
+/** The typefaces of the first picture: without this they would come after its layout. */
 export const preloads: Plugin = {
   name: 'preloads',
   transformIndexHtml: {
     order: 'post',
-    handler: (_html, { bundle }) => [
-      preload({ href: './stored/first.cutaway', as: 'fetch' }),
-      ...Object.keys(bundle ?? {})
+    handler: (_html, { bundle }) =>
+      Object.keys(bundle ?? {})
         .filter((name) => first.test(name))
-        .map((name) => preload({ href: `./${name}`, as: 'font', type: 'font/woff2' })),
-    ],
+        .map((name) => ({
+          tag: 'link',
+          attrs: { rel: 'preload', href: `./${name}`, as: 'font', type: 'font/woff2', crossorigin: true },
+          injectTo: 'head',
+        })),
   },
 }
-
-const preload = (attrs: { href: string; as: string; type?: string }) => ({
-  tag: 'link',
-  attrs: { rel: 'preload', ...attrs, crossorigin: true },
-  injectTo: 'head' as const,
-})
 
 /**
  * Svelte makes one object of an Error class while it loads. To keep its stack, an engine that is being inspected reads
@@ -67,7 +63,7 @@ export const packed: Plugin = {
   apply: 'build',
   writeBundle({ dir }) {
     for (const entry of readdirSync(dir!, { recursive: true, withFileTypes: true })) {
-      if (!entry.isFile() || !/(\.(js|css|json|cutaway)|index\.html)$/.test(entry.name)) continue
+      if (!entry.isFile() || !/(\.(js|css|json)|index\.html)$/.test(entry.name)) continue
       const file = join(entry.parentPath, entry.name)
       writeFileSync(`${file}.br`, brotliCompressSync(readFileSync(file)))
     }

@@ -60,12 +60,12 @@ def test_another_screen_is_drawn_by_the_script(
     expect(page.locator(".drawing")).to_have_count(0)
 
 
-def test_a_stored_run_that_does_not_come_leaves_the_page_to_the_live_one(
+def test_a_stored_run_whose_words_do_not_come_leaves_the_page_to_the_live_one(
     context: BrowserContext, server: Server, watch: Watch
 ) -> None:
     page = context.new_page()
     watch.on(page)
     watch.expected = ("Failed to load resource",)
-    page.route("**/stored/first.cutaway", lambda route: route.abort())
+    page.route("**/stored/first.vocabulary.json", lambda route: route.abort())
     page.goto(server.address)
     expect(page.locator('.drawing[data-origin="live"]')).to_be_visible(timeout=90_000)

@@ -214,16 +214,14 @@ export async function part(name: string): Promise<string> {
   return (await ask(name)).text()
 }
 
-/** The run inside this page, where it stands alone; else one shipped with it. */
-export async function stored(name: string): Promise<{ bytes: ArrayBuffer; vocabulary: string[] }> {
+/** The run inside this page, where it stands alone; else the one its document brought. Rejects where it brought none. */
+export async function stored(): Promise<{ bytes: ArrayBuffer; vocabulary: string[] }> {
   const inside = enclosure()
   if (inside) {
     const bytes = await unpacked(inside.textContent)
     return { bytes, vocabulary: parse(bytes).header.vocabulary ?? [] }
   }
-  const [bytes, vocabulary] = await Promise.all([
-    globalThis.storedRun ?? ask(`stored/${name}.cutaway`).then((r) => r.arrayBuffer()), // first/first.ts asked already
-    ask(`stored/${name}.vocabulary.json`).then((r) => r.json() as Promise<string[]>),
-  ])
-  return { bytes, vocabulary }
+  if (!globalThis.storedRun) throw new Error('no stored run in this document')
+  const vocabulary = await ask('stored/first.vocabulary.json')
+  return { bytes: globalThis.storedRun, vocabulary: (await vocabulary.json()) as string[] }
 }

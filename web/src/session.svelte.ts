@@ -151,7 +151,7 @@ export class Session {
     setSession(this, address)
     link.listeners.add(this)
     try {
-      const { bytes, vocabulary } = await server.stored('first')
+      const { bytes, vocabulary } = await server.stored()
       if (!this.run) this.begin(bytes, vocabulary, asked)
     } catch {
       // without a stored run the page waits for the live one

@@ -10,7 +10,7 @@ import { literal, runIn } from '../src/takeaway/python'
 import { colorOf, escaped, fontParts, SvgPen } from '../src/takeaway/svgpen'
 import { floats, rawFile } from './file'
 
-const stored = readFileSync(new URL('../public/stored/first.cutaway', import.meta.url))
+const stored = readFileSync(new URL('../stored/first.cutaway', import.meta.url))
 const storedBytes = () => new Uint8Array(stored).buffer
 
 describe('a .cutaway file written in the page', () => {

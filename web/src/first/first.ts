@@ -2,7 +2,7 @@
 // (markup.ts); this script, which stands in the document too, puts the sizes on, paints the canvases, and then sends for
 // the page's script, which takes over what stands there.
 //
-//     document ──> markup, sizes ──> stored run ──> painted ──> page script ──> the same elements, alive
+//     document: markup, stored run ──> sizes ──> painted ──> page script ──> the same elements, alive
 
 import { inkOf } from '../paint/ink'
 import { paintBlock, paintDelta, paintEmbedding, threadScale, type Rows } from '../paint/weave'
@@ -10,8 +10,8 @@ import { Recording } from '../recording'
 import { chosen, dress, system } from '../theme'
 
 declare global {
-  /** The stored run, on its way since the document came. */
-  var storedRun: Promise<ArrayBuffer> | undefined
+  /** The stored run, which came in the document. */
+  var storedRun: ArrayBuffer | undefined
 }
 
 const page = document.getElementById('page')!
@@ -19,11 +19,9 @@ const choice = chosen()
 const dark = choice === null ? system().matches : choice === 'dark'
 dress(dark)
 
-const stored = (globalThis.storedRun = fetch('stored/first.cutaway').then((answer) => {
-  if (!answer.ok) throw new Error(answer.statusText)
-  return answer.arrayBuffer()
-}))
-stored.catch(() => {}) // the page's script asks for it too, and says that it did not come
+const stored = document.getElementById('stored')!
+const run = (globalThis.storedRun = decoded(stored.textContent))
+stored.remove()
 
 /** The markup was made for a screen this wide, and no higher than where the drawing's rows begin to grow. */
 const usual = window.matchMedia('(min-width: 1264px) and (max-height: 1077px)').matches
@@ -32,19 +30,23 @@ if (usual && !location.hash && !location.search) {
     element.style.cssText = element.dataset.style!
     delete element.dataset.style
   }
-  void stored.then(paintAndShow, () => {}).finally(takeOver)
+  paint(new Recording(run))
+  void shown().then(takeOver)
 } else {
   page.replaceChildren()
   takeOver()
 }
 
-function takeOver(): void {
-  void import(/* @vite-ignore */ new URL(page.dataset.script!, document.baseURI).href)
+/** Base64 to bytes; a loop, for a call for each of a hundred thousand takes ten milliseconds. */
+function decoded(base64: string): ArrayBuffer {
+  const binary = atob(base64)
+  const bytes = new Uint8Array(binary.length)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i)
+  return bytes.buffer
 }
 
-function paintAndShow(bytes: ArrayBuffer): Promise<unknown> {
-  paint(bytes)
-  return shown()
+function takeOver(): void {
+  void import(/* @vite-ignore */ new URL(page.dataset.script!, document.baseURI).href)
 }
 
 /** The browser has shown what was painted; in a tab out of sight, where it shows nothing, a moment has passed. */
@@ -55,8 +57,7 @@ function shown(): Promise<unknown> {
   })
 }
 
-function paint(bytes: ArrayBuffer): void {
-  const run = new Recording(bytes)
+function paint(run: Recording): void {
   const last = run.length - 1
   const ink = inkOf(dark ? 'dark' : 'light')
   const dense = window.devicePixelRatio || 1

@@ -20,7 +20,7 @@ test: setup-dev  ## everything the continuous integration checks
 	$(BIN)/lint-imports
 	$(BIN)/python tools/build_page.py npm run check
 	$(BIN)/python tools/build_page.py npm run test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 soak: setup-dev  ## hours of use in a row; not part of `make test`
 	$(BIN)/python benchmarks/soak.py $(ARGS)

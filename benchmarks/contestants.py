@@ -79,7 +79,8 @@ def write(environment: Path, what: str, source: Path | str, target: Path) -> Non
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"writing {target.parent.name}/{target.name}", file=sys.stderr, flush=True)
-    command = [str(python_of(environment)), str(HERE / "formats.py"), what, str(source), str(target)]
+    python = python_of(environment) if python_of(environment).exists() else sys.executable
+    command = [str(python), str(HERE / "formats.py"), what, str(source), str(target)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit(f"{done.stdout}\n{what} could not be written; the lines above say why.")

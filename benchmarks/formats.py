@@ -5,7 +5,8 @@
 
 Each engine makes its smaller formats by its own means and defaults: llama.cpp's quantizer (q8_0; q4_0, with the
 unembedding in 6 or 8 bits), CTranslate2's int8 (a scale for each row), NNCF's compression for OpenVINO (int8 with a
-scale for each row; int4 in groups of at most 128 with embedding and unembedding in 8 bits). A model is fed with ids, so
+scale for each row; int4 in groups of at most 128 with embedding and unembedding in 8 bits). What is set apart
+from defaults makes the engine faster, and says so. A model is fed with ids, so
 no tokenizer is written along: CTranslate2, which insists on one, gets the ids themselves as its words.
 """
 
@@ -166,6 +167,13 @@ def openvino(kind: str) -> Callable[[Path, Path], None]:
             model = nncf.compress_weights(
                 model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=128, ratio=1.0, advanced_parameters=fit
             )
+        if kind != "fp32":
+            # How many activations share a scale. 32 is the default; the widest that fits here is the fastest: a third
+            # more of a prompt, a twentieth more of a text.
+            config = json.loads((folder / "config.json").read_text())
+            width = config["n_embd" if config["model_type"] == "gpt2" else "hidden_size"]
+            group = next(size for size in (128, 64, 32) if width % size == 0)
+            model.set_rt_info(str(group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
         target.mkdir()
         ov.save_model(model, target / "model.xml", compress_to_fp16=False)
 

@@ -54,7 +54,7 @@ class Measured:
 
 
 def measure(asked: argparse.Namespace, shape: str) -> tuple[list[Measured], float, float]:
-    """Every contestant's turns, and the medians of the machine's operations and bytes read a second between them."""
+    """Every contestant's turns, and the most operations and bytes read a second that were seen between them."""
     environment: Path = asked.folder
     models, rng, peak, read = environment / "models" / shape, random.Random(0), [], []
     taking = [c for c in present(CONTESTANTS, environment) if c.precision in asked.precisions]
@@ -79,7 +79,7 @@ def measure(asked: argparse.Namespace, shape: str) -> tuple[list[Measured], floa
                 time.sleep(0.3)  # until PyTorch's own threads here have gone to sleep
         for engine, result in zip(engines, measured, strict=True):
             result.memory = engine.ask({"memory": True})["bytes"]
-    return measured, statistics.median(peak), statistics.median(read)
+    return measured, max(peak), max(read)
 
 
 def report(shape: str, measured: list[Measured], peak: float, read: float, threads: int) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ class CTranslate2:
 
 
 class OpenVINO:
-    """A stateful model asked step by step; its file brings the settings that are not defaults (benchmarks/formats.py)."""
+    """A stateful model asked step by step; its file brings the settings that benchmarks/formats.py chose."""
 
     def __init__(self, path: str, threads: int, precision: str) -> None:
         import openvino as ov

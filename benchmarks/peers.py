@@ -30,8 +30,8 @@ PEERS = {
 }
 # From source, for this processor: a wheel made for all of them would leave out AVX-512 and its VNNI.
 BUILD = (
-    "-DGGML_NATIVE=ON -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_COMMON=OFF "
-    "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF"
+    "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
+    "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF"
 )
 VERSIONS = (
     "import importlib.metadata as m, json; "
@@ -69,6 +69,16 @@ def install(folder: Path, what: list[str], jobs: int) -> bool:
     return subprocess.run(command, env=environment).returncode == 0
 
 
+def compiled_for(folder: Path) -> str:
+    """What llama.cpp says it may use of this processor; pip may have kept a build that was made for another."""
+    told = subprocess.run([python_of(folder), "-c", PROCESSOR], capture_output=True, text=True).stdout.strip()
+    processor = Path("/proc/cpuinfo")
+    if processor.is_file() and "avx512_vnni" in processor.read_text() and "AVX512_VNNI = 1" not in told:
+        remedy = "pip cache remove llama_cpp_python, remove it from the environment, and run this again"
+        return f"llama.cpp was compiled without the VNNI that this processor has: {remedy}."
+    return f"llama.cpp was compiled for {told}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
@@ -88,8 +98,7 @@ def main() -> int:
             took = f", {time.monotonic() - start:.0f} s" if what else " was there"
             print(f"{peer}: {', '.join(f'{n} {v}' for n, v in wanted.items())}{took}", flush=True)
     if "llama.cpp" not in absent:
-        told = subprocess.run([python_of(asked.folder), "-c", PROCESSOR], capture_output=True, text=True)
-        print(f"llama.cpp was compiled for {told.stdout.strip() or 'a processor it does not tell'}")
+        print(compiled_for(asked.folder))
     if absent:
         print(f"Not installed: {', '.join(absent)}. The comparison goes on without.", file=sys.stderr)
     return 1 if absent else 0

@@ -50,7 +50,7 @@ from .inputs import audio
 from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
-from .model import spec
+from .model import quantized, spec
 from .model.tap import Edit
 from .model.transformer import Seq2Seq, Transformer
 from .tasks.attempts import LADDER
@@ -61,6 +61,8 @@ from .tasks.sentences import Pooling, embed, pooling_of
 from .tasks.transcribe import Transcription, Wish, prompt_of, spoken
 from .tasks.transcript import Transcript
 
+#: What `quantize` may say -> bits of a matrix's number.
+QUANTIZE = {"int8": 8, "int4": 4}
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
 
@@ -714,17 +716,23 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] = lambda read, whole: None,
+    quantize: str | None = None,
 ) -> Model:
     """A model by name or path: bundled ("stories"), a folder, the Hugging Face cache, or the hub.
 
     ``dtype`` None means the file's own. Only safetensors are read, nothing in a checkpoint is executed. A checkpoint
     without a tokenizer loads too; it then takes tokens only. ``progress`` hears how many bytes of the weights are
-    read, of how many. Raises NotFound, Refused or Failed, each in one sentence.
+    read, of how many. ``quantize``: "int8" or "int4" keeps the matrices of a decoder in so few bits, with a scale for
+    each 32 numbers; in both what embeds and unembeds tokens has 8. Raises Misuse, NotFound, Refused or Failed, each in
+    one sentence.
     """
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    machine = found.load(dtype, device, progress)
+    bits = _bits(quantize, found.spec, device)
+    machine = found.load(torch.float32 if bits and dtype is None else dtype, device, progress)
+    if bits:
+        quantized.quantize(machine, bits)
     try:
         tokenizer = Tokenizer.open(folder)
     except NotFound:
@@ -734,11 +742,23 @@ def load(
         name=str(name_or_path),
         family=found.config["model_type"],
         parameters=found.parameters,
-        dtype=str(next(machine.parameters()).dtype).removeprefix("torch."),
+        dtype=quantize or str(next(machine.parameters()).dtype).removeprefix("torch."),
         fingerprint=found.fingerprint,
         verified=None if measured is None else measured["relative"],
     )
     return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings, found.config)
+
+
+def _bits(quantize: str | None, described: spec.Spec, device: torch.device | str | None) -> int | None:
+    if quantize is None:
+        return None
+    if quantize not in QUANTIZE:
+        raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
+    if described.task != "continue":
+        raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
+    if torch.device("cpu" if device is None else device).type != "cpu":
+        raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
+    return QUANTIZE[quantize]
 
 
 def _check_device(device: torch.device | str | None) -> None:

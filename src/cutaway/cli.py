@@ -60,6 +60,7 @@ RunName = Annotated[
 RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
+Quantize = Annotated[str | None, Parameter(help="int8 or int4: matrices in fewer bits, on a processor.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, Parameter("--json", help="Print one JSON document.", show_default=False)]
 
@@ -103,6 +104,7 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None,
     beams: Annotated[int, Parameter(converter=_whole, help="Above 1: search, do not draw.")] = 1,
+    quantize: Quantize = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
@@ -114,7 +116,7 @@ def generate(
         "repetition_penalty": repetition_penalty, "seed": seed, "stop": stop or [], "beams": beams,
     }  # fmt: skip
     _check_sampling(settings)
-    loaded = _load(model, dtype, device)
+    loaded = _load(model, dtype, device, quantize)
     if beams != 1:
         result: Any = loaded.generate(text, **settings)
         steps: list[dict[str, Any]] = [{"id": token} for token in result.tokens]
@@ -815,14 +817,14 @@ def doctor(*, json: Json = False) -> int:
 # --- what every command needs ----------------------------------------------------------------------------------------
 
 
-def _load(name: str, dtype: str | None, device: str | None) -> Model:
+def _load(name: str, dtype: str | None, device: str | None, quantize: str | None = None) -> Model:
     from . import hub
 
     hub.find(name)  # a wrong name is said before torch is imported
     _loading(name)
     from .api import load
 
-    model = load(name, dtype, device)
+    model = load(name, dtype, device, quantize=quantize)
     _say(*model.warnings)
     return model
 

@@ -1,8 +1,9 @@
-"""Predict, sample, repeat: one loop, and two ways of reading the text at every step.
+"""Predict, sample, repeat: one loop, and three ways of reading the text at every step.
 
 A decoder goes on with the text it was given; one behind an encoder writes what its encoder has read another text.
 ``plain`` reads the whole sequence anew for every token: the definition. ``cached`` reads it once and then one token at
-a time, with the keys and values of the earlier ones kept. The tests hold the two equal.
+a time, with the keys and values of the earlier ones kept. The engine does the same without PyTorch where it can
+(engine.py). The tests hold the three equal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.cache import Cache
 from cutaway.model.transformer import Seq2Seq, Transformer
 
+from .engine import engine
 from .rules import Rules
 from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
 
@@ -186,8 +188,13 @@ def generate(
     text = _Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
     predict = predictor(model, source)
-    cache = model.cache(1, len(prompt) + count - 1, room=len(prompt) + ROOM) if cached else None
-    read = _plain(predict) if cache is None else _cached(predict, cache)
+    length = len(prompt) + count - 1
+    if cached and (native := engine(model, length)) is not None:
+        read: Reader = lambda new: torch.from_numpy(native.read(new))  # noqa: E731
+    elif cached:
+        read = _cached(predict, model.cache(1, length, room=len(prompt) + ROOM))
+    else:
+        read = _plain(predict)
     used = pick_seed() if seed is None else seed
     shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)

@@ -31,6 +31,7 @@ from ..model import attention, block
 from ..model import spec as specs
 from ..model.attention import Mask
 from ..model.positions import rotate, rotation
+from ..model.quantized import weights
 from ..model.stems import MelStem
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
@@ -653,11 +654,10 @@ def run(
             model.stream(inputs[0])  # the logits of every position are derived when somebody asks
         else:
             model(*inputs)
-    weights = dict(model.state_dict())
     tensors = {
         name: x.detach() for name, x in tape.tensors.items()
     }  # one may be a view of a weight, which has a gradient
-    return Record(card, model.spec, tensors=tensors, weights=weights, edits=sorted(edit), **described)
+    return Record(card, model.spec, tensors=tensors, weights=weights(model), edits=sorted(edit), **described)
 
 
 def _before(name: str) -> str | None:

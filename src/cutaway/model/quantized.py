@@ -1,0 +1,174 @@
+"""Matrices in 8 or 4 bits: each 32 numbers of a row share a scale, and lie as the kernels read them.
+
+Shapes: N rows, K columns, P panels of 16 rows, G groups of 32 columns. N is filled up to a multiple of 64, K to one of
+32.
+
+    w ~ scale * (code - middle)     8 bits: code 1..255, middle 128; 4 bits: code 0..15, middle 8
+
+    a panel's group:  16 scales (float16) | codes, four of each row in turn   8 bits: 544 bytes; 4 bits: 288 bytes
+
+With 4 bits a byte holds two codes of one row, four columns apart: the first in its low half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .linear import linear
+from .transformer import Unembedding
+
+PANEL, GROUP, ROWS = 16, 32, 64
+#: How much of the largest number of a group its 4-bit scale spans: the best of these, by the squares of what is lost.
+SPANS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+AT_ONCE = 2**22  # numbers packed at a time: a large matrix needs no second one of its size
+
+
+def pack(weight: Tensor, bits: int) -> Tensor:
+    """A matrix (N, K) as codes and scales: (P, G, 544 or 288), bytes. Raises ValueError for other than 8 or 4 bits."""
+    if bits not in (8, 4):
+        raise ValueError(f"matrices are kept in 8 or 4 bits, not in {bits}")
+    step = max(ROWS, AT_ONCE // weight.shape[1] // ROWS * ROWS)
+    return torch.cat([_pack(part, bits) for part in torch.split(weight.detach(), step)])
+
+
+def _pack(weight: Tensor, bits: int) -> Tensor:
+    rows, columns = weight.shape
+    filled = nn.functional.pad(weight.float(), (0, -columns % GROUP, 0, -rows % ROWS))
+    groups = filled.view(-1, PANEL, filled.shape[1] // GROUP, GROUP)  # (P, 16, G, 32)
+    scales = _scales8(groups) if bits == 8 else _scales4(groups)  # (P, 16, G), float16
+    codes = _codes(groups, scales, bits).permute(0, 2, 3, 1)  # (P, G, 32, 16)
+    if bits == 8:
+        ordered = torch.unflatten(codes, 2, (8, 4)).transpose(3, 4)  # (P, G, 8, 16, 4)
+    else:
+        low, high = torch.unflatten(codes, 2, (4, 2, 4)).unbind(3)  # (P, G, 4, 4, 16) each
+        ordered = (low | high << 4).transpose(3, 4)
+    head = scales.transpose(1, 2).contiguous().view(torch.uint8)  # (P, G, 32)
+    return torch.cat([head, ordered.flatten(2)], -1)
+
+
+def _scales8(groups: Tensor) -> Tensor:
+    return (groups.abs().amax(-1) / 127).half()
+
+
+def _scales4(groups: Tensor) -> Tensor:
+    """The code -8 is the largest number, whatever its sign, or what is a little less."""
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))[..., 0] / -8
+    best, least = largest.half(), torch.full_like(largest, torch.inf)
+    for span in SPANS:
+        scales = (largest * span).half()
+        lost = (_values(_codes(groups, scales, 4), scales, 4) - groups).square().sum(-1)
+        best, least = torch.where(lost < least, scales, best), torch.minimum(lost, least)
+    return best
+
+
+def _codes(groups: Tensor, scales: Tensor, bits: int) -> Tensor:
+    middle = 2 ** (bits - 1)
+    steps = scales.float().unsqueeze(-1)
+    codes = (groups / torch.where(steps == 0, 1, steps)).round() + middle
+    whole: Tensor = codes.clamp(bits == 8, 2 * middle - 1).byte()
+    return whole
+
+
+def _values(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    values: Tensor = (codes.float() - 2 ** (bits - 1)) * scales.float().unsqueeze(-1)
+    return values
+
+
+def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
+    """The matrix (N, K) that is meant, in float32."""
+    scales = packed[..., : 2 * PANEL].contiguous().view(torch.half).transpose(1, 2)  # (P, 16, G)
+    held = packed[..., 2 * PANEL :]
+    if bits == 8:
+        codes = torch.unflatten(held, 2, (8, PANEL, 4)).transpose(3, 4).flatten(2, 3)  # (P, G, 32, 16)
+    else:
+        both = torch.unflatten(held, 2, (4, PANEL, 4)).transpose(3, 4)  # (P, G, 4, 4, 16)
+        codes = torch.stack([both & 15, both >> 4], 3).flatten(2, 4)
+    values = _values(codes.permute(0, 3, 1, 2), scales, bits)  # (P, 16, G, 32)
+    return values.flatten(2).flatten(0, 1)[:rows, :columns]
+
+
+class Quantized(nn.Module):
+    """What a matrix (N, K) has become. ``weight`` is what it means, worked out whenever it is asked for."""
+
+    def __init__(self, weight: Tensor, bits: int, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.rows, self.columns = weight.shape
+        self.bits = bits
+        self.register_buffer("packed", pack(weight, bits))
+        self.bias = bias
+
+    packed: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        return unpack(self.packed, self.bits, self.rows, self.columns)
+
+
+class QuantizedLinear(Quantized):
+    """x W^T + b with what W has become; x stays as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class QuantizedUnembedding(Quantized):
+    """An unembedding of its own rows."""
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class QuantizedEmbedding(Quantized):
+    """Rows of a matrix that is looked up in, and that a tied head unembeds with."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        panels, lanes = ids // PANEL, ids % PANEL  # a row's numbers are spread over its panel
+        wanted, where = torch.unique(panels, return_inverse=True)
+        rows = unpack(self.packed[wanted], self.bits, len(wanted) * PANEL, self.columns)
+        return rows[where * PANEL + lanes]
+
+
+def quantize(machine: nn.Module, bits: int) -> None:
+    """Every matrix of a decoder in ``bits`` bits, in place; what embeds and unembeds tokens in 8, which it needs.
+
+    Norms, biases and vectors of positions stay as they are. Raises ValueError for other than 8 or 4 bits.
+    """
+    for module in list(machine.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, QuantizedLinear(child.weight, bits, child.bias))
+            elif isinstance(child, Unembedding) and child.weight is not None:
+                setattr(module, name, QuantizedUnembedding(child.weight, 8, child.bias))
+            elif isinstance(child, nn.Embedding) and name == "tokens":
+                setattr(module, name, QuantizedEmbedding(child.weight, 8))
+
+
+def weights(machine: nn.Module) -> Mapping[str, Tensor]:
+    """Every tensor of a machine by name, quantised matrices as what they mean, each worked out when it is asked for."""
+    held = dict(machine.state_dict())
+    meant = {f"{path}.weight": module for path, module in machine.named_modules() if isinstance(module, Quantized)}
+    if not meant:
+        return held
+    packed = {name.removesuffix("weight") + "packed" for name in meant}
+    return _Meant({name: tensor for name, tensor in held.items() if name not in packed}, meant)
+
+
+class _Meant(Mapping[str, Tensor]):
+    def __init__(self, held: Mapping[str, Tensor], meant: Mapping[str, Quantized]) -> None:
+        self._held, self._meant = held, meant
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._held[name] if name in self._held else self._meant[name].weight
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held or name in self._meant
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._held
+        yield from self._meant
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._meant)

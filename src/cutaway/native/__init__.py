@@ -1,0 +1,1 @@
+"""Kernels in C for processors: a decoder's forward without PyTorch between its operations."""

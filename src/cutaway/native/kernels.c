@@ -1,0 +1,918 @@
+/* The forward of a decoder on a processor, as a list of operations that all threads walk through together.
+
+   Shapes: M rows (tokens read at once, of one text or of many), N rows and K columns of a matrix, H heads, G key-value
+   heads, E head width, S slots of a cache. A panel is 16 rows of a matrix, or 16 keys: what one vector holds.
+
+   Every thread runs the whole list; inside an operation the threads share the work, after it they wait for each other.
+   Nothing is allocated while it runs but what a thread keeps for itself the first time. No header of PyTorch is needed:
+   Python hands over addresses (native/program.py mirrors the structs below). */
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define EACH(n) _Pragma("GCC unroll 32") for (int64_t n
+#define PANEL 16
+#define GROUP 32   /* weights, or inputs, that share a scale */
+#define TILE 6     /* rows of a tile: queries, or inputs that meet a pair of panels together */
+#define WIDE 4     /* panels that meet a single row together */
+#define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
+#define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
+#if defined(__AVX512F__)
+#define STREAMS 12 /* rows of a float matrix that are read side by side */
+#else
+#define STREAMS 3
+#endif
+
+typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* ------------------------------------------------------------------ what Python fills in */
+
+enum { FLOAT32, BFLOAT16, INT8, INT4 };
+enum { NO_NORM, LAYER_NORM, RMS_NORM };
+enum { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH };
+enum { EMBED, NORM, LINEAR, ATTEND };
+
+typedef struct {
+    const void *data;  /* float matrices (N, K) as they lie; the others in panels */
+    const float *bias; /* (N,), or null */
+    float *out;        /* (M, N) */
+    int64_t kind, rows, columns;
+} Matrix;
+
+typedef struct {
+    const float *weight, *bias;
+    int64_t kind;
+    double eps;
+} Norm;
+
+typedef struct {
+    float *q, *k, *v, *z;    /* (M, H E), (M, G E) twice, (M, H E) */
+    float *keys, *values;    /* caches: sequences x G x (S / 16, E, 16), and x (S, E) */
+    const float *cos, *sin;  /* (positions, rotated / 2) */
+    const float *relative;   /* (H, S): what a distance adds to a score, or null */
+    const int32_t *lengths;  /* cross-attention: how many keys each sequence has; else null */
+    Norm q_norm, k_norm;
+    int64_t heads, kv_heads, width, rotated, slots, window, whole_norm;
+    double scale, softcap;
+} Attention;
+
+typedef struct {
+    int64_t code;
+    const float *in; /* (M, width) */
+    int64_t width;
+    Norm norm;       /* LINEAR: its inputs are normalised first; NORM: the thing itself */
+    Matrix matrix[3];
+    int64_t matrices, activation, gated, add, picked;
+    double scale, softcap;
+    const float *table; /* EMBED: vectors of positions (positions, width), or null */
+    int64_t offset;
+    Attention attention;
+} Op;
+
+typedef struct {
+    int64_t rows, wanted;
+    const int32_t *ids, *positions, *sequences; /* (M,) */
+    const int32_t *picked;                      /* (wanted,): the rows that a picking operation reads */
+    float *floats;                              /* shared by the threads: (M, K) */
+    int8_t *bytes;                              /* (M, K) */
+    float *scales;                              /* (M, K / 32) */
+    int32_t *sums;                              /* (M, K / 32) */
+    int64_t scratch;                            /* bytes each thread needs for itself */
+} Batch;
+
+/* ------------------------------------------------------------------ threads */
+
+typedef struct {
+    int threads;
+    pthread_t *others;
+    atomic_int run, arrived, crossed, asleep, stop, next[2];
+    const Op *ops;
+    int64_t count;
+    const Batch *batch;
+    char **scratch;
+    int64_t *room;
+} Pool;
+
+/* Wait until `*at` is no longer `old`: a moment awake, then asleep, so that a core that is short of time gets it. */
+static void wait(Pool *pool, atomic_int *at, int old) {
+    for (int turns = 0; turns < 2000; turns++) {
+        if (atomic_load_explicit(at, memory_order_acquire) != old) return;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    atomic_fetch_add(&pool->asleep, 1);
+    while (atomic_load(at) == old) {
+#if defined(__linux__)
+        syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, old, (void *)0, (void *)0, 0);
+#else
+        nanosleep(&(struct timespec){0, 50000}, 0);
+#endif
+    }
+    atomic_fetch_sub(&pool->asleep, 1);
+}
+
+static void change(Pool *pool, atomic_int *at) {
+    atomic_fetch_add(at, 1);
+#if defined(__linux__)
+    if (atomic_load(&pool->asleep)) syscall(SYS_futex, at, FUTEX_WAKE_PRIVATE, INT32_MAX, (void *)0, (void *)0, 0);
+#else
+    (void)pool;
+#endif
+}
+
+/* Everybody has arrived. `next` hands out work: one counter is in use while the other waits at nought. */
+static void meet(Pool *pool, int *side) {
+    int crossed = atomic_load_explicit(&pool->crossed, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) == pool->threads - 1) {
+        atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&pool->next[*side], 0, memory_order_relaxed);
+        change(pool, &pool->crossed);
+    } else
+        wait(pool, &pool->crossed, crossed);
+    *side ^= 1;
+}
+
+INLINE int64_t take(Pool *pool, int side) {
+    return atomic_fetch_add_explicit(&pool->next[side], 1, memory_order_relaxed);
+}
+
+/* ------------------------------------------------------------------ vectors */
+
+INLINE vec load(const float *x) { return *(const vec *)x; }
+INLINE void store(float *x, vec v) { *(vec *)x = v; }
+INLINE vec splat(float x) { return (vec){0} + x; }
+INLINE vec choose(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
+INLINE vec least(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec most(vec a, vec b) { return choose(a > b, a, b); }
+
+INLINE float total(vec v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float x[PANEL];
+    store(x, v);
+    for (int i = 0; i < 8; i++) x[i] += x[i + 8];
+    for (int i = 0; i < 4; i++) x[i] += x[i + 4];
+    return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+
+INLINE float maximum(vec v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float x[PANEL], found;
+    store(x, v);
+    found = x[0];
+    for (int i = 1; i < PANEL; i++) found = x[i] > found ? x[i] : found;
+    return found;
+#endif
+}
+
+/* e^x: 2^n by the exponent's bits, the rest by a polynomial (Cephes' expf); 0 far below, NaN stays NaN. */
+INLINE vec exponential(vec x) {
+    const vec magic = splat(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    vec y = choose(x > 88.f, splat(88.f), x);
+    vec n = y * 1.44269504088896341f + magic;
+    ints whole = (ints)n - (ints)magic;
+    n = n - magic;
+    vec r = y - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.f;
+    vec found = choose(x < -87.f, splat(0), (vec)((ints)p + (whole << 23)));
+    return choose(x == x, found, x);
+}
+
+INLINE vec tangent(vec x) {
+    vec y = choose(x < 0, -x, x);
+    vec square = x * x;
+    vec far = 1.f - 2.f / (exponential(2.f * y) + 1.f);
+    /* Near nought the difference of two ones would leave nothing (Cephes' tanhf). */
+    vec near = splat(-5.70498872745e-3f);
+    near = near * square + 2.06390887954e-2f;
+    near = near * square - 5.37397155531e-2f;
+    near = near * square + 1.33314422036e-1f;
+    near = near * square - 3.33332819422e-1f;
+    near = near * square * y + y;
+    vec both = choose(y < 0.625f, near, far);
+    return choose(x < 0, -both, both);
+}
+
+/* The error function as a quotient of polynomials on [-4, 4] (Eigen's). */
+INLINE vec error_function(vec x) {
+    x = choose(x > 4.f, splat(4.f), choose(x < -4.f, splat(-4.f), x));
+    vec s = x * x;
+    vec p = splat(-2.72614225801306e-10f);
+    p = p * s + 2.77068142495902e-08f;
+    p = p * s - 2.10102402082508e-06f;
+    p = p * s - 5.69250639462346e-05f;
+    p = p * s - 7.34990630326855e-04f;
+    p = p * s - 2.95459980854025e-03f;
+    p = p * s - 1.60960333262415e-02f;
+    vec q = splat(-1.45660718464996e-05f);
+    q = q * s - 2.13374055278905e-04f;
+    q = q * s - 1.68282697438203e-03f;
+    q = q * s - 7.37332916720468e-03f;
+    q = q * s - 1.42647390514189e-02f;
+    return x * p / q;
+}
+
+INLINE vec activate(int64_t activation, vec x) {
+    switch (activation) {
+    case GELU: return 0.5f * x * (1.f + error_function(x * 0.70710678118654752f));
+    case GELU_TANH: return 0.5f * x * (1.f + tangent(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case RELU: return choose(x > 0, x, choose(x == x, splat(0), x));
+    case SILU: return x / (1.f + exponential(-x));
+    case TANH: return tangent(x);
+    default: return x;
+    }
+}
+
+/* ------------------------------------------------------------------ rows of numbers */
+
+static void normalise(const Norm *norm, const float *x, float *y, int64_t width) {
+    double mean = 0, square = 0;
+    int64_t full = width / PANEL * PANEL;
+    if (norm->kind == LAYER_NORM) {
+        vec sum = {0};
+        for (int64_t i = 0; i < full; i += PANEL) sum += load(x + i);
+        mean = total(sum);
+        for (int64_t i = full; i < width; i++) mean += x[i];
+        mean /= width;
+    }
+    float middle = mean;
+    vec squares = {0};
+    for (int64_t i = 0; i < full; i += PANEL) {
+        vec d = load(x + i) - middle;
+        squares += d * d;
+    }
+    square = total(squares);
+    for (int64_t i = full; i < width; i++) square += (x[i] - middle) * (x[i] - middle);
+    float by = 1.0 / sqrt(square / width + norm->eps);
+    for (int64_t i = 0; i < width; i++) y[i] = (x[i] - middle) * by * norm->weight[i];
+    if (norm->bias)
+        for (int64_t i = 0; i < width; i++) y[i] += norm->bias[i];
+}
+
+/* A row in 8 bits, each 32 numbers with a scale of their own, and the sum of what they became. */
+static void quantise(const float *x, int64_t width, int8_t *q, float *scales, int32_t *sums) {
+    for (int64_t g = 0; g * GROUP < width; g++, x += GROUP, q += GROUP) {
+        float padded[GROUP] = {0};
+        const float *from = x;
+        if ((g + 1) * GROUP > width) {
+            memcpy(padded, x, sizeof(float) * (width - g * GROUP));
+            from = padded;
+        }
+        vec a = load(from), b = load(from + PANEL);
+        float largest = maximum(most(most(a, -a), most(b, -b)));
+        float nothing = total((a - a) + (b - b)); /* NaN where one of them is, or is infinite: it must not get lost */
+        vec by = splat(largest > 0 ? 127.f / largest : 0);
+        const vec magic = splat(12582912.f);
+        ints low = (ints)(a * by + magic) - (ints)magic, high = (ints)(b * by + magic) - (ints)magic;
+        scales[g] = largest / 127.f + nothing;
+#if defined(__AVX512F__)
+        _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8((__m512i)low));
+        _mm_storeu_si128((__m128i *)(q + PANEL), _mm512_cvtsepi32_epi8((__m512i)high));
+        sums[g] = _mm512_reduce_add_epi32((__m512i)(low + high));
+#else
+        sums[g] = 0;
+        for (int i = 0; i < PANEL; i++) {
+            q[i] = (int8_t)low[i], q[i + PANEL] = (int8_t)high[i];
+            sums[g] += low[i] + high[i];
+        }
+#endif
+    }
+}
+
+INLINE vec half_scales(const void *at) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(at));
+#else
+    typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
+    return __builtin_convertvector(*(const halves *)at, vec);
+#endif
+}
+
+/* Row `row` of a matrix as floats, whatever it is kept in. */
+static void dequantise(const Matrix *matrix, int64_t row, float *out) {
+    int64_t width = matrix->columns, groups = (width + GROUP - 1) / GROUP, lane = row % PANEL;
+    if (matrix->kind == FLOAT32) {
+        memcpy(out, (const float *)matrix->data + row * width, width * sizeof(float));
+        return;
+    }
+    if (matrix->kind == BFLOAT16) {
+        const uint16_t *from = (const uint16_t *)matrix->data + row * width;
+        for (int64_t k = 0; k < width; k++) ((uint32_t *)out)[k] = (uint32_t)from[k] << 16;
+        return;
+    }
+    int64_t bytes = matrix->kind == INT8 ? ROWS8 : ROWS4;
+    const uint8_t *group = (const uint8_t *)matrix->data + row / PANEL * groups * bytes;
+    for (int64_t g = 0; g < groups; g++, group += bytes) {
+        float scale = half_scales(group)[lane];
+        const uint8_t *from = group + 2 * PANEL;
+        for (int64_t i = 0; i < GROUP && g * GROUP + i < width; i++) {
+            if (matrix->kind == INT8) out[g * GROUP + i] = scale * (from[i / 4 * 64 + lane * 4 + i % 4] - 128);
+            else {
+                uint8_t two = from[i / 8 * 64 + lane * 4 + i % 4];
+                out[g * GROUP + i] = scale * ((i % 8 < 4 ? two & 15 : two >> 4) - 8);
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ products */
+
+/* Four weights of each of 16 rows (unsigned bytes) with the same four inputs (signed bytes), added to 16 sums. */
+INLINE ints dot(ints sums, ints weights, int32_t inputs) {
+#if defined(__AVX512VNNI__)
+    return (ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(inputs));
+#elif defined(__AVX2__)
+    /* Bytes 0 and 2, then 1 and 3, as pairs of 16-bit numbers: exact, where vpmaddubsw would saturate. */
+    const __m256i low = _mm256_set1_epi32(0x00ff00ff);
+    int32_t even = (uint16_t)(int8_t)inputs | (uint32_t)(int8_t)(inputs >> 16) << 16;
+    int32_t odd = (uint16_t)(int8_t)(inputs >> 8) | (uint32_t)(int8_t)(inputs >> 24) << 16;
+    __m256i e = _mm256_set1_epi32(even), o = _mm256_set1_epi32(odd), part[2], sum[2];
+    memcpy(part, &weights, 64);
+    memcpy(sum, &sums, 64);
+    for (int i = 0; i < 2; i++) {
+        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_and_si256(part[i], low), e));
+        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_and_si256(_mm256_srli_epi16(part[i], 8), low), o));
+    }
+    memcpy(&sums, sum, 64);
+    return sums;
+#else
+    EACH(i) = 0; i < 4; i++) sums += (ints)((bits)weights >> (uint32_t)(8 * i) & 255u) * (int32_t)(int8_t)(inputs >> (8 * i));
+    return sums;
+#endif
+}
+
+INLINE int32_t four(const int8_t *x) {
+    int32_t inputs;
+    memcpy(&inputs, x, 4);
+    return inputs;
+}
+
+/* `rows` quantised inputs with `panels` panels: out (rows, 16 panels). Both counts are constants where it is called. */
+INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t stride, int64_t groups, const int8_t *x,
+                 const float *scales, const int32_t *sums, int64_t x_stride, float *out) {
+    vec found[rows * panels];
+    EACH(i) = 0; i < rows * panels; i++) found[i] = splat(0);
+    for (int64_t g = 0; g < groups; g++) {
+        ints sum[rows * panels];
+        const uint8_t *group[panels];
+        EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * (kind == INT8 ? ROWS8 : ROWS4) + 2 * PANEL;
+        /* Weights are kept off by 128 (or 8), to be unsigned: what that adds is taken off by the sum of the inputs. */
+        EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
+            sum[m * panels + p] = (ints){0} - (kind == INT8 ? 128 : 8) * sums[m * groups + g];
+        const int8_t *its = x + g * GROUP;
+        if (kind == INT8) {
+            EACH(c) = 0; c < GROUP / 4; c++) {
+                ints weights[panels];
+                EACH(p) = 0; p < panels; p++) weights[p] = *(const ints *)(group[p] + 64 * c);
+                EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
+                    sum[m * panels + p] = dot(sum[m * panels + p], weights[p], four(its + m * x_stride + 4 * c));
+            }
+        } else {
+            EACH(c) = 0; c < GROUP / 8; c++) {
+                ints low[panels], high[panels];
+                EACH(p) = 0; p < panels; p++) {
+                    bits two = *(const bits *)(group[p] + 64 * c);
+                    low[p] = (ints)(two & 0x0f0f0f0fu);
+                    high[p] = (ints)(two >> 4u & 0x0f0f0f0fu);
+                }
+                EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) {
+                    sum[m * panels + p] = dot(sum[m * panels + p], low[p], four(its + m * x_stride + 8 * c));
+                    sum[m * panels + p] = dot(sum[m * panels + p], high[p], four(its + m * x_stride + 8 * c + 4));
+                }
+            }
+        }
+        EACH(p) = 0; p < panels; p++) {
+            vec scale = half_scales(group[p] - 2 * PANEL);
+            EACH(m) = 0; m < rows; m++)
+                found[m * panels + p] += __builtin_convertvector(sum[m * panels + p], vec) * (scale * scales[m * groups + g]);
+        }
+    }
+    EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) store(out + (m * panels + p) * PANEL, found[m * panels + p]);
+}
+
+/* Two panels of 4-bit weights as 8-bit ones, for many inputs to come. They stay off by 8. */
+static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
+    for (int64_t g = 0; g < groups; g++, w += ROWS4, wide += ROWS8) {
+        memcpy(wide, w, 2 * PANEL);
+        for (int c = 0; c < GROUP / 8; c++) {
+            bits two = *(const bits *)(w + 2 * PANEL + 64 * c);
+            *(bits *)(wide + 2 * PANEL + 128 * c) = (two & 0x0f0f0f0fu) + 0x78787878u;
+            *(bits *)(wide + 2 * PANEL + 128 * c + 64) = (two >> 4u & 0x0f0f0f0fu) + 0x78787878u;
+        }
+    }
+}
+
+INLINE vec weights_at(int kind, const void *row, int64_t k) {
+    if (kind == FLOAT32) return load((const float *)row + k);
+    typedef uint16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
+    return (vec)(__builtin_convertvector(*(const shorts *)((const uint16_t *)row + k), bits) << 16u);
+}
+
+INLINE float weight_at(int kind, const void *row, int64_t k) {
+    if (kind == FLOAT32) return ((const float *)row)[k];
+    union { uint32_t i; float f; } u = {(uint32_t)((const uint16_t *)row)[k] << 16};
+    return u.f;
+}
+
+/* A few inputs with `count` rows of a float matrix, along the rows: out (rows, count). */
+INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
+                  float *out, int64_t out_stride) {
+    vec sum[rows * count];
+    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), full = columns / PANEL * PANEL;
+    EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
+    for (int64_t k = 0; k < full; k += PANEL) {
+        EACH(n) = 0; n < count; n++) {
+            vec weights = weights_at(kind, w + n * bytes, k);
+            EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
+        }
+    }
+    EACH(m) = 0; m < rows; m++) EACH(n) = 0; n < count; n++) {
+        float found = total(sum[m * count + n]);
+        for (int64_t k = full; k < columns; k++) found += weight_at(kind, w + n * bytes, k) * x[m * x_stride + k];
+        out[m * out_stride + n] = found;
+    }
+}
+
+/* 32 inputs, laid side by side (K, 32), with `count` rows of a float matrix: out (count, 32). */
+INLINE void across(int count, int kind, const char *w, int64_t columns, const float *x, float *out) {
+    vec sum[2 * count];
+    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2);
+    EACH(i) = 0; i < 2 * count; i++) sum[i] = splat(0);
+    for (int64_t k = 0; k < columns; k++) {
+        vec a = load(x + 32 * k), b = load(x + 32 * k + PANEL);
+        EACH(n) = 0; n < count; n++) {
+            float weight = weight_at(kind, w + n * bytes, k);
+            sum[2 * n] += a * weight;
+            sum[2 * n + 1] += b * weight;
+        }
+    }
+    EACH(i) = 0; i < 2 * count; i++) store(out + PANEL * i, sum[i]);
+}
+
+/* ------------------------------------------------------------------ a matrix, its bias and what follows */
+
+typedef struct {
+    Pool *pool;
+    const Batch *batch;
+    int thread, side;
+    char *scratch;
+} Thread;
+
+/* `found` (rows, panels * 16) and, where a gate is, `second`: bias, activation, gate, scale; then to the output. */
+static void finish(const Op *op, const Matrix *matrix, int64_t row, int64_t rows, int64_t first, int64_t count,
+                   const float *found, const float *second, int64_t stride) {
+    const Matrix *other = matrix + 1;
+    for (int64_t m = 0; m < rows; m++) {
+        float *out = matrix->out + (row + m) * matrix->rows + first;
+        for (int64_t n = 0; n < count; n += PANEL) {
+            int64_t left = matrix->rows - first - n < count - n ? matrix->rows - first - n : count - n;
+            if (left <= 0) break;
+            float whole[4][PANEL];
+            int part = left < PANEL;
+            const float *bias = matrix->bias ? matrix->bias + first + n : 0;
+            const float *other_bias = op->gated && other->bias ? other->bias + first + n : 0;
+            if (part) {
+                memset(whole, 0, sizeof whole);
+                if (bias) bias = memcpy(whole[0], bias, left * 4);
+                if (other_bias) other_bias = memcpy(whole[1], other_bias, left * 4);
+                if (op->add) memcpy(whole[2], out + n, left * 4);
+            }
+            vec v = load(found + m * stride + n) * (float)op->scale;
+            if (bias) v += load(bias);
+            v = activate(op->activation, v);
+            if (op->gated) {
+                vec up = load(second + m * stride + n);
+                if (other_bias) up += load(other_bias);
+                v *= up;
+            }
+            if (op->softcap != 0) v = tangent(v / (float)op->softcap) * (float)op->softcap;
+            if (op->add) v += load(part ? whole[2] : out + n);
+            if (part) {
+                store(whole[3], v);
+                memcpy(out + n, whole[3], left * 4);
+            } else
+                store(out + n, v);
+        }
+    }
+}
+
+INLINE const float *input(const Op *op, const Batch *batch, int64_t m) {
+    return op->in + (op->picked ? batch->picked[m] : m) * op->width;
+}
+
+/* Quantised inputs with `panels` (2 or 4) panels of one matrix from `first` on. */
+static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, int64_t rows, const Batch *batch,
+                     const int8_t *x, const float *scales, const int32_t *sums, const uint8_t *wide, float *out) {
+    int64_t groups = (matrix->columns + GROUP - 1) / GROUP, width = groups * GROUP;
+    int kind = wide ? INT8 : matrix->kind;
+    int64_t stride = groups * (kind == INT8 ? ROWS8 : ROWS4);
+    const uint8_t *w = wide ? wide : (const uint8_t *)matrix->data + panel * stride;
+    x += m * width, scales += m * groups, sums += m * groups;
+    (void)batch;
+#define CASE(r, p, k) case (r) * 100 + (p) * 10 + (k): tile(r, p, k, w, stride, groups, x, scales, sums, width, out); break;
+#define CASES(p) CASE(1, p, INT8) CASE(2, p, INT8) CASE(3, p, INT8) CASE(4, p, INT8) CASE(5, p, INT8) CASE(6, p, INT8) \
+                 CASE(1, p, INT4) CASE(2, p, INT4) CASE(3, p, INT4) CASE(4, p, INT4) CASE(5, p, INT4) CASE(6, p, INT4)
+    switch (rows * 100 + panels * 10 + kind) {
+        CASES(1)
+        CASES(2)
+        CASE(1, 4, INT8)
+        CASE(1, 4, INT4)
+    }
+}
+
+/* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same. */
+static void linear(Thread *me, const Op *op) {
+    const Batch *batch = me->batch;
+    Pool *pool = me->pool;
+    int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
+    int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
+    int quantised = op->matrix[0].kind >= INT8, alone = rows == 1;
+    int many = !quantised && rows > 8;
+    float *floats = batch->floats, *scales = batch->scales;
+    int8_t *bytes = batch->bytes;
+    int32_t *sums = batch->sums;
+    char *scratch = me->scratch;
+    float *found = (float *)scratch;
+    scratch += 2 * 64 * 64 * sizeof(float);
+    if (alone) { /* Each thread makes the one row ready for itself: sooner than waiting for another that does. */
+        floats = (float *)scratch;
+        bytes = (int8_t *)(floats + padded + PANEL);
+        scales = (float *)(bytes + padded);
+        sums = (int32_t *)(scales + groups);
+        scratch = (char *)(sums + groups);
+        scratch += -(uintptr_t)scratch % 64;
+    }
+    int64_t share = many ? 32 : 1; /* rows that lie side by side are one thread's */
+    for (int64_t some = alone ? 0 : take(pool, me->side); some * share < rows; some = alone ? rows : take(pool, me->side))
+        for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
+        const float *x = input(op, batch, m);
+        float *y = alone ? floats : many ? (float *)scratch : floats + m * width;
+        if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
+        if (quantised) quantise(x, width, bytes + m * padded, scales + m * groups, sums + m * groups);
+        else if (many)
+            for (int64_t k = 0; k < width; k++) floats[(m / 32 * width + k) * 32 + m % 32] = x[k];
+        else if (x != y) memcpy(y, x, width * sizeof(float));
+        }
+    if (!alone) {
+        if (many && me->thread == 0)
+            for (int64_t m = rows; m % 32; m++)
+                for (int64_t k = 0; k < width; k++) floats[(m / 32 * width + k) * 32 + m % 32] = 0;
+        meet(pool, &me->side);
+    }
+
+    int64_t step = quantised ? (alone && !op->gated ? WIDE * PANEL : 2 * PANEL) : many ? 2 * STREAMS : 32;
+    int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
+    for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
+    for (int64_t unit = take(pool, me->side); unit < all; unit = take(pool, me->side)) {
+        int64_t i = 0, u = unit;
+        while (u >= units[i]) u -= units[i++];
+        const Matrix *matrix = &op->matrix[i];
+        int64_t first = u * step, left = matrix->rows - first < step ? matrix->rows - first : step;
+        int both = op->gated ? 2 : 1;
+        if (quantised) {
+            int64_t panels = (left + PANEL - 1) / PANEL;
+            const uint8_t *wide[2] = {0, 0};
+            if (matrix->kind == INT4 && rows > 8)
+                for (int b = 0; b < both; b++) {
+                    uint8_t *to = (uint8_t *)scratch + b * 2 * groups * ROWS8;
+                    wide[b] = to;
+                    for (int64_t p = 0; p < panels; p++)
+                        widen((const uint8_t *)matrix[b].data + (first / PANEL + p) * groups * ROWS4, to + p * groups * ROWS8,
+                              groups);
+                }
+            if (panels == 3) panels = 4; /* the last panels of a matrix are followed by empty ones */
+            for (int64_t m = 0; m < rows; m += TILE) {
+                int64_t some = rows - m < TILE ? rows - m : TILE;
+                for (int b = 0; b < both; b++)
+                    product(matrix + b, first / PANEL, panels, m, some, batch, bytes, scales, sums, wide[b],
+                             found + b * 64 * TILE);
+                finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);
+            }
+        } else if (many) {
+            int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
+            for (int64_t m = 0; m < rows; m += 32) {
+                int64_t some = rows - m < 32 ? rows - m : 32;
+                float turned[32 * 2][PANEL * 2];
+                for (int b = 0; b < both; b++) {
+                    const char *w = (const char *)matrix[b].data + first * bytes_each;
+                    const float *x = floats + m * width;
+                    float *to = found + b * 64 * 32;
+                    int64_t n = 0;
+#define ACROSS(c, k) across(c, k, w + n * bytes_each, width, x, to + n * 32)
+                    for (; n + STREAMS <= left; n += STREAMS)
+                        if (matrix->kind == FLOAT32) ACROSS(STREAMS, FLOAT32);
+                        else ACROSS(STREAMS, BFLOAT16);
+                    for (; n < left; n++)
+                        if (matrix->kind == FLOAT32) ACROSS(1, FLOAT32);
+                        else ACROSS(1, BFLOAT16);
+                    for (int64_t j = 0; j < some; j++)
+                        for (int64_t i = 0; i < left; i++) turned[b * 32 + j][i] = to[i * 32 + j];
+                }
+                finish(op, matrix, m, some, first, left, turned[0], turned[32], PANEL * 2);
+            }
+        } else {
+            int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
+            for (int64_t m = 0; m < rows;) {
+                int64_t some = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
+                for (int b = 0; b < both; b++) {
+                    const char *w = (const char *)matrix[b].data + first * bytes_each;
+                    const float *x = floats + m * width;
+                    float *to = found + b * 32 * TILE;
+#define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
+#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else if (some == 2) ALONG(2, c, k); else ALONG(1, c, k); } while (0)
+                    int64_t n = 0;
+                    for (; n + 4 <= left; n += 4)
+                        if (matrix->kind == FLOAT32) ALONG_ROWS(4, FLOAT32);
+                        else ALONG_ROWS(4, BFLOAT16);
+                    for (; n < left; n++)
+                        if (matrix->kind == FLOAT32) ALONG_ROWS(1, FLOAT32);
+                        else ALONG_ROWS(1, BFLOAT16);
+                }
+                finish(op, matrix, m, some, first, left, found, found + 32 * TILE, 32);
+                m += some;
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ attention */
+
+static void rotate(float *x, const float *cos, const float *sin, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+/* Head `head` of a row: normalised if the model does, and turned by its position. */
+static void place(const Attention *attn, const Norm *norm, float *row, int64_t head, int64_t heads, int32_t position,
+                  float *out) {
+    int64_t width = attn->width, half = attn->rotated / 2;
+    float *x = row + head * width;
+    if (norm->kind && attn->whole_norm) { /* over all heads: none may change before all have been read */
+        Norm its = *norm;
+        float whole[heads * width];
+        normalise(&its, row, whole, heads * width);
+        memcpy(out, whole + head * width, width * sizeof(float));
+    } else if (norm->kind)
+        normalise(norm, x, out, width);
+    else if (out != x)
+        memcpy(out, x, width * sizeof(float));
+    if (half) rotate(out, attn->cos + position * half, attn->sin + position * half, half);
+}
+
+/* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
+INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const float *const *q, float *const *z,
+                        const int32_t *positions, const float *keys, const float *values, int64_t from, int64_t to,
+                        float *p, int64_t p_stride) {
+    int64_t width = attn->width, first = from / PANEL * PANEL;
+    const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vec largest[rows];
+    EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
+    for (int64_t s = first; s < to; s += PANEL) {
+        vec score[rows];
+        EACH(m) = 0; m < rows; m++) score[m] = splat(0);
+        const float *panel = keys + s * width;
+        for (int64_t e = 0; e < width; e++) {
+            vec k = load(panel + e * PANEL);
+            EACH(m) = 0; m < rows; m++) score[m] += k * q[m][e];
+        }
+        EACH(m) = 0; m < rows; m++) {
+            vec v = score[m] * (float)attn->scale;
+            vec slot = lane + (float)s;
+            int64_t last = attn->lengths ? to - 1 : positions[m];
+            int64_t least_slot = !attn->lengths && attn->window ? last - attn->window + 1 : 0;
+            if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
+            if (attn->relative)
+                for (int i = 0; i < PANEL; i++)
+                    if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
+            v = choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
+            store(p + m * p_stride + s - first, v);
+            largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));
+        }
+    }
+    float by[rows];
+    EACH(m) = 0; m < rows; m++) {
+        float top = maximum(largest[m]);
+        vec sum = splat(0);
+        for (int64_t s = 0; s < to - first; s += PANEL) {
+            vec v = exponential(load(p + m * p_stride + s) - top);
+            store(p + m * p_stride + s, v);
+            sum += v;
+        }
+        by[m] = 1.f / total(sum);
+    }
+    for (int64_t e = 0; e < width;) {
+#define VALUES(c)                                                                                                      \
+    do {                                                                                                               \
+        vec sum[rows * (c)];                                                                                           \
+        EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
+        for (int64_t s = first; s < to; s++) {                                                                         \
+            const float *v = values + s * width + e;                                                                   \
+            EACH(j) = 0; j < (c); j++) {                                                                               \
+                vec one = load(v + j * PANEL);                                                                         \
+                EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
+            }                                                                                                          \
+        }                                                                                                              \
+        EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * PANEL, sum[m * (c) + j] * by[m]);  \
+        e += PANEL * (c);                                                                                              \
+    } while (0)
+        if (width - e >= 64) VALUES(4);
+        else if (width - e >= 32) VALUES(2);
+        else if (width - e >= 16) VALUES(1);
+        else {
+            for (; e < width; e++)
+                EACH(m) = 0; m < rows; m++) {
+                    float sum = 0;
+                    for (int64_t s = first; s < to; s++) sum += values[s * width + e] * p[m * p_stride + s - first];
+                    z[m][e] = sum * by[m];
+                }
+        }
+    }
+}
+
+static void attend(Thread *me, const Op *op) {
+    const Attention *attn = &op->attention;
+    const Batch *batch = me->batch;
+    Pool *pool = me->pool;
+    int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
+    float *first = (float *)me->scratch;
+    /* Queries and keys are placed, keys and values go to their slots. */
+    int64_t share = batch->rows == 1 ? 4 : each;
+    for (int64_t some = take(pool, me->side); some * share < batch->rows * each; some = take(pool, me->side))
+        for (int64_t i = some * share; i < batch->rows * each && i < (some + 1) * share; i++) {
+            int64_t m = i / each, j = i % each;
+            int32_t position = batch->positions[m];
+            if (j < H && !(attn->q_norm.kind && attn->whole_norm)) {
+                place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->q + m * H * E + j * E);
+            } else if (j < H) {
+                place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->z + m * H * E + j * E);
+            } else if (j < H + G) {
+                float *panel = attn->keys + ((batch->sequences[m] * G + j - H) * S + position / PANEL * PANEL) * E;
+                place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, position, first);
+                for (int64_t e = 0; e < E; e++) panel[e * PANEL + position % PANEL] = first[e];
+            } else {
+                float *row = attn->values + ((batch->sequences[m] * G + j - H - G) * S + position) * E;
+                memcpy(row, attn->v + (m * G + j - H - G) * E, E * sizeof(float));
+            }
+        }
+    meet(pool, &me->side);
+
+    /* Queries of one text that follow each other go together. */
+    int64_t item = take(pool, me->side), seen = 0;
+    float *p = (float *)me->scratch;
+    for (int64_t m = 0; m < batch->rows;) {
+        int64_t rows = 1, limit = 1 + TILE - 1;
+        while (rows < limit && m + rows < batch->rows && batch->sequences[m + rows] == batch->sequences[m] &&
+               batch->positions[m + rows] == batch->positions[m] + rows)
+            rows++;
+        for (; item < seen + H; item = take(pool, me->side)) {
+            int64_t head = item - seen, kv = head / (H / G), sequence = batch->sequences[m];
+            const float *keys = attn->keys + (sequence * G + kv) * S * E, *values = attn->values + (sequence * G + kv) * S * E;
+            int64_t last = batch->positions[m + rows - 1];
+            int64_t to = attn->lengths ? attn->lengths[sequence] : last + 1, from = 0;
+            if (!attn->lengths && attn->window && batch->positions[m] >= attn->window)
+                from = batch->positions[m] - attn->window + 1;
+            const float *q[TILE];
+            float *z[TILE];
+            for (int64_t r = 0; r < rows; r++) {
+                z[r] = attn->z + ((m + r) * H + head) * E;
+                q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
+            }
+#define ATTEND_ROWS(r) case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
+            switch (rows) {
+                ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
+            }
+        }
+        seen += H;
+        m += rows;
+    }
+}
+
+/* ------------------------------------------------------------------ the list */
+
+static void embed(Thread *me, const Op *op) {
+    const Batch *batch = me->batch;
+    float *out = op->matrix[0].out;
+    for (int64_t m = take(me->pool, me->side); m < batch->rows; m = take(me->pool, me->side)) {
+        float *row = out + m * op->width;
+        dequantise(&op->matrix[0], batch->ids[m], row);
+        for (int64_t i = 0; i < op->width; i++) row[i] *= (float)op->scale;
+        if (op->table) {
+            const float *position = op->table + (batch->positions[m] + op->offset) * op->width;
+            for (int64_t i = 0; i < op->width; i++) row[i] += position[i];
+        }
+    }
+}
+
+static void norm(Thread *me, const Op *op) {
+    float *own = (float *)me->scratch;
+    for (int64_t m = take(me->pool, me->side); m < me->batch->rows; m = take(me->pool, me->side)) {
+        float *out = op->matrix[0].out + m * op->width;
+        normalise(&op->norm, op->in + m * op->width, op->add ? own : out, op->width);
+        if (op->add)
+            for (int64_t i = 0; i < op->width; i++) out[i] += own[i];
+    }
+}
+
+static void walk(Pool *pool, int thread) {
+    const Batch *batch = pool->batch;
+    if (pool->room[thread] < batch->scratch) {
+        free(pool->scratch[thread]);
+        pool->scratch[thread] = aligned_alloc(64, (batch->scratch + 63) / 64 * 64);
+        pool->room[thread] = pool->scratch[thread] ? batch->scratch : 0;
+        if (!pool->scratch[thread]) abort();
+    }
+    Thread me = {pool, batch, thread, 0, pool->scratch[thread]};
+    const Op *ops = pool->ops, *end = ops + pool->count; /* the next run may change what the pool says of them */
+    for (const Op *op = ops; op < end; op++) {
+        switch (op->code) {
+        case EMBED: embed(&me, op); break;
+        case NORM: norm(&me, op); break;
+        case LINEAR: linear(&me, op); break;
+        case ATTEND: attend(&me, op); break;
+        }
+        meet(pool, &me.side);
+    }
+    if (me.side) meet(pool, &me.side); /* the next run begins on the same side */
+}
+
+static void *worker(void *given) {
+    Pool *pool = ((void **)given)[0];
+    int thread = (int)(intptr_t)((void **)given)[1], done = 0;
+    free(given);
+    for (;;) {
+        wait(pool, &pool->run, done);
+        done++;
+        if (atomic_load(&pool->stop)) return 0;
+        walk(pool, thread);
+    }
+}
+
+Pool *cutaway_pool(int threads) {
+    Pool *pool = calloc(1, sizeof(Pool));
+    if (!pool) return 0;
+    pool->threads = threads;
+    pool->others = calloc(threads, sizeof(pthread_t));
+    pool->scratch = calloc(threads, sizeof(char *));
+    pool->room = calloc(threads, sizeof(int64_t));
+    for (int i = 1; i < threads; i++) {
+        void **given = malloc(2 * sizeof(void *));
+        given[0] = pool, given[1] = (void *)(intptr_t)i;
+        if (pthread_create(&pool->others[i], 0, worker, given)) {
+            free(given);
+            pool->threads = i;
+            break;
+        }
+    }
+    return pool;
+}
+
+/* All operations on one batch, by all threads of the pool, the calling one among them. */
+void cutaway_run(Pool *pool, const Op *ops, int64_t count, const Batch *batch) {
+    pool->ops = ops, pool->count = count, pool->batch = batch;
+    change(pool, &pool->run);
+    walk(pool, 0);
+}
+
+void cutaway_pool_free(Pool *pool) {
+    atomic_store(&pool->stop, 1);
+    change(pool, &pool->run);
+    for (int i = 1; i < pool->threads; i++) pthread_join(pool->others[i], 0);
+    for (int i = 0; i < pool->threads; i++) free(pool->scratch[i]);
+    free(pool->scratch), free(pool->room), free(pool->others), free(pool);
+}
+
+/* The sizes of the structs, for Python to compare with its own. */
+void cutaway_sizes(int64_t *sizes) {
+    sizes[0] = sizeof(Matrix), sizes[1] = sizeof(Norm), sizes[2] = sizeof(Attention), sizes[3] = sizeof(Op), sizes[4] = sizeof(Batch);
+}

@@ -1,0 +1,263 @@
+"""A decoder written down as a list of operations for kernels.c, and the memory they work in.
+
+Shapes: M rows (tokens read at once), D width, F hidden, H heads, G key-value heads, E head width, V vocabulary,
+S slots of a cache, B texts.
+
+    embed -> [ q k v -> attend -> o, added -> up -> down, added ] x N -> unembed, of the rows that are wanted
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cutaway.model import spec
+from cutaway.model.attention import Attention
+from cutaway.model.block import MLP, Block
+from cutaway.model.positions import rotation, sinusoids
+from cutaway.model.quantized import Quantized
+from cutaway.model.sublayer import Sublayer
+from cutaway.model.transformer import Seq2Seq, Stack, Transformer
+
+PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+QUANTIZED = {8: 2, 4: 3}
+ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
+EMBED, NORM, LINEAR, ATTEND = range(4)
+
+_pointer, _whole, _real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+class CMatrix(ctypes.Structure):
+    _fields_ = [("data", _pointer), ("bias", _pointer), ("out", _pointer),
+                ("kind", _whole), ("rows", _whole), ("columns", _whole)]  # fmt: skip
+
+
+class CNorm(ctypes.Structure):
+    _fields_ = [("weight", _pointer), ("bias", _pointer), ("kind", _whole), ("eps", _real)]
+
+
+class CAttention(ctypes.Structure):
+    _fields_ = [
+        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin", "relative", "lengths")),
+        ("q_norm", CNorm), ("k_norm", CNorm),
+        *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window", "whole_norm")),
+        ("scale", _real), ("softcap", _real),
+    ]  # fmt: skip
+
+
+class COp(ctypes.Structure):
+    _fields_ = [
+        ("code", _whole), ("input", _pointer), ("width", _whole), ("norm", CNorm), ("matrix", CMatrix * 3),
+        *((name, _whole) for name in ("matrices", "activation", "gated", "add", "picked")),
+        ("scale", _real), ("softcap", _real), ("table", _pointer), ("offset", _whole), ("attention", CAttention),
+    ]  # fmt: skip
+
+
+class CBatch(ctypes.Structure):
+    _fields_ = [
+        ("rows", _whole), ("wanted", _whole),
+        *((n, _pointer) for n in ("ids", "positions", "sequences", "picked", "floats", "bytes", "scales", "sums")),
+        ("scratch", _whole),
+    ]  # fmt: skip
+
+
+STRUCTS = (CMatrix, CNorm, CAttention, COp, CBatch)
+
+
+class Program:
+    """The operations of one decoder, caches for ``texts`` texts of up to ``length`` tokens, room for ``rows`` at once.
+
+    It reads the machine's own weights where they lie.
+    """
+
+    def __init__(self, machine: Transformer | Seq2Seq, texts: int, length: int, rows: int) -> None:
+        self.rows, self.length, self.texts = rows, length, texts
+        self._kept: list[object] = []  # what the addresses point to
+        self._rooms: dict[tuple[str, int], Tensor] = {}
+        stem, stack = (
+            (machine.target, machine.decoder) if isinstance(machine, Seq2Seq) else (machine.stem, machine.stack)
+        )
+        width = stack.stack.width
+        self._slots = -(-length // PANEL) * PANEL
+        self._x, self._added = self._room(rows, width), self._room(rows, width)
+        self._turns: dict[spec.Rope, tuple[Tensor, Tensor]] = {}
+        ops = list(self._embedding(stem))
+        blocks: Iterable[Any] = stack.blocks
+        for block, its in zip(blocks, stack.stack.blocks, strict=True):
+            ops += self._block(block, its)
+        ops.append(self._unembedding(machine, stack))
+        self.ops = (COp * len(ops))(*ops)
+        widest = max(matrix.columns for op in ops for matrix in op.matrix[: op.matrices])
+        self._batch(widest)
+
+    # ------------------------------------------------------------------ one run
+
+    def fill(
+        self, ids: Sequence[int], positions: Iterable[int], sequences: Iterable[int], wanted: Sequence[int]
+    ) -> CBatch:
+        """The rows of the next run: token, position and text of each, and those of which logits are wanted."""
+        count, batch = len(ids), self.batch
+        self.ids[:count], self.picked[: len(wanted)] = ids, wanted
+        self.positions[:count], self.sequences[:count] = list(positions), list(sequences)
+        batch.rows, batch.wanted = count, len(wanted)
+        return batch
+
+    def _batch(self, widest: int) -> None:
+        padded = -(-widest // GROUP) * GROUP
+        self.ids, self.positions, self.sequences, self.picked = (np.zeros(self.rows, np.int32) for _ in range(4))
+        blocks = -(-self.rows // 32) * 32
+        floats, groups = self._room(blocks, padded), padded // GROUP
+        numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
+        scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))
+        own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
+        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 6 * (self._slots + PANEL) * 4)
+        self.batch = CBatch(
+            ids=self.ids.ctypes.data, positions=self.positions.ctypes.data, sequences=self.sequences.ctypes.data,
+            picked=self.picked.ctypes.data, floats=_at(floats), bytes=_at(numbers), scales=_at(scales), sums=_at(sums),
+            scratch=own,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ from the machine to operations
+
+    def _embedding(self, stem: Any) -> Iterable[COp]:
+        its: spec.Tokens = stem.stem
+        op = COp(code=EMBED, width=its.width, matrices=1, scale=its.scale)
+        op.matrix[0] = self._matrix(stem.tokens, None, self._x)
+        if its.positions is not None:
+            length = self.length + its.positions.offset
+            table = (
+                sinusoids(torch.arange(self.length), its.width, torch.float32)
+                if stem.positions is None
+                else stem.positions.weight[:length].float()
+            )
+            op.table = _at(self._keep(table.contiguous()))
+            op.offset = 0 if stem.positions is None else its.positions.offset
+        yield op
+        if stem.norm is not None:
+            yield self._norm(self._x, stem.norm, self._x)
+
+    def _block(self, block: Block, its: spec.Block) -> Iterable[COp]:
+        attn, mlp = block.attn, block.mlp
+        hidden = self._shared("hidden", its.mlp.hidden)
+        if its.parallel:
+            yield from self._attention(attn, its.attn)
+            up = self._up(mlp, its.mlp, hidden, attn if its.shared_norm else mlp)
+            yield up
+            yield from self._leave(attn, self._linear(attn.o, self._z))
+            yield from self._leave(mlp, self._linear(mlp.down, hidden))
+            return
+        yield from self._attention(attn, its.attn)
+        yield from self._leave(attn, self._linear(attn.o, self._z))
+        yield self._up(mlp, its.mlp, hidden, mlp)
+        yield from self._leave(mlp, self._linear(mlp.down, hidden))
+
+    def _attention(self, attn: Attention, its: spec.Attention) -> Iterable[COp]:
+        """Queries, keys and values, and what they make of each other; the results are in ``_z``."""
+        queries, keys = its.heads * its.width, its.kv_heads * its.width
+        q, k, v = self._shared("q", queries), self._shared("k", keys), self._shared("v", keys)
+        self._z = self._shared("z", queries)
+        project = COp(code=LINEAR, input=_at(self._x), width=self._x.shape[1], scale=1, matrices=3)
+        self._normalised(project, attn)
+        for i, (matrix, out) in enumerate(((attn.q, q), (attn.k, k), (attn.v, v))):
+            project.matrix[i] = self._matrix(matrix, matrix.bias, out)
+        yield project
+        op = COp(code=ATTEND)
+        to = op.attention
+        to.q, to.k, to.v, to.z = (_at(tensor) for tensor in (q, k, v, self._z))
+        held = self.texts * its.kv_heads * self._slots * its.width
+        to.keys, to.values = _at(self._room(1, held)), _at(self._room(1, held))
+        to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
+        to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
+        to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)
+        to.whole_norm = its.qk_norm == "full"
+        if its.rope is not None:
+            if its.rope not in self._turns:
+                cos, sin = rotation(its.rope, torch.arange(self._slots), torch.float32)
+                self._turns[its.rope] = self._keep(cos.contiguous()), self._keep(sin.contiguous())
+            cos, sin = self._turns[its.rope]
+            to.cos, to.sin, to.rotated = _at(cos), _at(sin), its.rope.width
+        yield op
+
+    def _up(self, mlp: MLP, its: spec.MLP, hidden: Tensor, enters: Sublayer) -> COp:
+        op = COp(code=LINEAR, input=_at(self._x), width=self._x.shape[1], scale=1, gated=its.gated)
+        self._normalised(op, enters)
+        matrices = [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]
+        op.matrices, op.activation = len(matrices), ACTIVATIONS[its.activation]
+        for i, matrix in enumerate(matrices):
+            op.matrix[i] = self._matrix(matrix, matrix.bias, hidden)
+        return op
+
+    def _leave(self, sublayer: Sublayer, product: COp) -> Iterable[COp]:
+        """What a branch hands over is added to the stream, perhaps normalised before or after."""
+        product.add = sublayer.post is None
+        product.matrix[0].out = _at(self._x if product.add else self._added)
+        yield product
+        if sublayer.post is not None:
+            yield self._norm(self._added, sublayer.post, self._x, add=True)
+        if sublayer.stream is not None:
+            yield self._norm(self._x, sublayer.stream, self._x)
+
+    def _unembedding(self, machine: Transformer | Seq2Seq, stack: Stack) -> COp:
+        head = machine.head
+        assert head is not None, "a decoder has an unembedding"
+        stem = machine.target if isinstance(machine, Seq2Seq) else machine.stem
+        self.logits = self._room(self.rows, head.head.size)
+        op = COp(
+            code=LINEAR, input=_at(self._x), width=self._x.shape[1], matrices=1, picked=1, scale=head.head.scale,
+            softcap=head.head.softcap or 0, norm=self._parameters(stack.norm),
+        )  # fmt: skip
+        op.matrix[0] = self._matrix(stem.tokens if head.head.tied else head.out, head.out.bias, self.logits)
+        return op
+
+    def _linear(self, linear: Any, x: Tensor) -> COp:
+        op = COp(code=LINEAR, input=_at(x), width=x.shape[1], matrices=1, scale=1)
+        op.matrix[0] = self._matrix(linear, linear.bias, None)
+        return op
+
+    def _norm(self, x: Tensor, norm: nn.Module, out: Tensor, add: bool = False) -> COp:
+        op = COp(code=NORM, input=_at(x), width=x.shape[1], norm=self._parameters(norm), add=add, matrices=1)
+        op.matrix[0] = CMatrix(out=_at(out), rows=x.shape[1], columns=x.shape[1])
+        return op
+
+    def _normalised(self, op: COp, sublayer: Sublayer) -> None:
+        op.norm = self._parameters(sublayer.pre)
+
+    def _parameters(self, norm: Any) -> CNorm:
+        if norm is None:
+            return CNorm()
+        bias = getattr(norm, "bias", None)
+        return CNorm(self._float(norm.weight), self._float(bias), 2 if bias is None else 1, norm.eps)
+
+    def _matrix(self, module: Any, bias: Tensor | None, out: Tensor | None) -> CMatrix:
+        if isinstance(module, Quantized):
+            packed = self._keep(module.packed)
+            kind, rows, columns = QUANTIZED[module.bits], module.rows, module.columns
+            return CMatrix(_at(packed), self._float(bias), _at(out), kind, rows, columns)
+        weight = self._keep(module.weight.detach().contiguous())
+        return CMatrix(_at(weight), self._float(bias), _at(out), KINDS[weight.dtype], *weight.shape)
+
+    def _float(self, tensor: Tensor | None) -> int | None:
+        return None if tensor is None else _at(self._keep(tensor.detach().float().contiguous()))
+
+    def _shared(self, name: str, width: int) -> Tensor:
+        """Room for rows that every block uses anew."""
+        if (name, width) not in self._rooms:
+            self._rooms[name, width] = self._room(self.rows, width)
+        return self._rooms[name, width]
+
+    def _room(self, rows: int, width: int) -> Tensor:
+        return self._keep(torch.empty(rows, width))
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self._kept.append(tensor)
+        return tensor
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,77 @@
+"""Matrices in 8 and 4 bits: what they hold, what they lose, and that a machine of them is still seen through."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import cutaway
+from cutaway.errors import Misuse
+from cutaway.model import quantized
+from cutaway.model.quantized import QuantizedEmbedding, pack, unpack
+
+SHAPES = [(1, 1), (16, 32), (97, 48), (200, 330)]
+
+
+def matrix(rows: int, columns: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_fits_the_codes_comes_back_exactly(shape: tuple[int, int], bits: int) -> None:
+    top = 127 if bits == 8 else 7
+    codes = torch.randint(-top, top + 1, shape, generator=torch.Generator().manual_seed(0)).float()
+    codes[:, ::32] = top if bits == 8 else -8  # the largest of each group, as its scale needs it
+    weight = codes * 2.0**-5
+    assert torch.equal(unpack(pack(weight, bits), bits, *shape), weight)
+
+
+@pytest.mark.parametrize(("bits", "lost"), [(8, 0.006), (4, 0.085)])
+def test_little_is_lost(bits: int, lost: float) -> None:
+    weight = matrix(200, 330)
+    found = unpack(pack(weight, bits), bits, 200, 330)
+    assert 0 < (found - weight).norm() / weight.norm() < lost
+
+
+def test_the_span_of_a_4_bit_scale_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = matrix(200, 330)
+    chosen = (unpack(pack(weight, 4), 4, 200, 330) - weight).norm()
+    monkeypatch.setattr(quantized, "SPANS", (1.0,))
+    assert chosen < 0.97 * (unpack(pack(weight, 4), 4, 200, 330) - weight).norm()
+
+
+def test_a_large_matrix_is_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pack(matrix(200, 330), 8)
+    monkeypatch.setattr(quantized, "AT_ONCE", 1)
+    assert torch.equal(pack(matrix(200, 330), 8), whole)
+
+
+def test_rows_are_looked_up_as_they_are_meant() -> None:
+    table = QuantizedEmbedding(matrix(97, 48), 8)
+    ids = torch.tensor([[0, 96, 15, 16], [5, 5, 31, 0]])
+    assert torch.equal(table(ids), nn.functional.embedding(ids, table.weight))
+
+
+def test_other_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="not in 3"):
+        pack(matrix(16, 32), 3)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_a_record_of_it_adds_up(quantize: str) -> None:
+    model = cutaway.load("stories", quantize=quantize)
+    assert model.card.dtype == quantize
+    record = model.run("Once upon a time there was a")
+    exact = model.machine(torch.tensor([record.tokens]))[0]
+    torch.testing.assert_close(record["logits"], exact, rtol=1e-5, atol=1e-5)
+    for cell in ("blocks.2.attn.q[-1,0,3]", "blocks.1.mlp.up[-1,5]", "logits[-1,7]"):
+        assert abs(record.explain(cell).difference) < 1e-5, cell
+
+
+def test_a_quantised_model_says_what_it_wants() -> None:
+    with pytest.raises(Misuse, match="int8, int4"):
+        cutaway.load("stories", quantize="int3")
+    with pytest.raises(Misuse, match="Only decoders"):
+        cutaway.load("words", quantize="int8")

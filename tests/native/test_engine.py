@@ -1,0 +1,164 @@
+"""The engine reads as the machine does: every kind of decoder, whole, in pieces, token by token and side by side."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import Failed
+from cutaway.generate import engine as engines
+from cutaway.generate import loop
+from cutaway.generate.engine import Engine
+from cutaway.generate.sampler import Sampler
+from cutaway.model.quantized import Quantized, quantize
+from cutaway.model.transformer import Transformer
+from cutaway.native import library
+from tests.model.machines import CONTEXT, DECODERS, VOCABULARY, lively
+
+LENGTH = 23
+IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels() -> library.Library:
+    try:
+        return library.load()
+    except library.Unavailable as reason:
+        pytest.skip(f"needs the kernels in C: {reason}")
+
+
+@pytest.fixture(params=sorted(DECODERS))
+def machine(request: pytest.FixtureRequest) -> Transformer:
+    return lively(DECODERS[request.param])  # type: ignore[return-value]
+
+
+def in_pieces(machine: Transformer, size: int) -> np.ndarray:
+    """Logits (T, V), reading ``size`` tokens at a time; only the last row of each piece is filled."""
+    engine, rows = Engine(machine, CONTEXT), np.full((LENGTH, VOCABULARY), np.nan, np.float32)
+    for start in range(0, LENGTH, size):
+        piece = IDS[start : start + size]
+        rows[start + len(piece) - 1] = engine.read(piece)
+    return rows
+
+
+def side_by_side(machine: Transformer) -> np.ndarray:
+    """Three texts, each a token further on than the one before, go on together: logits (3, V)."""
+    engine = Engine(machine, CONTEXT, texts=3)
+    for text in range(3):
+        engine.read(IDS[: 5 + text], text)
+    return engine.step([IDS[5 + text] for text in range(3)], range(3))
+
+
+def worst(found: np.ndarray, expected: np.ndarray) -> float:
+    filled = ~np.isnan(found[:, 0])
+    return float(np.abs(found - expected)[filled].max() / np.abs(expected).max())
+
+
+@torch.no_grad()
+def logits(machine: Transformer) -> np.ndarray:
+    return machine(torch.tensor([IDS]))[0].numpy()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11, LENGTH])
+def test_it_reads_as_the_machine_does(machine: Transformer, size: int) -> None:
+    assert worst(in_pieces(machine, size), logits(machine)) < 2e-6
+
+
+def test_texts_side_by_side_do_not_meet(machine: Transformer) -> None:
+    assert worst(side_by_side(machine), logits(machine)[5:8]) < 2e-6
+
+
+def test_a_prompt_longer_than_a_chunk(machine: Transformer) -> None:
+    found = Engine(machine, CONTEXT, chunk=4).read(IDS)
+    assert worst(found[None], logits(machine)[-1:]) < 2e-6
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_a_row_does_not_see_what_is_read_beside_it(machine: Transformer, bits: int) -> None:
+    quantize(machine, bits)
+    alone = in_pieces(machine, 1)
+    for size in (2, 7, 11, LENGTH):
+        pieces = in_pieces(machine, size)
+        filled = ~np.isnan(pieces[:, 0])
+        assert np.array_equal(pieces[filled], alone[filled])
+    assert np.array_equal(side_by_side(machine), alone[5:8])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_it_differs_by_what_its_inputs_lose(machine: Transformer, bits: int) -> None:
+    """The machine with its matrices' inputs put in 8 bits, 32 by 32, is met to rounding; without, it is not."""
+    quantize(machine, bits)
+    exact = logits(machine)
+    rounded = copy.deepcopy(machine)
+    for module in rounded.modules():
+        if isinstance(module, Quantized) and not isinstance(module, nn.Embedding):
+            module.register_forward_pre_hook(lambda _, given: (in_8_bits(given[0]), *given[1:]))
+    tied = machine.head is not None and machine.head.head.tied
+    if tied:
+        rounded.head.register_forward_pre_hook(lambda _, given: (in_8_bits(given[0]), *given[1:]))  # type: ignore[union-attr]
+    found = in_pieces(machine, 1)
+    # A number half-way between two codes may go either way, and all that reads it goes along; some row has none.
+    nearest = min(worst(found[i : i + 1], logits(rounded)[i : i + 1]) for i in range(LENGTH))
+    assert nearest < 2e-6 < 1e-4 < min(worst(found[i : i + 1], exact[i : i + 1]) for i in range(LENGTH))
+    assert worst(found, exact) < 0.03
+
+
+def in_8_bits(x: Tensor) -> Tensor:
+    if not x.is_floating_point():  # ids
+        return x
+    groups = nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    largest = groups.abs().amax(-1, keepdim=True)
+    codes = (groups * torch.where(largest > 0, 127 / largest, 0)).round()
+    return (codes * largest / 127).flatten(-2)[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("sampler", [Sampler(temperature=0), Sampler(temperature=1.2, top_k=30)])
+def test_what_is_written_is_what_the_plain_loop_writes(
+    machine: Transformer, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    monkeypatch.setattr(loop, "engine", lambda *given: used.append(1) or engines.engine(*given))
+    fast = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40).finish()
+    plain = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40, cached=False).finish()
+    assert used
+    assert fast.tokens == plain.tokens
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_nan_does_not_get_lost(bits: int | None) -> None:
+    machine = lively(DECODERS["llama"])
+    machine.stack.blocks[1].mlp.pre.weight[3] = torch.nan  # type: ignore[union-attr, index]
+    if bits:
+        quantize(machine, bits)
+    with pytest.raises(Failed, match="NaN"):
+        loop.generate(machine, IDS[:5], max_new_tokens=2).finish()
+
+
+def test_a_text_that_does_not_fit_is_refused() -> None:
+    engine = Engine(lively(DECODERS["gpt2"]), 8)  # type: ignore[arg-type]
+    engine.read(IDS[:6])
+    with pytest.raises(ValueError, match="3 tokens do not go after 6 where 8 have room"):
+        engine.read(IDS[:3])
+
+
+def test_without_kernels_text_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "ready", lambda: None)
+    machine = lively(DECODERS["gpt2"])
+    quantize(machine, 8)
+    assert len(loop.generate(machine, IDS[:5], seed=1, max_new_tokens=4).finish().tokens) == 4
+
+
+@pytest.mark.parametrize(("compiler", "says"), [("no-such-compiler", "could not be compiled"), ("false", "did not")])
+def test_a_compiler_that_fails_is_a_sentence(tmp_path: Path, compiler: str, says: str) -> None:
+    code = "from cutaway.native import library\ntry: library.load()\nexcept library.Unavailable as e: print(e)"
+    environment = {"PATH": "/usr/bin:/bin", "CC": compiler, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": "src"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert says in done.stdout
+    assert not list((tmp_path / "cutaway").iterdir())

@@ -1,4 +1,4 @@
-"""The API as programs use it: the official client, and requests shaped like those of lm-eval-harness, on real models."""
+"""The API as programs use it: the official client, and requests shaped like lm-eval-harness's, on real models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import cutaway
 from cutaway import hub
+from cutaway.errors import Misuse
 from cutaway.inputs.engines import BYTE_OF
+from cutaway.serve.gate import Door
+from cutaway.serve.openai import refusal
 from tests.families.making import LLAMA, make
 
 pytestmark = pytest.mark.skipif(not hub.bundled(), reason="no model is bundled in this checkout")
@@ -134,7 +137,12 @@ def test_a_completion_is_what_python_generates(server: Server, stories: cutaway.
 def test_several_texts_and_stop(server: Server, stories: cutaway.Model) -> None:
     prompts = [TEXT, stories.tokens("The dog")]
     answer = server.client.completions.create(
-        model="stories", prompt=prompts, n=2, max_tokens=8, seed=3, temperature=1  # type: ignore[arg-type]
+        model="stories",
+        prompt=prompts,
+        n=2,
+        max_tokens=8,
+        seed=3,
+        temperature=1,  # type: ignore[arg-type]
     )
     expected = [stories.generate(tokens=stories.tokens(text), max_new_tokens=8, seed=seed).text
                 for text in (TEXT, "The dog") for seed in (3, 4)]  # fmt: skip
@@ -270,7 +278,8 @@ def test_what_is_not_json_is_a_400(server: Server, path: str, body: bytes) -> No
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 40) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )  # fmt: skip
 KEYS = ["prompt", "messages", "input", "max_tokens", "temperature", "top_p", "n", "stream", "stop", "seed", "logprobs",
@@ -411,3 +420,34 @@ def test_a_worker_that_dies_is_replaced() -> None:
         assert math.isclose(server.post("completions", **GOOD).json()["usage"]["completion_tokens"], 1)
     finally:
         server.end()
+
+
+def test_docs_describe_every_route() -> None:
+    from cutaway.serve.limits import Limits
+    from cutaway.serve.supervisor import Supervisor
+    from cutaway.serve.v1 import V1
+
+    document = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    for route in V1(Supervisor(), Limits(), metrics=True).routes()[:-1]:
+        method = next(iter(route.methods - {"HEAD"}))
+        assert f"`{method} {route.path.replace(':path', '')}`" in document
+
+
+def test_only_with_a_key_may_others_ask() -> None:
+    from cutaway.serve.app import serve_api
+
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
+        with pytest.raises(Misuse, match="Without an API key"):
+            serve_api("stories", host)
+    for key in ("", " ", "a b", "schlüssel"):
+        with pytest.raises(Misuse, match="API key"):
+            serve_api("stories", key=key)
+
+
+def test_behind_a_key_ip_addresses_and_listed_names_are_hosts() -> None:
+    door = Door((), (), refusal, "key", ("example.org",), anywhere=True)
+    for host in ("10.0.0.2:8000", "[fe80::1]:8000", "example.org", "example.org:443", "EXAMPLE.org"):
+        assert door.answers_to(host, 8000), host
+    for host in ("evil.com:8000", "10.0.0.2:8001", "10.0.0.2.evil.com:8000", "example.org.evil.com", ""):
+        assert not door.answers_to(host, 8000), host
+    assert not Door((), (), refusal).answers_to("10.0.0.2:8000", 8000)

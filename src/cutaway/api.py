@@ -304,9 +304,17 @@ class Model:
             raise Misuse("There is no text.", "Give at least one.")
         if isinstance(self.spec.stem, spec.Patches):
             return vectors(machine, [self._pixels(path)[0] for path in texts])
-        lower = self._pooling.lower
-        cut = [self._cut(self._ids(text.lower() if lower else text, None), self._pooling.length)[0] for text in texts]
-        return embed(machine, cut, self._pooling)
+        cut = [self._cut(ids, self.pooling.length)[0] for ids in self.sentences(texts)]
+        return embed(machine, cut, self.pooling)
+
+    def sentences(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
+        """The token ids that ``embed`` makes a vector of, before it cuts them: of texts, or of ids as they are."""
+        self._must("embed", "continue", "fill", "classify")
+        lower = self.pooling.lower
+        return [
+            self._ids(one.lower() if lower else one, None) if isinstance(one, str) else self._ids(None, one)
+            for one in inputs
+        ]
 
     def similar(self, text: str, others: Sequence[str]) -> list[float]:
         """The cosine of the angle between the vector of ``text`` and that of each of ``others``: 1 is the same way."""
@@ -344,7 +352,8 @@ class Model:
         return pictures.preparation_of(self.folder, self.card.family, self.spec.stem)
 
     @functools.cached_property
-    def _pooling(self) -> Pooling:
+    def pooling(self) -> Pooling:
+        """How a stream becomes a vector, as the checkpoint says."""
         return pooling_of(self.folder)
 
     # ------------------------------------------------------------------ what encoder-decoders are asked

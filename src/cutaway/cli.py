@@ -87,6 +87,33 @@ def look(
     return serve(None if text is None else _read(text), model=model, port=port, browser=not no_browser)
 
 
+@app.command(sort_key=0.5)
+def serve(
+    model: Annotated[str, Parameter(help="A bundled model, a folder, or a name on the hub.")],
+    /,
+    *,
+    host: Annotated[str, Parameter(help="The address to listen at; another needs a key.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(converter=_whole, help="The port to listen at.")] = 8000,
+    api_key: Annotated[
+        str | None, Parameter(env_var="CUTAWAY_API_KEY", help="What programs must send; others may not ask.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, Parameter(help="Another name this server is reached by; may be repeated.")
+    ] = None,
+    metrics: Annotated[bool, Parameter(help="Answer /metrics too.", show_default=False)] = False,
+) -> int:
+    """For learning, research and small self-hosting: serve a model to programs.
+
+    An API like OpenAI's at /v1, and the page, until interrupted; prints both
+    addresses. For heavy traffic give the same folder to vLLM: vllm serve FOLDER.
+    """
+    from .serve.app import serve_api
+
+    if not 0 < port < 65536:
+        raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
+    return serve_api(model, host, port, api_key, allow_host or [], metrics)
+
+
 @app.command(sort_key=1)
 def generate(
     text: Text,

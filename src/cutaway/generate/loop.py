@@ -91,7 +91,7 @@ class Generation(Iterator[Step]):
         sampler: Sampler,
         rules: Rules,
         seed: int,
-        text: _Text,
+        text: Text,
         eos: Collection[int],
         notes: list[str],
     ) -> None:
@@ -100,6 +100,7 @@ class Generation(Iterator[Step]):
         self.notes = notes
         self.tokens: list[int] = []
         self.text = ""
+        self.logits: Floats | None = None  # (V,): the model's at the last step, before any rule
         self._trace: Callable[[], Trace] | None = None
         self.finish_reason: FinishReason | None = None
         self._steps = self._run(read, begin, count, sampler, rules, text, eos)
@@ -131,14 +132,14 @@ class Generation(Iterator[Step]):
         count: int,
         sampler: Sampler,
         rules: Rules,
-        text: _Text,
+        text: Text,
         eos: Collection[int],
     ) -> Generator[Step, None, None]:
         new = begin
         for index in range(count):
             predicted = read(new).double().cpu()
             written = begin + self.tokens
-            logits = predicted.numpy()
+            logits = self.logits = predicted.numpy()
             allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0].numpy()
             token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
@@ -185,7 +186,7 @@ def generate(
         raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
     context = model.spec.context
     prompt, notes = fit(ids, context, max_new_tokens, None if tokenizer is None else tokenizer.bos)
-    text = _Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
+    text = Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
     predict = predictor(model, source)
     length = len(prompt) + count - 1
@@ -292,7 +293,7 @@ def _probability(logits: Floats, token: int) -> float:
 # --- text as it becomes certain --------------------------------------------------------------------------------------
 
 
-class _Text:
+class Text:
     """Tokens in, text out, cut at the first stop string, which may begin in one token and end in another."""
 
     def __init__(self, stream: Stream | None, stop: str | Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Every rule does what `transformers` does under the same name, in the same order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,30 @@ class Rules:
             if follows and (before or end not in eos):  # the end itself is no bad word
                 forbidden.append(end)
         row[forbidden] = -torch.inf
+
+
+@dataclass(frozen=True)
+class Leanings(Rules):
+    """What a request of OpenAI's API adds to the logits, after the rules of every text.
+
+    bias: pairs of a token and what is added to its logit. presence, frequency: what is taken off the logit of a token
+    already generated, once, and for every time it was.
+    """
+
+    bias: tuple[tuple[int, float], ...] = ()
+    presence: float = 0.0
+    frequency: float = 0.0
+
+    def __call__(
+        self, scores: Tensor, written: Sequence[Sequence[int]], eos: Collection[int], start: int, last: bool
+    ) -> Tensor:
+        scores = super().__call__(scores, written, eos, start, last).clone()
+        for row, tokens in zip(scores, written, strict=True):
+            for token, added in self.bias:
+                row[token] += added
+            for token, count in Counter(tokens[start:]).items():
+                row[token] -= self.presence + count * self.frequency
+        return scores
 
 
 @dataclass(frozen=True)

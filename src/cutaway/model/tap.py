@@ -26,17 +26,20 @@ _one_at_a_time = threading.Lock()
 
 def tap(owner: nn.Module, name: str, x: Tensor) -> Tensor:
     """Name ``x``, an intermediate of ``owner``; returns ``x``, or its edited form while a tape says so."""
-    return x if _tape is None else _tape(owner, name, x)
+    tape = _tape  # read once: another thread may end its recording in between
+    return x if tape is None else tape(owner, name, x)
 
 
 def wanted(owner: nn.Module, *names: str) -> bool:
     """Is any of these to be kept or edited? Asked before computing what only a reader needs."""
-    return _tape is not None and _tape.wants(owner, names)
+    tape = _tape
+    return tape is not None and tape.wants(owner, names)
 
 
 def edited(owner: nn.Module, *names: str) -> bool:
     """Is any of these to be edited? Then a fused kernel that never makes them will not do."""
-    return _tape is not None and _tape.edits(owner, names)
+    tape = _tape
+    return tape is not None and tape.edits(owner, names)
 
 
 class Tape:
@@ -97,7 +100,8 @@ def record(
     time: a second thread waits for the first; recording inside a recording raises RuntimeError.
     """
     global _tape
-    if _tape is not None and _tape._thread == threading.get_ident():
+    tape = _tape
+    if tape is not None and tape._thread == threading.get_ident():
         raise RuntimeError("a recording is already running on this thread")
     with _one_at_a_time:
         _tape = Tape(root, keep, edit or {})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import getpass
+import ipaddress
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlencode
@@ -25,20 +27,41 @@ from starlette.routing import Route, Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import Failed, Misuse
-from .gate import Gate
+from .gate import Door, Gate
 from .limits import Limits
 from .live import Live
 from .models import asked_for
+from .openai import refusal
 from .static import Page
 from .supervisor import COMMAND, Supervisor
+from .v1 import OPEN, PREFIXES, V1
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
-FIRST_PORT, PORTS = 7345, 50
+FIRST_PORT, PORTS, API_PORT = 7345, 50, 8000
 TEXT_IN_ADDRESS = 4_000  # characters; browsers and terminals cut longer addresses
 log = logging.getLogger("cutaway.serve")
 
 
-def build(supervisor: Supervisor, *, port: int, token: str, page: Path = PAGE, limits: Limits | None = None) -> Gate:
+@dataclass(frozen=True)
+class Api:
+    """The OpenAI-compatible API beside the page: for the model of this id, where, with which key."""
+
+    model: str
+    host: str = "127.0.0.1"
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    metrics: bool = False
+
+
+def build(
+    supervisor: Supervisor,
+    *,
+    port: int,
+    token: str,
+    page: Path = PAGE,
+    limits: Limits | None = None,
+    api: Api | None = None,
+) -> Gate:
     """The whole application, behind its gate. Its lifespan starts and stops the supervisor's worker."""
     limits = limits or supervisor.limits
 
@@ -51,8 +74,15 @@ def build(supervisor: Supervisor, *, port: int, token: str, page: Path = PAGE, l
             await supervisor.stop()
 
     # A bare router: what a route raises, the gate answers. Redirected slashes would make an address of the request.
-    routes = [*Live(supervisor, limits).routes(), Route("/{path:path}", Page(page).answer, methods=["GET"])]
-    return Gate(Router(routes, redirect_slashes=False, lifespan=lifespan), port=port, token=token, limits=limits)
+    v1 = [] if api is None else V1(supervisor, limits, api.metrics).routes()
+    routes = [*v1, *Live(supervisor, limits).routes(), Route("/{path:path}", Page(page).answer, methods=["GET"])]
+    door = None
+    if api is not None:
+        near = _is_loopback(api.host)
+        names = tuple(name.lower() for name in (*api.names, *(() if near else (api.host,))))
+        door = Door(PREFIXES, OPEN, refusal, api.key, names, anywhere=not near)
+    app = Router(routes, redirect_slashes=False, lifespan=lifespan)
+    return Gate(app, port=port, token=token, limits=limits, door=door)
 
 
 def look(text: str | None = None, model: str | None = None, port: int | None = None, browser: bool = True) -> int:
@@ -73,6 +103,37 @@ def look(text: str | None = None, model: str | None = None, port: int | None = N
     return serve((*COMMAND, model), query={"text": text, "model": asked.id}, port=port, browser=browser)
 
 
+def serve_api(
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = API_PORT,
+    key: str | None = None,
+    names: Sequence[str] = (),
+    metrics: bool = False,
+) -> int:
+    """Serve the page and the OpenAI-compatible API for one model until interrupted; returns the exit code, as ``look``.
+
+    Both addresses go to standard output. Without a ``key`` only this machine may ask: Misuse for another ``host``.
+    """
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip() and " " not in key):
+        raise Misuse("The API key is empty or has other than plain characters.", "Use letters, digits and signs.")
+    if key is None and not _is_loopback(host):
+        raise Misuse(
+            f"Without an API key only this machine may ask, and {host} is open to others.",
+            "Give a key with --api-key or CUTAWAY_API_KEY, or leave --host out.",
+        )
+    asked = asked_for(model)
+    api = Api(asked.id, host, key, tuple(names), metrics)
+    return serve((*COMMAND, model, "--keep"), query={"model": asked.id}, port=port, api=api)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def serve(
     command: Sequence[str],
     *,
@@ -81,39 +142,47 @@ def serve(
     browser: bool = False,
     page: Path = PAGE,
     limits: Limits | None = None,
+    api: Api | None = None,
 ) -> int:
     """Serve with the worker that ``command`` starts; see ``look``."""
     _log_to_stderr()
     limits = limits or Limits()
-    listener = listen(port)
+    listener = listen(port, "127.0.0.1" if api is None else api.host)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(32)
-    address = f"http://127.0.0.1:{port}/?" + urlencode(
+    shown = "127.0.0.1" if api is None or api.host in ("0.0.0.0", "::", "localhost") else api.host
+    base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+    address = f"{base}?" + urlencode(
         {"token": token, **{name: value for name, value in (query or {}).items() if value is not None}}
     )
-    supervisor = Supervisor(command, limits)
-    server = _Server(build(supervisor, port=port, token=token, page=page), supervisor, limits)
+    supervisor = Supervisor(command, limits, None if api is None else api.model)
+    server = _Server(build(supervisor, port=port, token=token, page=page, api=api), supervisor, limits)
     if not (page / "index.html").is_file():
         log.warning("The page has not been built: run `make setup`.")
     with _remembered_signals(server) as signals:
+        if api is not None:
+            print(f"{base}v1", flush=True)
         _announce(address, port, browser)
         server.run(sockets=[listener])
     return 128 + signals[0] if signals else 0
 
 
-def listen(port: int | None) -> socket.socket:
-    """A listening socket on 127.0.0.1: at ``port``, or at the first free one from FIRST_PORT on. Raises Failed."""
+def listen(port: int | None, host: str = "127.0.0.1") -> socket.socket:
+    """A listening socket on ``host``: at ``port``, or at the first free one from FIRST_PORT on. Raises Failed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
         # The protocol named: only then does asyncio turn Nagle's delay off, which else adds 40 ms to each small answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name == "posix":  # elsewhere this option lets two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", candidate))
+            listener.bind((host, candidate))
             listener.listen(128)
             return listener
         except OSError as problem:
             listener.close()
+            if isinstance(problem, socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
+                raise Misuse(f"{host} is no address of this machine.", "Give one that is, or 0.0.0.0.") from None
             if problem.errno == errno.EACCES:
                 raise Failed(f"This user may not listen on port {candidate}.", "Choose one from 1024 on.") from None
             if problem.errno != errno.EADDRINUSE:

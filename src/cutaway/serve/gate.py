@@ -11,9 +11,11 @@ import base64
 import hashlib
 import hmac
 import html
+import ipaddress
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -52,11 +54,56 @@ FOREIGN = "A page of another address may not ask this server."
 log = logging.getLogger("cutaway.serve")
 
 
+@dataclass(frozen=True)
+class Door:
+    """The way in for programs: paths that need no cookie, but the key where there is one.
+
+    ``open``: paths that need no key either. ``refusal``: how these paths say no. ``names``: hosts besides our own that
+    requests may be sent to; ``anywhere``: any IP address too, for only names can be another page's that points here.
+    """
+
+    prefixes: tuple[str, ...]
+    open: tuple[str, ...]
+    refusal: Callable[[Problem], Response]
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    anywhere: bool = False
+
+    def leads_to(self, scope: Scope) -> bool:
+        return str(scope["path"]).startswith(self.prefixes)
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        if self.key is None or scope["path"] in self.open:
+            return
+        scheme, _, given = (_only(headers, "authorization") or "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
+            raise Problem(
+                401,
+                "The API key is missing or wrong.",
+                "Send it as Authorization: Bearer KEY.",
+                {"WWW-Authenticate": "Bearer"},
+                code="invalid_api_key",
+            )
+
+    def answers_to(self, host: str, port: int) -> bool:
+        name, _, its_port = host.rpartition(":")
+        name = name if its_port.isdigit() else host
+        if name.lower() in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return self.anywhere and host == f"{name}:{port}"
+
+
 class Gate:
     """Let through to ``app`` only what comes from our own page or from a holder of the token; refuse the rest."""
 
-    def __init__(self, app: ASGIApp, *, port: int, token: str, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, *, port: int, token: str, limits: Limits, door: Door | None = None) -> None:
         self.app = app
+        self.door = door
+        self.port = port
         self.limits = limits
         self.cookie = f"cutaway-{port}"  # cookies know hosts but not ports: two servers must not share a name
         self._token = token.encode()
@@ -90,18 +137,21 @@ class Gate:
             if (entry := self._entry(scope, headers)) is not None:
                 await entry(scope, receive, dressed)
                 return
-            self._check_token(headers)
+            if self._by_door(scope) and self.door is not None:
+                self.door.check(scope, headers)
+            else:
+                self._check_token(headers)
             receive = await self._checked_body(scope, headers, receive)
             await self.app(scope, receive, dressed)
         except Problem as problem:
-            await _refusal(problem, headers, scope)(scope, receive, dressed)
+            await self._refusal(problem, headers, scope)(scope, receive, dressed)
         except _Gone:
             pass
         except Exception:
             log.exception("%s %s failed", scope["method"], _path(scope))
             if not status:
                 mistake = Problem(500, "The server made a mistake.", "The terminal it runs in says which.")
-                await mistake.response()(scope, receive, dressed)
+                await self._refusal(mistake, headers, scope)(scope, receive, dressed)
         finally:
             took = 1000 * (time.perf_counter() - started)
             level = logging.INFO if status < 400 else logging.WARNING
@@ -122,12 +172,24 @@ class Gate:
     def _check_address(self, scope: Scope, headers: Headers) -> None:
         """Host by name and port (a rebound DNS name has the attacker's), Origin equal to it, and no foreign page."""
         host = _only(headers, "host")
-        if host is None or host.lower() not in self.hosts:
+        if host is None or not (host.lower() in self.hosts or self._answers_to(host)):
             raise Problem(403, "This server answers only to its own address.", OPEN)
-        if "origin" in headers and _only(headers, "origin") != f"http://{host.lower()}":
+        ours = {f"http://{host.lower()}"} | ({f"https://{host.lower()}"} if self._answers_to(host) else set())
+        if "origin" in headers and _only(headers, "origin") not in ours:
             raise Problem(403, FOREIGN)
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _is_visit(scope, headers):
             raise Problem(403, FOREIGN)
+
+    def _by_door(self, scope: Scope) -> bool:
+        return self.door is not None and self.door.leads_to(scope)
+
+    def _answers_to(self, host: str) -> bool:
+        return self.door is not None and self.door.answers_to(host, self.port)
+
+    def _refusal(self, problem: Problem, headers: Headers, scope: Scope) -> Response:
+        if self.door is not None and self._by_door(scope):
+            return self.door.refusal(problem)
+        return _refusal(problem, headers, scope)
 
     def _entry(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to ``/?token=...``: the token moves from the address into a cookie. None: not such a request."""

@@ -27,7 +27,11 @@ class Limits:
     models_bytes: int = 2048 * MiB  # weights of all models kept loaded; the newest is kept whatever it takes
     queue: int = 16  # requests waiting for the model
     streams: int = 16  # pages listening to /api/events
-    connections: int = 128
+    requests: int = 64  # of the OpenAI-compatible API under way, waiting ones included
+    choices: int = 64  # texts one such request may ask for: its prompts times n
+    parts: int = 2_048  # tokens written ahead of a client that reads slowly
+    write_seconds: float = 600  # from such a request to its last token, waiting included
+    connections: int = 256
     run_seconds: float = 60  # from the request to its answer, waiting included
     load_seconds: float = 600
     grace_seconds: float = 3  # for a cancelled run to stop by itself before its process is killed

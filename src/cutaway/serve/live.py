@@ -48,11 +48,11 @@ class Live:
         ]
 
     async def models(self, request: Request) -> Response:
-        return reply(await _while_listening(request, self.supervisor.listed()))
+        return reply(await while_listening(request, self.supervisor.listed()))
 
     async def vocabulary(self, request: Request) -> Response:
         model = await self.supervisor.model(request.path_params["id"])
-        _, body = await _while_listening(request, self.supervisor.ask("vocabulary", model=model))
+        _, body = await while_listening(request, self.supervisor.ask("vocabulary", model=model))
         return Response(body, media_type="application/json")
 
     async def offers(self, request: Request) -> Response:
@@ -72,14 +72,14 @@ class Live:
 
     async def _offered(self, request: Request) -> list[hub.Offer]:
         """The models of the hub that are offered by name and not here yet."""
-        here = {model["id"] for model in await _while_listening(request, self.supervisor.listed())}
+        here = {model["id"] for model in await while_listening(request, self.supervisor.listed())}
         return [offer for offer in hub.OFFERS if offer.id not in here]
 
     async def run(self, request: Request) -> Response:
         asked = strict.run(await request.body(), self.limits)
         model = await self.supervisor.model(asked.model)
         want = [{"name": want.name, "at": want.at} for want in asked.want]
-        answer, body = await _while_listening(
+        answer, body = await while_listening(
             request,
             self.supervisor.ask("run", loaded=model, model=model, given=asked.given, want=want),
         )
@@ -93,7 +93,7 @@ class Live:
         record = _record(request)
         name = strict.name(request.query_params.get("name"), self.limits)
         at = strict.index(request.query_params.get("at"))
-        answer, body = await _while_listening(request, self.supervisor.ask("tensor", record=record, name=name, at=at))
+        answer, body = await while_listening(request, self.supervisor.ask("tensor", record=record, name=name, at=at))
         return _bytes(body, {"X-Shape": ",".join(str(size) for size in answer["shape"])})
 
     async def explain(self, request: Request) -> Response:
@@ -102,7 +102,7 @@ class Live:
             raise Problem(
                 400, "The request was not understood: it names no cell.", "Write one as blocks.0.attn.z[3,0,7]."
             )
-        _, body = await _while_listening(request, self.supervisor.ask("explain", record=record, cell=cell))
+        _, body = await while_listening(request, self.supervisor.ask("explain", record=record, cell=cell))
         return Response(body, media_type="application/json")
 
     async def compare(self, request: Request) -> Response:
@@ -112,13 +112,13 @@ class Live:
         if at is None:
             raise Problem(400, 'The request was not understood: "at" is not a pair of tokens.', "Write it as 3,5.")
         asked = self.supervisor.ask("compare", first=first, second=second, at=[int(at[1]), int(at[2])])
-        _, body = await _while_listening(request, asked)
+        _, body = await while_listening(request, asked)
         return Response(body, media_type="application/json")
 
     async def file(self, request: Request) -> Response:
         record = _record(request)
         include, weights = self._globs(request, "include"), self._globs(request, "weights")
-        _, body = await _while_listening(
+        _, body = await while_listening(
             request, self.supervisor.ask("file", record=record, include=include, weights=weights)
         )
         return _bytes(body, {})
@@ -167,10 +167,10 @@ def _bytes(body: bytes, headers: dict[str, str]) -> Response:
     return Response(body, headers=headers, media_type="application/octet-stream")
 
 
-async def _while_listening(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+async def while_listening(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """Await ``work``, and cancel it the moment the client goes away."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request.receive))
+    leaving = asyncio.ensure_future(left(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -182,6 +182,6 @@ async def _while_listening(request: Request, work: Coroutine[Any, Any, Any]) -> 
         await asyncio.wait({working, leaving})
 
 
-async def _left(receive: Receive) -> None:
+async def left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

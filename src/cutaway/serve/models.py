@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,13 +29,14 @@ from ..families.weights import fingerprint
 from ..model import spec
 from ..tasks import ASKED, IS
 from .limits import Limits, MiB
-from .worker import Check, Tell, TooLarge
+from .worker import Check, Reply, Tell, TooLarge
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..api import Model
     from ..look import Record
+    from .desk import Desk
 
 Answer = tuple[dict[str, Any], bytes]
 TELL_SECONDS = 0.25  # between two events about the same work
@@ -129,13 +131,19 @@ class Models:
     records go with it.
     """
 
-    def __init__(self, tell: Tell, preferred: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, tell: Tell, preferred: str | None = None, limits: Limits | None = None, keep: bool = False
+    ) -> None:
+        """``keep``: the model ``preferred`` is served, and never let go."""
         self._tell, self._preferred, self._limits = tell, preferred, limits or Limits()
         self._list: dict[str, Listed] = {}
         self._models: OrderedDict[str, Model] = OrderedDict()  # by id, the last used last
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # the last used last; with their bytes
         self._kept = 0  # bytes, of all records
         self._check: Check = lambda: None
+        self._thread = threading.get_ident()
+        self._served = identity(preferred) if keep and preferred is not None else None
+        self._desk: Desk | None = None
         self._spelt: dict[str, bytes] = {}
 
     def start(self) -> None:
@@ -143,6 +151,8 @@ class Models:
         self.relist(lambda: None)
         self._tell({"stage": "importing torch"})
         from .. import api  # noqa: F401
+
+        self._thread = threading.get_ident()
 
     def relist(self, check: Check) -> Answer:
         """Look which models there are, and send the list."""
@@ -153,7 +163,7 @@ class Models:
     def load(self, check: Check, *, model: str) -> Answer:
         """Load a model of the list; of those before it, the least recently used are let go to make room."""
         needed = self._list[model].bytes
-        while self._models and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
+        while self._spare() and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
             self._let_go_oldest()
         loaded = self._load(check, model)
         for name, block in loaded.machine.named_modules():
@@ -185,13 +195,18 @@ class Models:
                 loaded.card = dataclasses.replace(loaded.card, name=model)
                 return loaded
             except Failed:
-                if not self._models:
+                if not self._spare():
                     raise
                 self._let_go_oldest()
 
+    def _spare(self) -> list[str]:
+        """The models that may be let go, the least recently used first."""
+        return [id for id in self._models if id != self._served]
+
     def _let_go_oldest(self) -> None:
         """Give up the least recently used model, and its records: they hold its weights."""
-        model, _ = self._models.popitem(last=False)
+        model = self._spare()[0]
+        del self._models[model]
         for id in [id for id, (record, _) in self._records.items() if record.model.name == model]:
             self._kept -= self._records.pop(id)[1]
         self._tell({"loaded": list(self._models)})
@@ -206,7 +221,8 @@ class Models:
             self._check = lambda: None
 
     def _before_block(self, *_: object) -> None:
-        self._check()
+        if threading.get_ident() == self._thread:  # what is written on another thread is stopped by its desk
+            self._check()
 
     def run(
         self,
@@ -305,6 +321,39 @@ class Models:
                 texts = [f"⟨{id}⟩" for id in ids]
             self._spelt[model] = json.dumps(texts, ensure_ascii=False).encode()
         return {}, self._spelt[model]
+
+    def embed(self, check: Check, *, model: str, inputs: list[Any]) -> Answer:
+        """A vector for each text, or list of token ids, as little-endian float32; and how many tokens were read."""
+        from ..tasks.sentences import embed
+
+        its = self._loaded(model)
+        with self._stoppable(check):
+            ids = its.sentences(inputs)
+            for place, one in enumerate(ids):
+                if len(one) > its.context:
+                    raise Misuse(
+                        f"Input {place} has {len(one):,} tokens; {model} reads at most {its.context:,}.", "Shorten it."
+                    )
+            vectors = embed(its.machine, ids, its.pooling)  # type: ignore[arg-type]  # sentences() has asked
+        read = sum(map(len, ids))
+        return {"shape": list(vectors.shape), "tokens": read}, vectors.numpy().astype("<f4", copy=False).tobytes()
+
+    def write(self, reply: Reply, request: dict[str, Any]) -> None:
+        """Have the served model go on with texts, or answer messages, on the desk's own thread."""
+        if self._desk is None:
+            from .desk import Desk
+
+            self._desk = Desk(self._loaded(self._served or ""))
+        self._desk.take(reply, request)
+
+    def leave(self, number: int) -> None:
+        if self._desk is not None:
+            self._desk.leave(number)
+
+    def _loaded(self, model: str) -> Model:
+        if model not in self._models:
+            raise NotFound(f"{model} is not loaded.", "Ask again.")
+        return self._models[model]
 
     def _refuse_record(self, model: Model, length: int) -> None:
         """Raises TooLarge for a run over so many tokens."""

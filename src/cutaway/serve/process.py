@@ -36,6 +36,7 @@ class WorkerProcess:
         self._process, self._hear_event, self._at_end = process, hear, at_end
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._hearers: dict[int, Callable[[dict[str, Any]], None]] = {}  # of the parts of calls
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -55,13 +56,18 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def call(self, request: dict[str, Any]) -> tuple[int, asyncio.Future[Answer]]:
-        """Send a request. Its future gives the answer, or raises Problem or Ended, or is cancelled after ``cancel``."""
+    def call(
+        self, request: dict[str, Any], hear: Callable[[dict[str, Any]], None] | None = None
+    ) -> tuple[int, asyncio.Future[Answer]]:
+        """Send a request. Its future gives the answer, or raises Problem or Ended, or is cancelled after ``cancel``;
+        ``hear`` is given the parts that come before."""
         number, answer = next(self._numbers), _future()
         if self.how is not None:
             answer.set_exception(Ended(self.how))
         else:
             self._calls[number] = answer
+            if hear is not None:
+                self._hearers[number] = hear
             self._write({"id": number, **request})
         return number, answer
 
@@ -94,7 +100,11 @@ class WorkerProcess:
                 head, body = json.loads(await take(head_length)), await take(body_length)
                 if "event" in head:
                     self._hear(head["event"])
+                elif "part" in head:
+                    if (hear := self._hearers.get(head["id"])) is not None:
+                        hear(head["part"])
                 elif (answer := self._calls.pop(head["id"], None)) is not None:
+                    self._hearers.pop(head["id"], None)
                     _settle(answer, head, body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -108,6 +118,7 @@ class WorkerProcess:
             if not one.done():
                 one.set_exception(Ended(self.how))
         self._calls.clear()
+        self._hearers.clear()
         self._at_end()
 
     def _hear(self, event: dict[str, Any]) -> None:
@@ -133,7 +144,8 @@ def _settle(answer: asyncio.Future[Answer], head: dict[str, Any], body: bytes) -
         return
     if "error" in head:
         error = head["error"]
-        answer.set_exception(Problem(error["status"], error["message"], error["fix"]))
+        more = {"param": error.get("param"), "code": error.get("code")}
+        answer.set_exception(Problem(error["status"], error["message"], error["fix"], **more))
     elif "cancelled" in head:
         answer.cancel()
     else:

@@ -12,12 +12,12 @@ import contextlib
 import logging
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from .fetch import Fetch, News
 from .limits import Limits
-from .problem import Busy, Problem
+from .problem import Busy, Full, Problem
 from .process import Answer, Ended, WorkerProcess
 
 # -P: the folder a person happens to stand in must not lend us its json.py.
@@ -38,11 +38,69 @@ class _Job:
             self.answer.set_exception(problem)
 
 
+class Writing:
+    """What the worker writes token by token, part after part. Whoever has one closes it."""
+
+    def __init__(
+        self,
+        process: WorkerProcess,
+        request: dict[str, Any],
+        limits: Limits,
+        at_end: Callable[[Writing], None] = lambda _: None,
+    ) -> None:
+        self._process, self._limits, self._at_end = process, limits, at_end
+        self._parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._late = asyncio.get_running_loop().time() + limits.write_seconds
+        self._problem: Problem | None = None
+        self._number, self._answer = process.call(request, self._hear)
+        self._answer.add_done_callback(lambda _: self._parts.put_nowait(None))
+
+    async def part(self) -> dict[str, Any] | None:
+        """The next part; None after the last. Raises Problem."""
+        try:
+            part = await asyncio.wait_for(self._parts.get(), self._late - asyncio.get_running_loop().time())
+        except TimeoutError:
+            late = f"The request took longer than {self._limits.write_seconds:g} seconds."
+            # The official client would send the same again.
+            raise Problem(503, late, "Ask for fewer tokens.", {"X-Should-Retry": "false"}) from None
+        if self._problem is not None:
+            raise self._problem
+        if part is None:
+            if self._answer.cancelled():
+                raise Problem(499, "The request was cancelled.")
+            try:
+                self._answer.result()
+            except Ended as ended:
+                raise _again(str(ended)) from None
+        return part
+
+    def fail(self, problem: Problem) -> None:
+        self._problem = problem
+        self._parts.put_nowait(None)
+
+    def close(self) -> None:
+        """Have the worker stop, if it has not ended; within one step it does."""
+        if not self._answer.done():
+            self._process.cancel(self._number)
+        self._at_end(self)
+
+    def _hear(self, part: dict[str, Any]) -> None:
+        if self._parts.qsize() < self._limits.parts:
+            self._parts.put_nowait(part)
+        elif self._problem is None:
+            self.close()
+            self.fail(Problem(408, "The answer was read too slowly.", "Read it as it comes."))
+
+
 class Supervisor:
     """Owns the worker. ``models`` is the server's own list; ``state`` is what /api/events said last."""
 
-    def __init__(self, command: Sequence[str] = COMMAND, limits: Limits | None = None) -> None:
-        self.command, self.limits = tuple(command), limits or Limits()
+    def __init__(
+        self, command: Sequence[str] = COMMAND, limits: Limits | None = None, served: str | None = None
+    ) -> None:
+        """``served``: the id of a model that is to be loaded at any time."""
+        self.command, self.limits, self.served = tuple(command), limits or Limits(), served
+        self.writings: set[Writing] = set()
         self.models: list[dict[str, Any]] = []
         self.state: dict[str, Any] = {"state": "starting", "stage": "starting the worker", "message": ""}
         self.process: WorkerProcess | None = None
@@ -77,8 +135,37 @@ class Supervisor:
             job.fail(_closing())
         if self._job is not None:
             asyncio.get_running_loop().call_later(self.limits.grace_seconds, self._job.fail, _closing())
+        for writing in self.writings:
+            asyncio.get_running_loop().call_later(self.limits.grace_seconds, writing.fail, _closing())
         for listener in self._listeners:
             _put(listener, None)
+
+    @property
+    def ready(self) -> bool:
+        """Is the served model loaded? Where it is not, it is loaded."""
+        process = self.process
+        if process is not None and process.how is None and self.served in process.loaded:
+            return True
+        up = process is not None and process.came_up and not self._closing
+        asked = {job.model for job in (self._job, *self._waiting) if job is not None}
+        if up and self._loading is None and self.served not in asked:
+            job = _Job(self.served, {"do": "relist"})
+            job.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._waiting.append(job)
+            self._news.set()
+        return False
+
+    def write(self, request: dict[str, Any]) -> Writing:
+        """Have the served model write, beside what ``ask`` asks. Raises Problem. Whoever asked closes it."""
+        if self._closing:
+            raise _closing()
+        if len(self.writings) >= self.limits.requests:
+            raise Full(f"{self.limits.requests} requests are already under way.")
+        if not self.ready or self.process is None:
+            raise Busy("The model is still being loaded.", "Try again when it is there.", after=5)
+        writing = Writing(self.process, {"do": "write", **request}, self.limits, self.writings.discard)
+        self.writings.add(writing)
+        return writing
 
     async def listed(self) -> list[dict[str, Any]]:
         """The models there are, as soon as the worker has said so."""
@@ -174,6 +261,8 @@ class Supervisor:
             self._loading = None
             # The model used last; not one it died loading: what killed it once is not loaded unasked.
             self._wish = process.loaded[-1] if process.loaded else None
+            if self.served in process.loaded:
+                self._wish = self.served
             if not process.came_up:
                 await self._asked_again()
 

@@ -3,6 +3,7 @@
 It reads requests from its standard input and writes answers to its standard output, as frames (``wire.py``):
 
     to it    {"id": 7, "do": "run", ...}       {"cancel": 7}
+    from it  {"id": 8, "part": {...}}            of what is written token by token ("do": "write"), before its answer
     from it  {"id": 7, "answer": {...}} + bytes  {"id": 7, "error": {"status", "message", "fix"}}
              {"id": 7, "cancelled": true}        {"event": {"stage": ..., ...}}
 
@@ -39,6 +40,25 @@ class TooLarge(Misuse):
     """Understood, but more than the limits allow: a 413."""
 
 
+class Reply:
+    """The way back to whoever asked for what is written token by token."""
+
+    def __init__(self, number: int, send: Callable[[dict[str, Any]], None]) -> None:
+        self.number, self._send = number, send
+
+    def part(self, part: dict[str, Any]) -> None:
+        self._send({"id": self.number, "part": part})
+
+    def end(self) -> None:
+        self._send({"id": self.number, "answer": {}})
+
+    def cancelled(self) -> None:
+        self._send({"id": self.number, "cancelled": True})
+
+    def fail(self, problem: BaseException) -> None:
+        self._send({"id": self.number, "error": told(problem)})
+
+
 class Engine(Protocol):
     """What answers. Each verb takes the request's fields and returns (JSON-able answer, bytes)."""
 
@@ -70,8 +90,16 @@ class Engine(Protocol):
 
     def vocabulary(self, check: Check, *, model: str) -> tuple[dict[str, Any], bytes]: ...
 
+    def embed(self, check: Check, *, model: str, inputs: list[Any]) -> tuple[dict[str, Any], bytes]: ...
 
-VERBS = ("relist", "load", "run", "tensor", "explain", "compare", "file", "vocabulary")
+    def write(self, reply: Reply, request: dict[str, Any]) -> None:
+        """Begin to write, beside whatever else is answered; returns at once. Called on another thread."""
+
+    def leave(self, number: int) -> None:
+        """Nobody waits for that any more, if it is being written. Called on another thread."""
+
+
+VERBS = ("relist", "load", "run", "tensor", "explain", "compare", "file", "vocabulary", "embed")
 
 
 class Worker:
@@ -88,7 +116,7 @@ class Worker:
 
     def serve(self, engine: Engine) -> None:
         """Answer until the server goes away; does not return."""
-        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        threading.Thread(target=self._read, args=(engine,), name="requests", daemon=True).start()
         try:
             engine.start()
         except BaseException as problem:
@@ -99,12 +127,19 @@ class Worker:
         while True:
             self._answer(engine, self._inbox.get())
 
-    def _read(self) -> None:
+    def _read(self, engine: Engine) -> None:
         with contextlib.suppress(OSError):
             while (frame := wire.read(self._requests)) is not None:
                 head, _ = frame
                 if "cancel" in head:
                     self._cancelled = head["cancel"]
+                    engine.leave(head["cancel"])
+                elif head["do"] == "write":
+                    reply = Reply(head["id"], self._write)
+                    try:
+                        engine.write(reply, head)
+                    except Exception as problem:
+                        reply.fail(problem)
                 else:
                     self._inbox.put(head)
         os._exit(0)  # from here no answer can reach anybody; a model may be deep in C, so do not ask it
@@ -124,13 +159,8 @@ class Worker:
             self._write({"id": number, "answer": answer}, body)
         except Cancelled:
             self._write({"id": number, "cancelled": True})
-        except CutawayError as problem:
-            self._write({"id": number, "error": _error(_status(problem), problem.message, problem.fix)})
         except BaseException as problem:  # tokenizers' PanicException is no Exception
-            traceback.print_exc()
-            short = isinstance(problem, MemoryError) or "out of memory" in str(problem).lower()
-            fix = "Use a shorter text or a smaller model." if short else "The terminal the server runs in says more."
-            self._write({"id": number, "error": _error(503 if short else 500, _sentence(problem), fix)})
+            self._write({"id": number, "error": told(problem)})
             if type(problem).__name__ == "AcceleratorError":
                 raise SystemExit(1) from None  # a device that has failed once fails every later call of its process
 
@@ -158,8 +188,15 @@ def _status(problem: CutawayError) -> int:
     return next((status for kind, status in statuses if isinstance(problem, kind)), 500)
 
 
-def _error(status: int, message: str, fix: str) -> dict[str, Any]:
-    return {"status": status, "message": message, "fix": fix}
+def told(problem: BaseException) -> dict[str, Any]:
+    """What went wrong as the server hears it; of what nobody foresaw the terminal shows where it came from."""
+    if isinstance(problem, CutawayError):
+        told = {"status": _status(problem), "message": problem.message, "fix": problem.fix}
+        return told | {name: value for name, value in vars(problem).items() if name in ("code", "param")}
+    traceback.print_exception(problem)
+    short = isinstance(problem, MemoryError) or "out of memory" in str(problem).lower()
+    fix = "Use a shorter text or a smaller model." if short else "The terminal the server runs in says more."
+    return {"status": 503 if short else 500, "message": _sentence(problem), "fix": fix}
 
 
 def _sentence(problem: BaseException) -> str:

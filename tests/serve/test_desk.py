@@ -1,0 +1,36 @@
+"""The worker's desk: who has left is written for no longer, and the others go on."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import pytest
+
+import cutaway
+from cutaway import hub
+from cutaway.serve import openai
+from cutaway.serve.desk import Desk
+from cutaway.serve.limits import Limits
+from cutaway.serve.worker import Reply
+
+pytestmark = pytest.mark.skipif(not hub.bundled(), reason="no model is bundled in this checkout")
+
+
+def test_who_has_left_is_written_for_no_longer() -> None:
+    desk = Desk(cutaway.load("stories"))
+    said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    body = b'{"model":"stories","prompt":"Once","max_tokens":400,"n":12,"ignore_eos":true,"seed":1}'
+    desk.take(Reply(1, said.put), openai.completion(body, Limits()).work)
+    for _ in range(20):
+        said.get(timeout=30)
+    desk.leave(1)
+    after = 0
+    while "cancelled" not in (message := said.get(timeout=30)):
+        assert "part" in message
+        after += 1
+    assert after < 200  # of 4,800: what was said before it heard, and the step under way
+    assert desk._tickets == {}
+    desk.take(Reply(2, said.put), openai.completion(body.replace(b"400", b"2"), Limits()).work)
+    while "answer" not in (message := said.get(timeout=30)):
+        assert message["id"] == 2

@@ -53,7 +53,7 @@ def side_by_side(machine: Transformer) -> np.ndarray:
     engine = Engine(machine, CONTEXT, texts=3)
     for text in range(3):
         engine.read(IDS[: 5 + text], text)
-    return engine.step([IDS[5 + text] for text in range(3)], range(3))
+    return np.concatenate(engine.together([(text, [IDS[5 + text]], False) for text in range(3)]))
 
 
 def worst(found: np.ndarray, expected: np.ndarray) -> float:
@@ -162,3 +162,14 @@ def test_a_compiler_that_fails_is_a_sentence(tmp_path: Path, compiler: str, says
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert says in done.stdout
     assert not list((tmp_path / "cutaway").iterdir())
+
+
+def test_room_grows_and_what_was_read_stays(machine: Transformer) -> None:
+    engine = Engine(machine, 8, texts=2)
+    engine.together([(0, IDS[:3], False), (1, IDS[:7], True)])
+    engine.grow(CONTEXT)
+    first, second = engine.together([(0, IDS[3:], True), (1, IDS[7:9], False)])
+    expected = logits(machine)
+    assert worst(first, expected[3:]) < 2e-6
+    assert worst(second, expected[8:9]) < 2e-6
+    assert np.abs(first[:1] - expected[2:3]).max() > 0.01  # it is no matter which row

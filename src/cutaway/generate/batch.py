@@ -1,4 +1,4 @@
-"""Several generations at once, one token each in turn: what a server asks for, and the seam to a batched engine.
+"""Several generations at once, one token each in turn: what a server asks for.
 
     batch = Batch(machine, tokenizer)
     handle = batch.submit(Request(ids))      while batch.free
@@ -11,7 +11,7 @@ One thread owns a Batch. A request that fails ends with an event of its own; the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,13 +21,14 @@ from cutaway.inputs.text import Tokenizer
 from cutaway.model.cache import Cache
 from cutaway.model.transformer import Transformer
 
+from .engine import Engine, engine
 from .loop import FinishReason, Generation, Text
 from .rules import Rules
 from .sampler import Sampler, pick_seed
 
 SLOTS = 8  # generations at once
-CHUNK = 256  # tokens of a prompt read at a time: so long the others wait
-ROOM = 64  # new tokens a cache has room for at first
+CHUNK = 256  # tokens of prompts read at a time: so long the others wait
+ROOM = 64  # tokens a text has room for at first
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ class Event:
 
 
 class Batch:
-    """Up to ``slots`` generations of one decoder under way, each with a cache of its own."""
+    """Up to ``slots`` generations of one decoder under way. A step reads what is new of all of them in one run."""
 
     def __init__(self, machine: Transformer, tokenizer: Tokenizer | None, slots: int = SLOTS) -> None:
-        self._machine, self._tokenizer, self._slots = machine, tokenizer, slots
+        self._tokenizer, self._slots = tokenizer, slots
         self._handles = itertools.count(1)
-        self._running: dict[int, Iterator[Event | None]] = {}
+        self._running: dict[int, _Writing] = {}
+        fast = engine(machine, ROOM, texts=slots, chunk=CHUNK + slots)
+        self._reader: _Together | _OneByOne = _OneByOne(machine) if fast is None else _Together(fast)
 
     @property
     def free(self) -> int:
@@ -88,72 +91,147 @@ class Batch:
     def submit(self, request: Request) -> int:
         """Take a request; the next step begins to read it. Only while ``free``."""
         assert self.free, "who submits has asked"
-        handle = next(self._handles)
-        self._running[handle] = self._follow(handle, request)
+        handle, taken = next(self._handles), {writing.slot for writing in self._running.values()}
+        slot = next(slot for slot in range(self._slots) if slot not in taken)
+        self._reader.begin(slot, len(request.ids) + max(0, request.max_new_tokens - 1))
+        self._running[handle] = _Writing(handle, request, slot, self._tokenizer)
         return handle
 
     def cancel(self, handle: int) -> None:
-        """Take no further step for it, and let its cache go. One that has ended already is no matter."""
+        """Take no further step for it, and let its slot go. One that has ended already is no matter."""
         self._running.pop(handle, None)
 
     def step(self) -> list[Event]:
-        """One token of every generation, or one chunk of its prompt."""
+        """One token of every generation, and up to one chunk of prompts."""
+        turns, room = [], CHUNK
+        for writing in self._running.values():
+            ids = writing.wants(room)
+            room -= len(ids) if writing.reading else 0
+            if ids:
+                turns.append((writing, ids))
         events = []
-        for handle, following in list(self._running.items()):
-            try:
-                event = next(following)
-            except Exception as problem:
-                event = Event(handle, error=problem)
+        read = self._reader.read([(writing.slot, ids, writing.scores) for writing, ids in turns])
+        for (writing, ids), logits in zip(turns, read, strict=True):
+            event = writing.take(ids, logits)
             if event is None:
                 continue
             events.append(event)
             if event.finish_reason is not None or event.error is not None:
-                del self._running[handle]
+                del self._running[writing.handle]
         return events
 
-    @torch.inference_mode()
-    def _read(self, ids: Sequence[int], cache: Cache, whole: bool) -> Tensor:
-        """Logits (T, V) in float64 after each of ``ids``, or (1, V) after the last."""
-        device = next(self._machine.parameters()).device
-        stream = self._machine.stream(torch.tensor([list(ids)], device=device), cache=cache)
-        logits: Tensor = self._machine.logits(stream if whole else stream[:, -1:])[0]
-        return logits.double().cpu()
 
-    def _follow(self, handle: int, request: Request) -> Iterator[Event | None]:
-        """Its events, one for each step; None for a step that only read on."""
-        ids, top = list(request.ids), request.top or 0
-        count = request.max_new_tokens
-        cache = self._machine.cache(1, len(ids) + max(0, count - 1), chunk=CHUNK, room=len(ids) + ROOM)
-        scored = [Scored(ids[0], None, [])]
-        last = torch.empty(0)
-        for begin in range(0, len(ids), CHUNK):
-            logits = self._read(ids[begin : begin + CHUNK], cache, request.score)
+class _Writing:
+    """One request: first its prompt is read, chunk by chunk, then it is gone on with."""
+
+    def __init__(self, handle: int, request: Request, slot: int, tokenizer: Tokenizer | None) -> None:
+        self.handle, self.slot = handle, slot
+        self._request, self._tokenizer = request, tokenizer
+        self._left = list(request.ids)
+        self._scored = [Scored(request.ids[0], None, [])]
+        self._unread: list[Tensor] = []
+        self._generation: Generation | None = None
+
+    @property
+    def reading(self) -> bool:
+        return self._generation is None
+
+    @property
+    def scores(self) -> bool:
+        """Are logits wanted after each token that is read, and not only after the last?"""
+        return self.reading and self._request.score
+
+    def wants(self, room: int) -> list[int]:
+        """The tokens to read next, ``room`` at most of a prompt."""
+        return self._left[:room] if self._generation is None else [self._generation.tokens[-1]]
+
+    def take(self, ids: list[int], logits: Tensor | Exception) -> Event | None:
+        """Logits after ``ids``, float64, (T, V) or (1, V) -> what they brought; None while the prompt goes on."""
+        try:
+            if isinstance(logits, Exception):
+                raise logits
+            return self._take(ids, logits)
+        except Exception as problem:
+            return Event(self.handle, error=problem)
+
+    def _take(self, ids: list[int], logits: Tensor) -> Event | None:
+        request, told, top = self._request, None, self._request.top or 0
+        if self.reading:
+            self._left = self._left[len(ids) :]
+            place = len(request.ids) - len(self._left)
             if request.score:
-                scored += score(logits, ids[begin + 1 : begin + 1 + len(logits)], top)
-            last = logits[-1]
-            if begin + CHUNK < len(ids):
-                yield None
-        told = scored if request.score else None
-        if count == 0:
-            yield Event(handle, prompt=told, finish_reason="length")
-            return
-        unread = [last]
+                self._scored += score(logits, request.ids[place - len(ids) + 1 : place + 1], top)
+            if self._left:
+                return None
+            told = self._scored if request.score else None
+            if request.max_new_tokens == 0:
+                return Event(self.handle, prompt=told, finish_reason="length")
+            self._generation = self._begin()
+        generation = self._generation
+        assert generation is not None, "the prompt has been read"
+        self._unread.append(logits[-1])
+        step = next(generation)
+        its = None
+        if request.top is not None:
+            assert generation.logits is not None, "a step has been taken"
+            (its,) = score(torch.from_numpy(generation.logits)[None], [step.id], top)
+        return Event(self.handle, step.id, step.text, its, told, generation.seed, generation.finish_reason)
 
-        def read(new: list[int]) -> Tensor:
-            return unread.pop() if unread else self._read(new, cache, False)[0]
-
+    def _begin(self) -> Generation:
+        request, ids = self._request, list(self._request.ids)
         seed = pick_seed() if request.seed is None else request.seed
         text = Text(None if self._tokenizer is None else self._tokenizer.stream(ids), request.stop)
-        generation = Generation(
-            read, ids, ids, count, request.sampler, request.rules, seed, text, request.eos, notes=[]
-        )
-        for step in generation:
-            assert generation.logits is not None, "a step has been taken"
-            its = None
-            if request.top is not None:
-                (its,) = score(torch.from_numpy(generation.logits)[None], [step.id], top)
-            yield Event(handle, step.id, step.text, its, told, seed, generation.finish_reason)
-            told = None
+        return Generation(
+            lambda new: self._unread.pop(),
+            ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
+        )  # fmt: skip
+
+
+# --- two ways of reading -----------------------------------------------------------------------------------------
+
+Turn = tuple[int, list[int], bool]  # slot, tokens, whether logits are wanted after each of them
+
+
+class _Together:
+    """Everything in one run of the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, slot: int, length: int) -> None:
+        if length > self._engine.length:
+            self._engine.grow(max(length, 2 * self._engine.length))
+        self._engine.lengths[slot] = 0
+
+    def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
+        return [torch.from_numpy(logits).double() for logits in self._engine.together(turns)]
+
+
+class _OneByOne:
+    """One text after the other, each with a cache of its own."""
+
+    def __init__(self, machine: Transformer) -> None:
+        self._machine = machine
+        self._caches: dict[int, Cache] = {}
+
+    def begin(self, slot: int, length: int) -> None:
+        self._caches[slot] = self._machine.cache(1, length, chunk=CHUNK, room=min(length, CHUNK + ROOM))
+
+    def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
+        read: list[Tensor | Exception] = []
+        for slot, ids, whole in turns:
+            try:
+                read.append(self._read(ids, self._caches[slot], whole))
+            except Exception as problem:
+                read.append(problem)
+        return read
+
+    @torch.inference_mode()
+    def _read(self, ids: list[int], cache: Cache, whole: bool) -> Tensor:
+        device = next(self._machine.parameters()).device
+        stream = self._machine.stream(torch.tensor([ids], device=device), cache=cache)
+        logits: Tensor = self._machine.logits(stream if whole else stream[:, -1:])[0]
+        return logits.double().cpu()
 
 
 def score(logits: Tensor, ids: Sequence[int], top: int) -> list[Scored]:

@@ -7,7 +7,8 @@ gives the same bits alone, in pieces of any size, and among others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,16 @@ import torch
 
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
-from cutaway.native.program import Program
+from cutaway.native.program import PANEL, Program
 
 CHUNK = 256  # tokens of a prompt that are read at once
 
 
-def engine(machine: Transformer | Seq2Seq, length: int) -> Engine | None:
-    """An engine for a text of up to ``length`` tokens; None where there is none for this machine, or none here."""
+def engine(machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK) -> Engine | None:
+    """An engine for ``texts`` of up to ``length`` tokens; None where there is none for this machine, or none here."""
     if not _suits(machine) or library.ready() is None:
         return None
-    return Engine(machine, length)
+    return Engine(machine, length, texts, chunk)
 
 
 def _suits(machine: Transformer | Seq2Seq) -> bool:
@@ -39,7 +40,8 @@ class Engine:
 
     def __init__(self, machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK) -> None:
         self._library = library.load()  # raises Unavailable
-        self._program = Program(machine, texts, length, max(texts, min(chunk, length)))
+        self._machine, self._rows = machine, chunk
+        self._program = Program(machine, texts, length, min(chunk, texts * length))
         self._threads = torch.get_num_threads()
         self.lengths = [0] * texts
         self.length = length
@@ -58,16 +60,40 @@ class Engine:
             self.lengths[text] += len(part)
         return logits[0]
 
-    def step(self, ids: Sequence[int], texts: Sequence[int]) -> npt.NDArray[np.float32]:
-        """One more token for each of ``texts``: logits (B, V)."""
-        positions = [self.lengths[text] for text in texts]
-        logits = self._run(ids, positions, texts, range(len(ids)))
-        for text in texts:
-            self.lengths[text] += 1
-        return logits
+    def together(self, turns: Sequence[tuple[int, Sequence[int], bool]]) -> list[npt.NDArray[np.float32]]:
+        """Of some texts what is new, as (text, ids, whole), in one run: logits (T, V) each where ``whole``, else (1, V)
+        after the last. Raises ValueError for more tokens than a run takes."""
+        ids: list[int] = []
+        positions: list[int] = []
+        texts: list[int] = []
+        wanted: list[int] = []
+        ends = []
+        for text, new, whole in turns:
+            begun = self.lengths[text]
+            if not new or begun + len(new) > self.length or len(ids) + len(new) > self._program.rows:
+                raise ValueError(f"{len(new)} tokens do not go after {begun} of text {text}, or not into this run")
+            wanted += range(len(ids) if whole else len(ids) + len(new) - 1, len(ids) + len(new))
+            ids += new
+            positions += range(begun, begun + len(new))
+            texts += [text] * len(new)
+            ends.append(len(wanted))
+        logits = self._run(ids, positions, texts, wanted) if ids else np.empty((0, 0), np.float32)
+        for text, new, _ in turns:
+            self.lengths[text] += len(new)
+        return [logits[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+    def grow(self, length: int) -> None:
+        """Room for longer texts; those that are there stay."""
+        before, texts = self._program, len(self.lengths)
+        self._program = Program(self._machine, texts, length, min(self._rows, texts * length))
+        self.length = length
+        for old, new in zip(before.caches, self._program.caches, strict=True):
+            for text, filled in enumerate(self.lengths):
+                panels = -(-filled // PANEL) * PANEL
+                new[text, :, :panels] = old[text, :, :panels]
 
     def _run(
-        self, ids: Sequence[int], positions: Sequence[int], texts: Sequence[int], wanted: Sequence[int]
+        self, ids: Sequence[int], positions: Iterable[int], texts: Iterable[int], wanted: Sequence[int]
     ) -> npt.NDArray[np.float32]:
         batch = self._program.fill(ids, positions, texts, wanted)
         self._library.run(self._program.ops, batch, self._threads)

@@ -79,6 +79,7 @@ class Program:
     def __init__(self, machine: Transformer | Seq2Seq, texts: int, length: int, rows: int) -> None:
         self.rows, self.length, self.texts = rows, length, texts
         self._kept: list[object] = []  # what the addresses point to
+        self.caches: list[Tensor] = []  # (B, G, S, E): a panel of keys has its 16 turned, (E, 16)
         self._rooms: dict[tuple[str, int], Tensor] = {}
         stem, stack = (
             (machine.target, machine.decoder) if isinstance(machine, Seq2Seq) else (machine.stem, machine.stack)
@@ -170,8 +171,10 @@ class Program:
         op = COp(code=ATTEND)
         to = op.attention
         to.q, to.k, to.v, to.z = (_at(tensor) for tensor in (q, k, v, self._z))
-        held = self.texts * its.kv_heads * self._slots * its.width
-        to.keys, to.values = _at(self._room(1, held)), _at(self._room(1, held))
+        held = (self.texts, its.kv_heads, self._slots, its.width)
+        caches = [self._keep(torch.empty(held)) for _ in range(2)]  # memory is taken as it fills
+        self.caches += caches
+        to.keys, to.values = (_at(cache) for cache in caches)
         to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
         to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
         to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -204,7 +205,7 @@ class _Together:
         self._engine.lengths[slot] = 0
 
     def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
-        return [torch.from_numpy(logits).double() for logits in self._engine.together(turns)]
+        return [torch.from_numpy(logits.astype(np.float64)) for logits in self._engine.together(turns)]
 
 
 class _OneByOne:

@@ -137,10 +137,16 @@ class Generation(Iterator[Step]):
     ) -> Generator[Step, None, None]:
         new = begin
         for index in range(count):
-            predicted = read(new).double().cpu()
+            predicted = read(new).cpu()
+            if predicted.dtype not in (torch.float32, torch.float64):
+                predicted = predicted.float()
+            # In NumPy: PyTorch's threads stay awake for a while after each of its operations, beside the engine's.
+            logits = self.logits = predicted.numpy().astype(np.float64)
             written = begin + self.tokens
-            logits = self.logits = predicted.numpy()
-            allowed = rules(predicted[None], [written], eos, len(begin), last=index == count - 1)[0].numpy()
+            allowed = logits
+            if rules != Rules():
+                last = index == count - 1
+                allowed = rules(torch.from_numpy(logits)[None], [written], eos, len(begin), last)[0].numpy()
             token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
             new = [token]

@@ -32,10 +32,12 @@
 #define WIDE 4     /* panels that meet a single row together */
 #define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
 #define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
+#define SIDE 3     /* vectors of inputs that meet rows of a float matrix together */
+#define ABREAST (SIDE * PANEL)
 #if defined(__AVX512F__)
-#define STREAMS 12 /* rows of a float matrix that are read side by side */
+#define STREAMS 8 /* rows of a float matrix that are read side by side */
 #else
-#define STREAMS 3
+#define STREAMS 2
 #endif
 
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
@@ -378,11 +380,11 @@ INLINE int32_t four(const int8_t *x) {
 /* `rows` quantised inputs with `panels` panels: out (rows, 16 panels). Both counts are constants where it is called. */
 INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t stride, int64_t groups, const int8_t *x,
                  const float *scales, const int32_t *sums, int64_t x_stride, float *out) {
-    vec found[rows * panels];
+    vec found[2 * TILE]; /* of a fixed size, or the compiler does not keep them in registers */
     EACH(i) = 0; i < rows * panels; i++) found[i] = splat(0);
     for (int64_t g = 0; g < groups; g++) {
-        ints sum[rows * panels];
-        const uint8_t *group[panels];
+        ints sum[2 * TILE];
+        const uint8_t *group[WIDE];
         EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * (kind == INT8 ? ROWS8 : ROWS4) + 2 * PANEL;
         /* Weights are kept off by 128 (or 8), to be unsigned: what that adds is taken off by the sum of the inputs. */
         EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
@@ -390,14 +392,14 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
         const int8_t *its = x + g * GROUP;
         if (kind == INT8) {
             EACH(c) = 0; c < GROUP / 4; c++) {
-                ints weights[panels];
+                ints weights[WIDE];
                 EACH(p) = 0; p < panels; p++) weights[p] = *(const ints *)(group[p] + 64 * c);
                 EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
                     sum[m * panels + p] = dot(sum[m * panels + p], weights[p], four(its + m * x_stride + 4 * c));
             }
         } else {
             EACH(c) = 0; c < GROUP / 8; c++) {
-                ints low[panels], high[panels];
+                ints low[WIDE], high[WIDE];
                 EACH(p) = 0; p < panels; p++) {
                     bits two = *(const bits *)(group[p] + 64 * c);
                     low[p] = (ints)(two & 0x0f0f0f0fu);
@@ -445,7 +447,7 @@ INLINE float weight_at(int kind, const void *row, int64_t k) {
 /* A few inputs with `count` rows of a float matrix, along the rows: out (rows, count). */
 INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
                   float *out, int64_t out_stride) {
-    vec sum[rows * count];
+    vec sum[16];
     int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), full = columns / PANEL * PANEL;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < full; k += PANEL) {
@@ -461,20 +463,20 @@ INLINE void along(int rows, int count, int kind, const char *w, int64_t columns,
     }
 }
 
-/* 32 inputs, laid side by side (K, 32), with `count` rows of a float matrix: out (count, 32). */
-INLINE void across(int count, int kind, const char *w, int64_t columns, const float *x, float *out) {
-    vec sum[2 * count];
+/* 16, 32 or 48 inputs, laid side by side (K, 48), with `count` rows of a float matrix: out (count, 48). */
+INLINE void across(int side, int count, int kind, const char *w, int64_t columns, const float *x, float *out) {
+    vec sum[SIDE * STREAMS];
     int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2);
-    EACH(i) = 0; i < 2 * count; i++) sum[i] = splat(0);
-    for (int64_t k = 0; k < columns; k++) {
-        vec a = load(x + 32 * k), b = load(x + 32 * k + PANEL);
+    EACH(i) = 0; i < SIDE * STREAMS; i++) sum[i] = splat(0);
+    for (int64_t k = 0; k < columns; k++, x += ABREAST) {
+        vec inputs[SIDE];
+        EACH(i) = 0; i < side; i++) inputs[i] = load(x + i * PANEL);
         EACH(n) = 0; n < count; n++) {
-            float weight = weight_at(kind, w + n * bytes, k);
-            sum[2 * n] += a * weight;
-            sum[2 * n + 1] += b * weight;
+            vec weight = splat(weight_at(kind, w + n * bytes, k));
+            EACH(i) = 0; i < side; i++) sum[SIDE * n + i] += inputs[i] * weight;
         }
     }
-    EACH(i) = 0; i < 2 * count; i++) store(out + PANEL * i, sum[i]);
+    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < side; i++) store(out + n * ABREAST + PANEL * i, sum[SIDE * n + i]);
 }
 
 /* ------------------------------------------------------------------ a matrix, its bias and what follows */
@@ -570,7 +572,7 @@ static void linear(Thread *me, const Op *op) {
         scratch = (char *)(sums + groups);
         scratch += -(uintptr_t)scratch % 64;
     }
-    int64_t share = many ? 32 : 1; /* rows that lie side by side are one thread's */
+    int64_t share = many ? ABREAST : 1; /* rows that lie side by side are one thread's */
     for (int64_t some = alone ? 0 : take(pool, me->side); some * share < rows; some = alone ? rows : take(pool, me->side))
         for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
         const float *x = input(op, batch, m);
@@ -578,13 +580,13 @@ static void linear(Thread *me, const Op *op) {
         if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
         if (quantised) quantise(x, width, bytes + m * padded, scales + m * groups, sums + m * groups);
         else if (many)
-            for (int64_t k = 0; k < width; k++) floats[(m / 32 * width + k) * 32 + m % 32] = x[k];
+            for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
         else if (x != y) memcpy(y, x, width * sizeof(float));
         }
     if (!alone) {
         if (many && me->thread == 0)
-            for (int64_t m = rows; m % 32; m++)
-                for (int64_t k = 0; k < width; k++) floats[(m / 32 * width + k) * 32 + m % 32] = 0;
+            for (int64_t m = rows; m % ABREAST; m++)
+                for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = 0;
         meet(pool, &me->side);
     }
 
@@ -618,25 +620,31 @@ static void linear(Thread *me, const Op *op) {
             }
         } else if (many) {
             int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
-            for (int64_t m = 0; m < rows; m += 32) {
-                int64_t some = rows - m < 32 ? rows - m : 32;
-                float turned[32 * 2][PANEL * 2];
+            for (int64_t m = 0; m < rows; m += ABREAST) {
+                int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
+                float turned[2 * ABREAST][PANEL * 2];
                 for (int b = 0; b < both; b++) {
                     const char *w = (const char *)matrix[b].data + first * bytes_each;
                     const float *x = floats + m * width;
-                    float *to = found + b * 64 * 32;
+                    float *to = found + b * 64 * ABREAST;
                     int64_t n = 0;
-#define ACROSS(c, k) across(c, k, w + n * bytes_each, width, x, to + n * 32)
+#define ACROSS(i, c, k) across(i, c, k, w + n * bytes_each, width, x, to + n * ABREAST)
+#define ACROSS_SIDES(c, k)                                                                                             \
+    do {                                                                                                               \
+        if (some > 2 * PANEL) ACROSS(3, c, k);                                                                         \
+        else if (some > PANEL) ACROSS(2, c, k);                                                                        \
+        else ACROSS(1, c, k);                                                                                          \
+    } while (0)
                     for (; n + STREAMS <= left; n += STREAMS)
-                        if (matrix->kind == FLOAT32) ACROSS(STREAMS, FLOAT32);
-                        else ACROSS(STREAMS, BFLOAT16);
+                        if (matrix->kind == FLOAT32) ACROSS_SIDES(STREAMS, FLOAT32);
+                        else ACROSS_SIDES(STREAMS, BFLOAT16);
                     for (; n < left; n++)
-                        if (matrix->kind == FLOAT32) ACROSS(1, FLOAT32);
-                        else ACROSS(1, BFLOAT16);
+                        if (matrix->kind == FLOAT32) ACROSS_SIDES(1, FLOAT32);
+                        else ACROSS_SIDES(1, BFLOAT16);
                     for (int64_t j = 0; j < some; j++)
-                        for (int64_t i = 0; i < left; i++) turned[b * 32 + j][i] = to[i * 32 + j];
+                        for (int64_t i = 0; i < left; i++) turned[b * ABREAST + j][i] = to[i * ABREAST + j];
                 }
-                finish(op, matrix, m, some, first, left, turned[0], turned[32], PANEL * 2);
+                finish(op, matrix, m, some, first, left, turned[0], turned[ABREAST], PANEL * 2);
             }
         } else {
             int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
@@ -696,10 +704,10 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
                         float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
     const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vec largest[rows];
+    vec largest[TILE];
     EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
     for (int64_t s = first; s < to; s += PANEL) {
-        vec score[rows];
+        vec score[TILE];
         EACH(m) = 0; m < rows; m++) score[m] = splat(0);
         const float *panel = keys + s * width;
         for (int64_t e = 0; e < width; e++) {
@@ -720,7 +728,7 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
             largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));
         }
     }
-    float by[rows];
+    float by[TILE];
     EACH(m) = 0; m < rows; m++) {
         float top = maximum(largest[m]);
         vec sum = splat(0);
@@ -734,7 +742,7 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
     for (int64_t e = 0; e < width;) {
 #define VALUES(c)                                                                                                      \
     do {                                                                                                               \
-        vec sum[rows * (c)];                                                                                           \
+        vec sum[4 * TILE];                                                                                             \
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             const float *v = values + s * width + e;                                                                   \

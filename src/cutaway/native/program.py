@@ -25,6 +25,7 @@ from cutaway.model.sublayer import Sublayer
 from cutaway.model.transformer import Seq2Seq, Stack, Transformer
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
+ABREAST = 48  # rows that meet a matrix of floats together
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 QUANTIZED = {8: 2, 4: 3}
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
@@ -112,7 +113,7 @@ class Program:
     def _batch(self, widest: int) -> None:
         padded = -(-widest // GROUP) * GROUP
         self.ids, self.positions, self.sequences, self.picked = (np.zeros(self.rows, np.int32) for _ in range(4))
-        blocks = -(-self.rows // 32) * 32
+        blocks = -(-self.rows // ABREAST) * ABREAST
         floats, groups = self._room(blocks, padded), padded // GROUP
         numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
         scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))

@@ -28,7 +28,8 @@ def examine() -> list[Finding]:
     """Everything, in the order a person would ask for it."""
     packages = [_package(name) for name in ("tokenizers", "safetensors", "sentencepiece", "pillow")]
     return [
-        _cutaway(), _python(), _torch(), *packages, _reference(), _page(), _bundled(), _cache(), _state(), _disk(),
+        _cutaway(), _python(), _torch(), _kernels(), *packages, _reference(), _page(), _bundled(), _cache(), _state(),
+        _disk(),
     ]  # fmt: skip
 
 
@@ -54,6 +55,15 @@ def _torch() -> Finding:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return Finding("torch", f"{torch.__version__}, {', '.join(devices)}")
+
+
+def _kernels() -> Finding:
+    """Without them nothing is wrong, only slower."""
+    try:
+        from .native import library
+    except Exception:  # torch does not import, which is said above
+        return Finding("kernels", "none without torch")
+    return Finding("kernels", library.told())
 
 
 def _package(name: str) -> Finding:

@@ -37,7 +37,7 @@ class Unavailable(Exception):
 @functools.cache
 def load() -> Library:
     """The library, compiled if it has not been. Raises Unavailable."""
-    if platform.system() not in ("Linux", "Darwin"):
+    if not _supported():
         raise Unavailable(f"no kernels are compiled on {platform.system()}")
     with _lock:
         path = _file()
@@ -52,7 +52,7 @@ def load() -> Library:
 def ready() -> Library | None:
     """The library where it is there by now. The first call that finds none has it compiled by a process of its own:
     nobody waits for it, and it is there the next time."""
-    if platform.system() in ("Linux", "Darwin") and not _file().is_file():
+    if _supported() and not _file().is_file():
         _begin()
         return None
     try:
@@ -68,6 +68,17 @@ def _begin() -> None:
             [sys.executable, "-P", "-m", __name__], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+
+
+def told() -> str:
+    """One line for people: is there a library, will there be one, or why not."""
+    if _supported() and not _file().is_file() and _compiler() is not None:
+        return f"compiled on first use, by {_compiler()}"
+    try:
+        load()
+    except Unavailable as reason:
+        return f"none, so PyTorch writes texts, more slowly: {reason}"
+    return str(_file())
 
 
 class Library:
@@ -97,6 +108,14 @@ class Library:
         return self._pools[key]
 
 
+def _supported() -> bool:
+    return platform.system() in ("Linux", "Darwin")
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
 @functools.cache
 def _file() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -114,8 +133,7 @@ def _processor() -> str:
 
 
 def _compile(path: Path) -> None:
-    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
+    if (compiler := _compiler()) is None:
         raise Unavailable("there is no C compiler (cc, gcc or clang)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """kernels.c as a library: compiled by the machine's own compiler on first use, and kept in the user's cache.
 
 One C ABI and no header of PyTorch: what was compiled serves any version of it. The file's name is a hash of the source,
-the compiler's flags and the processor, so that a home folder can be shared between machines.
+the compiler, its flags and the processor, so that a home folder can be shared between machines.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _compiler() -> str | None:
 @functools.cache
 def _file() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    told = "\0".join([SOURCE.read_text("utf-8"), *FLAGS, platform.machine(), _processor()])
+    told = "\0".join([SOURCE.read_text("utf-8"), str(_compiler()), *FLAGS, platform.machine(), _processor()])
     return cache / "cutaway" / f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:20]}.so"
 
 

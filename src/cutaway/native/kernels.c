@@ -575,13 +575,13 @@ static void linear(Thread *me, const Op *op) {
     int64_t share = many ? ABREAST : 1; /* rows that lie side by side are one thread's */
     for (int64_t some = alone ? 0 : take(pool, me->side); some * share < rows; some = alone ? rows : take(pool, me->side))
         for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
-        const float *x = input(op, batch, m);
-        float *y = alone ? floats : many ? (float *)scratch : floats + m * width;
-        if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
-        if (quantised) quantise(x, width, bytes + m * padded, scales + m * groups, sums + m * groups);
-        else if (many)
-            for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
-        else if (x != y) memcpy(y, x, width * sizeof(float));
+            const float *x = input(op, batch, m);
+            float *y = alone ? floats : many ? (float *)scratch : floats + m * width;
+            if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
+            if (quantised) quantise(x, width, bytes + m * padded, scales + m * groups, sums + m * groups);
+            else if (many)
+                for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
+            else if (x != y) memcpy(y, x, width * sizeof(float));
         }
     if (!alone) {
         if (many && me->thread == 0)

@@ -23,14 +23,14 @@ CHUNK = 256  # tokens of a prompt that are read at once
 
 def engine(machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK) -> Engine | None:
     """An engine for ``texts`` of up to ``length`` tokens; None where there is none for this machine, or none here."""
-    if not _suits(machine) or library.ready() is None:
+    if not isinstance(machine, Transformer) or not _suits(machine) or library.ready() is None:
         return None
     return Engine(machine, length, texts, chunk)
 
 
-def _suits(machine: Transformer | Seq2Seq) -> bool:
+def _suits(machine: Transformer) -> bool:
     """A decoder in float32, or quantised, on a processor."""
-    if not isinstance(machine, Transformer) or machine.spec.task != "continue" or machine.spec.stack.relative:
+    if machine.spec.task != "continue" or machine.spec.stack.relative:
         return False
     return all(tensor.device.type == "cpu" and tensor.dtype is torch.float32 for tensor in machine.parameters())
 
@@ -38,7 +38,7 @@ def _suits(machine: Transformer | Seq2Seq) -> bool:
 class Engine:
     """Texts of up to ``length`` tokens, ``texts`` of them side by side, each in its place."""
 
-    def __init__(self, machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK) -> None:
+    def __init__(self, machine: Transformer, length: int, texts: int = 1, chunk: int = CHUNK) -> None:
         self._library = library.load()  # raises Unavailable
         self._machine, self._rows = machine, chunk
         self._program = Program(machine, texts, length, min(chunk, texts * length))

@@ -46,7 +46,7 @@ typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
 
 /* ------------------------------------------------------------------ what Python fills in */
 
-enum { FLOAT32, BFLOAT16, INT8, INT4 };
+enum { FLOAT32, INT8, INT4 };
 enum { NO_NORM, LAYER_NORM, RMS_NORM };
 enum { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH };
 enum { EMBED, NORM, LINEAR, ATTEND };
@@ -68,8 +68,6 @@ typedef struct {
     float *q, *k, *v, *z;    /* (M, H E), (M, G E) twice, (M, H E) */
     float *keys, *values;    /* caches: sequences x G x (S / 16, E, 16), and x (S, E) */
     const float *cos, *sin;  /* (positions, rotated / 2) */
-    const float *relative;   /* (H, S): what a distance adds to a score, or null */
-    const int32_t *lengths;  /* cross-attention: how many keys each sequence has; else null */
     Norm q_norm, k_norm;
     int64_t heads, kv_heads, width, rotated, slots, window, whole_norm;
     double scale, softcap;
@@ -104,7 +102,7 @@ typedef struct {
 typedef struct {
     int threads;
     pthread_t *others;
-    atomic_int run, arrived, crossed, asleep, stop, next[2];
+    atomic_int run, arrived, crossed, asleep, next[2];
     const Op *ops;
     int64_t count;
     const Batch *batch;
@@ -162,7 +160,6 @@ INLINE vec load(const float *x) { return *(const vec *)x; }
 INLINE void store(float *x, vec v) { *(vec *)x = v; }
 INLINE vec splat(float x) { return (vec){0} + x; }
 INLINE vec choose(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
-INLINE vec least(vec a, vec b) { return choose(a < b, a, b); }
 INLINE vec most(vec a, vec b) { return choose(a > b, a, b); }
 
 INLINE float total(vec v) {
@@ -325,11 +322,6 @@ static void dequantise(const Matrix *matrix, int64_t row, float *out) {
         memcpy(out, (const float *)matrix->data + row * width, width * sizeof(float));
         return;
     }
-    if (matrix->kind == BFLOAT16) {
-        const uint16_t *from = (const uint16_t *)matrix->data + row * width;
-        for (int64_t k = 0; k < width; k++) ((uint32_t *)out)[k] = (uint32_t)from[k] << 16;
-        return;
-    }
     int64_t bytes = matrix->kind == INT8 ? ROWS8 : ROWS4;
     const uint8_t *group = (const uint8_t *)matrix->data + row / PANEL * groups * bytes;
     for (int64_t g = 0; g < groups; g++, group += bytes) {
@@ -432,47 +424,34 @@ static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
     }
 }
 
-INLINE vec weights_at(int kind, const void *row, int64_t k) {
-    if (kind == FLOAT32) return load((const float *)row + k);
-    typedef uint16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
-    return (vec)(__builtin_convertvector(*(const shorts *)((const uint16_t *)row + k), bits) << 16u);
-}
-
-INLINE float weight_at(int kind, const void *row, int64_t k) {
-    if (kind == FLOAT32) return ((const float *)row)[k];
-    union { uint32_t i; float f; } u = {(uint32_t)((const uint16_t *)row)[k] << 16};
-    return u.f;
-}
-
 /* A few inputs with `count` rows of a float matrix, along the rows: out (rows, count). */
-INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
-                  float *out, int64_t out_stride) {
+INLINE void along(int rows, int count, const float *w, int64_t columns, const float *x, int64_t x_stride, float *out,
+                  int64_t out_stride) {
     vec sum[16];
-    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), full = columns / PANEL * PANEL;
+    int64_t full = columns / PANEL * PANEL;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < full; k += PANEL) {
         EACH(n) = 0; n < count; n++) {
-            vec weights = weights_at(kind, w + n * bytes, k);
+            vec weights = load(w + n * columns + k);
             EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
         }
     }
     EACH(m) = 0; m < rows; m++) EACH(n) = 0; n < count; n++) {
         float found = total(sum[m * count + n]);
-        for (int64_t k = full; k < columns; k++) found += weight_at(kind, w + n * bytes, k) * x[m * x_stride + k];
+        for (int64_t k = full; k < columns; k++) found += w[n * columns + k] * x[m * x_stride + k];
         out[m * out_stride + n] = found;
     }
 }
 
 /* 16, 32 or 48 inputs, laid side by side (K, 48), with `count` rows of a float matrix: out (count, 48). */
-INLINE void across(int side, int count, int kind, const char *w, int64_t columns, const float *x, float *out) {
+INLINE void across(int side, int count, const float *w, int64_t columns, const float *x, float *out) {
     vec sum[SIDE * STREAMS];
-    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2);
     EACH(i) = 0; i < SIDE * STREAMS; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < columns; k++, x += ABREAST) {
         vec inputs[SIDE];
         EACH(i) = 0; i < side; i++) inputs[i] = load(x + i * PANEL);
         EACH(n) = 0; n < count; n++) {
-            vec weight = splat(weight_at(kind, w + n * bytes, k));
+            vec weight = splat(w[n * columns + k]);
             EACH(i) = 0; i < side; i++) sum[SIDE * n + i] += inputs[i] * weight;
         }
     }
@@ -530,15 +509,14 @@ INLINE const float *input(const Op *op, const Batch *batch, int64_t m) {
     return op->in + (op->picked ? batch->picked[m] : m) * op->width;
 }
 
-/* Quantised inputs with `panels` (2 or 4) panels of one matrix from `first` on. */
-static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, int64_t rows, const Batch *batch,
-                     const int8_t *x, const float *scales, const int32_t *sums, const uint8_t *wide, float *out) {
+/* Quantised inputs with `panels` (1, 2 or 4) panels of one matrix from `first` on. */
+static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, int64_t rows, const int8_t *x,
+                    const float *scales, const int32_t *sums, const uint8_t *wide, float *out) {
     int64_t groups = (matrix->columns + GROUP - 1) / GROUP, width = groups * GROUP;
     int kind = wide ? INT8 : matrix->kind;
     int64_t stride = groups * (kind == INT8 ? ROWS8 : ROWS4);
     const uint8_t *w = wide ? wide : (const uint8_t *)matrix->data + panel * stride;
     x += m * width, scales += m * groups, sums += m * groups;
-    (void)batch;
 #define CASE(r, p, k) case (r) * 100 + (p) * 10 + (k): tile(r, p, k, w, stride, groups, x, scales, sums, width, out); break;
 #define CASES(p) CASE(1, p, INT8) CASE(2, p, INT8) CASE(3, p, INT8) CASE(4, p, INT8) CASE(5, p, INT8) CASE(6, p, INT8) \
                  CASE(1, p, INT4) CASE(2, p, INT4) CASE(3, p, INT4) CASE(4, p, INT4) CASE(5, p, INT4) CASE(6, p, INT4)
@@ -614,55 +592,44 @@ static void linear(Thread *me, const Op *op) {
             for (int64_t m = 0; m < rows; m += TILE) {
                 int64_t some = rows - m < TILE ? rows - m : TILE;
                 for (int b = 0; b < both; b++)
-                    product(matrix + b, first / PANEL, panels, m, some, batch, bytes, scales, sums, wide[b],
-                             found + b * 64 * TILE);
+                    product(matrix + b, first / PANEL, panels, m, some, bytes, scales, sums, wide[b], found + b * 64 * TILE);
                 finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);
             }
         } else if (many) {
-            int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
             for (int64_t m = 0; m < rows; m += ABREAST) {
                 int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
                 float turned[2 * ABREAST][PANEL * 2];
                 for (int b = 0; b < both; b++) {
-                    const char *w = (const char *)matrix[b].data + first * bytes_each;
+                    const float *w = (const float *)matrix[b].data + first * width;
                     const float *x = floats + m * width;
                     float *to = found + b * 64 * ABREAST;
                     int64_t n = 0;
-#define ACROSS(i, c, k) across(i, c, k, w + n * bytes_each, width, x, to + n * ABREAST)
-#define ACROSS_SIDES(c, k)                                                                                             \
+#define ACROSS(i, c) across(i, c, w + n * width, width, x, to + n * ABREAST)
+#define ACROSS_SIDES(c)                                                                                                \
     do {                                                                                                               \
-        if (some > 2 * PANEL) ACROSS(3, c, k);                                                                         \
-        else if (some > PANEL) ACROSS(2, c, k);                                                                        \
-        else ACROSS(1, c, k);                                                                                          \
+        if (some > 2 * PANEL) ACROSS(3, c);                                                                            \
+        else if (some > PANEL) ACROSS(2, c);                                                                           \
+        else ACROSS(1, c);                                                                                             \
     } while (0)
-                    for (; n + STREAMS <= left; n += STREAMS)
-                        if (matrix->kind == FLOAT32) ACROSS_SIDES(STREAMS, FLOAT32);
-                        else ACROSS_SIDES(STREAMS, BFLOAT16);
-                    for (; n < left; n++)
-                        if (matrix->kind == FLOAT32) ACROSS_SIDES(1, FLOAT32);
-                        else ACROSS_SIDES(1, BFLOAT16);
+                    for (; n + STREAMS <= left; n += STREAMS) ACROSS_SIDES(STREAMS);
+                    for (; n < left; n++) ACROSS_SIDES(1);
                     for (int64_t j = 0; j < some; j++)
                         for (int64_t i = 0; i < left; i++) turned[b * ABREAST + j][i] = to[i * ABREAST + j];
                 }
                 finish(op, matrix, m, some, first, left, turned[0], turned[ABREAST], PANEL * 2);
             }
         } else {
-            int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
             for (int64_t m = 0; m < rows;) {
                 int64_t some = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
                 for (int b = 0; b < both; b++) {
-                    const char *w = (const char *)matrix[b].data + first * bytes_each;
+                    const float *w = (const float *)matrix[b].data + first * width;
                     const float *x = floats + m * width;
                     float *to = found + b * 32 * TILE;
-#define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
-#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else if (some == 2) ALONG(2, c, k); else ALONG(1, c, k); } while (0)
+#define ALONG(r, c) along(r, c, w + n * width, width, x, width, to + n, 32)
+#define ALONG_ROWS(c) do { if (some == 4) ALONG(4, c); else if (some == 2) ALONG(2, c); else ALONG(1, c); } while (0)
                     int64_t n = 0;
-                    for (; n + 4 <= left; n += 4)
-                        if (matrix->kind == FLOAT32) ALONG_ROWS(4, FLOAT32);
-                        else ALONG_ROWS(4, BFLOAT16);
-                    for (; n < left; n++)
-                        if (matrix->kind == FLOAT32) ALONG_ROWS(1, FLOAT32);
-                        else ALONG_ROWS(1, BFLOAT16);
+                    for (; n + 4 <= left; n += 4) ALONG_ROWS(4);
+                    for (; n < left; n++) ALONG_ROWS(1);
                 }
                 finish(op, matrix, m, some, first, left, found, found + 32 * TILE, 32);
                 m += some;
@@ -687,9 +654,8 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
     int64_t width = attn->width, half = attn->rotated / 2;
     float *x = row + head * width;
     if (norm->kind && attn->whole_norm) { /* over all heads: none may change before all have been read */
-        Norm its = *norm;
         float whole[heads * width];
-        normalise(&its, row, whole, heads * width);
+        normalise(norm, row, whole, heads * width);
         memcpy(out, whole + head * width, width * sizeof(float));
     } else if (norm->kind)
         normalise(norm, x, out, width);
@@ -699,7 +665,7 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 }
 
 /* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
-INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const float *const *q, float *const *z,
+INLINE void attend_tile(int rows, const Attention *attn, const float *const *q, float *const *z,
                         const int32_t *positions, const float *keys, const float *values, int64_t from, int64_t to,
                         float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
@@ -717,12 +683,9 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
         EACH(m) = 0; m < rows; m++) {
             vec v = score[m] * (float)attn->scale;
             vec slot = lane + (float)s;
-            int64_t last = attn->lengths ? to - 1 : positions[m];
-            int64_t least_slot = !attn->lengths && attn->window ? last - attn->window + 1 : 0;
+            int64_t last = positions[m];
+            int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
             if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
-            if (attn->relative)
-                for (int i = 0; i < PANEL; i++)
-                    if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
             v = choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
             store(p + m * p_stride + s - first, v);
             largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));
@@ -772,7 +735,7 @@ static void attend(Thread *me, const Op *op) {
     const Attention *attn = &op->attention;
     const Batch *batch = me->batch;
     Pool *pool = me->pool;
-    int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
+    int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = H + 2 * G;
     float *first = (float *)me->scratch;
     /* Queries and keys are placed, keys and values go to their slots. */
     int64_t share = batch->rows == 1 ? 4 : each;
@@ -799,16 +762,15 @@ static void attend(Thread *me, const Op *op) {
     int64_t item = take(pool, me->side), seen = 0;
     float *p = (float *)me->scratch;
     for (int64_t m = 0; m < batch->rows;) {
-        int64_t rows = 1, limit = 1 + TILE - 1;
-        while (rows < limit && m + rows < batch->rows && batch->sequences[m + rows] == batch->sequences[m] &&
+        int64_t rows = 1;
+        while (rows < TILE && m + rows < batch->rows && batch->sequences[m + rows] == batch->sequences[m] &&
                batch->positions[m + rows] == batch->positions[m] + rows)
             rows++;
         for (; item < seen + H; item = take(pool, me->side)) {
             int64_t head = item - seen, kv = head / (H / G), sequence = batch->sequences[m];
             const float *keys = attn->keys + (sequence * G + kv) * S * E, *values = attn->values + (sequence * G + kv) * S * E;
-            int64_t last = batch->positions[m + rows - 1];
-            int64_t to = attn->lengths ? attn->lengths[sequence] : last + 1, from = 0;
-            if (!attn->lengths && attn->window && batch->positions[m] >= attn->window)
+            int64_t to = batch->positions[m + rows - 1] + 1, from = 0;
+            if (attn->window && batch->positions[m] >= attn->window)
                 from = batch->positions[m] - attn->window + 1;
             const float *q[TILE];
             float *z[TILE];
@@ -816,7 +778,7 @@ static void attend(Thread *me, const Op *op) {
                 z[r] = attn->z + ((m + r) * H + head) * E;
                 q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
             }
-#define ATTEND_ROWS(r) case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
+#define ATTEND_ROWS(r) case r: attend_tile(r, attn, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
             switch (rows) {
                 ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
             }
@@ -878,10 +840,8 @@ static void *worker(void *given) {
     Pool *pool = ((void **)given)[0];
     int thread = (int)(intptr_t)((void **)given)[1], done = 0;
     free(given);
-    for (;;) {
+    for (;; done++) {
         wait(pool, &pool->run, done);
-        done++;
-        if (atomic_load(&pool->stop)) return 0;
         walk(pool, thread);
     }
 }
@@ -910,14 +870,6 @@ void cutaway_run(Pool *pool, const Op *ops, int64_t count, const Batch *batch) {
     pool->ops = ops, pool->count = count, pool->batch = batch;
     change(pool, &pool->run);
     walk(pool, 0);
-}
-
-void cutaway_pool_free(Pool *pool) {
-    atomic_store(&pool->stop, 1);
-    change(pool, &pool->run);
-    for (int i = 1; i < pool->threads; i++) pthread_join(pool->others[i], 0);
-    for (int i = 0; i < pool->threads; i++) free(pool->scratch[i]);
-    free(pool->scratch), free(pool->room), free(pool->others), free(pool);
 }
 
 /* The sizes of the structs, for Python to compare with its own. */

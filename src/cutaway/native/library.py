@@ -53,7 +53,8 @@ def ready() -> Library | None:
     """The library where it is there by now. The first call that finds none has it compiled by a process of its own:
     nobody waits for it, and it is there the next time."""
     if _supported() and not _file().is_file():
-        _begin()
+        if _compiler() is not None:
+            _begin()
         return None
     try:
         return load()

@@ -22,12 +22,11 @@ from cutaway.model.block import MLP, Block
 from cutaway.model.positions import rotation, sinusoids
 from cutaway.model.quantized import Quantized
 from cutaway.model.sublayer import Sublayer
-from cutaway.model.transformer import Seq2Seq, Stack, Transformer
+from cutaway.model.transformer import Transformer
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
 ABREAST = 48  # rows that meet a matrix of floats together
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
-QUANTIZED = {8: 2, 4: 3}
+FLOAT32, QUANTIZED = 0, {8: 1, 4: 2}  # kinds of matrices
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 EMBED, NORM, LINEAR, ATTEND = range(4)
 
@@ -45,7 +44,7 @@ class CNorm(ctypes.Structure):
 
 class CAttention(ctypes.Structure):
     _fields_ = [
-        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin", "relative", "lengths")),
+        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin")),
         ("q_norm", CNorm), ("k_norm", CNorm),
         *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window", "whole_norm")),
         ("scale", _real), ("softcap", _real),
@@ -77,23 +76,20 @@ class Program:
     It reads the machine's own weights where they lie.
     """
 
-    def __init__(self, machine: Transformer | Seq2Seq, texts: int, length: int, rows: int) -> None:
+    def __init__(self, machine: Transformer, texts: int, length: int, rows: int) -> None:
         self.rows, self.length, self.texts = rows, length, texts
         self._kept: list[object] = []  # what the addresses point to
         self.caches: list[Tensor] = []  # (B, G, S, E): a panel of keys has its 16 turned, (E, 16)
         self._rooms: dict[tuple[str, int], Tensor] = {}
-        stem, stack = (
-            (machine.target, machine.decoder) if isinstance(machine, Seq2Seq) else (machine.stem, machine.stack)
-        )
-        width = stack.stack.width
+        stack, width = machine.stack, machine.stack.stack.width
         self._slots = -(-length // PANEL) * PANEL
         self._x, self._added = self._room(rows, width), self._room(rows, width)
         self._turns: dict[spec.Rope, tuple[Tensor, Tensor]] = {}
-        ops = list(self._embedding(stem))
+        ops = list(self._embedding(machine.stem))
         blocks: Iterable[Any] = stack.blocks
         for block, its in zip(blocks, stack.stack.blocks, strict=True):
             ops += self._block(block, its)
-        ops.append(self._unembedding(machine, stack))
+        ops.append(self._unembedding(machine))
         self.ops = (COp * len(ops))(*ops)
         widest = max(matrix.columns for op in ops for matrix in op.matrix[: op.matrices])
         self._batch(widest)
@@ -147,16 +143,13 @@ class Program:
     def _block(self, block: Block, its: spec.Block) -> Iterable[COp]:
         attn, mlp = block.attn, block.mlp
         hidden = self._shared("hidden", its.mlp.hidden)
-        if its.parallel:
-            yield from self._attention(attn, its.attn)
-            up = self._up(mlp, its.mlp, hidden, attn if its.shared_norm else mlp)
-            yield up
-            yield from self._leave(attn, self._linear(attn.o, self._z))
-            yield from self._leave(mlp, self._linear(mlp.down, hidden))
-            return
+        up = self._up(mlp, its.mlp, hidden, attn if its.shared_norm else mlp)
         yield from self._attention(attn, its.attn)
+        if its.parallel:  # the MLP reads the stream before attention adds to it
+            yield up
         yield from self._leave(attn, self._linear(attn.o, self._z))
-        yield self._up(mlp, its.mlp, hidden, mlp)
+        if not its.parallel:
+            yield up
         yield from self._leave(mlp, self._linear(mlp.down, hidden))
 
     def _attention(self, attn: Attention, its: spec.Attention) -> Iterable[COp]:
@@ -164,8 +157,7 @@ class Program:
         queries, keys = its.heads * its.width, its.kv_heads * its.width
         q, k, v = self._shared("q", queries), self._shared("k", keys), self._shared("v", keys)
         self._z = self._shared("z", queries)
-        project = COp(code=LINEAR, input=_at(self._x), width=self._x.shape[1], scale=1, matrices=3)
-        self._normalised(project, attn)
+        project = self._project(attn, 3)
         for i, (matrix, out) in enumerate(((attn.q, q), (attn.k, k), (attn.v, v))):
             project.matrix[i] = self._matrix(matrix, matrix.bias, out)
         yield project
@@ -189,10 +181,9 @@ class Program:
         yield op
 
     def _up(self, mlp: MLP, its: spec.MLP, hidden: Tensor, enters: Sublayer) -> COp:
-        op = COp(code=LINEAR, input=_at(self._x), width=self._x.shape[1], scale=1, gated=its.gated)
-        self._normalised(op, enters)
         matrices = [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]
-        op.matrices, op.activation = len(matrices), ACTIVATIONS[its.activation]
+        op = self._project(enters, len(matrices))
+        op.gated, op.activation = its.gated, ACTIVATIONS[its.activation]
         for i, matrix in enumerate(matrices):
             op.matrix[i] = self._matrix(matrix, matrix.bias, hidden)
         return op
@@ -207,14 +198,13 @@ class Program:
         if sublayer.stream is not None:
             yield self._norm(self._x, sublayer.stream, self._x)
 
-    def _unembedding(self, machine: Transformer | Seq2Seq, stack: Stack) -> COp:
-        head = machine.head
+    def _unembedding(self, machine: Transformer) -> COp:
+        head, stem = machine.head, machine.stem
         assert head is not None, "a decoder has an unembedding"
-        stem = machine.target if isinstance(machine, Seq2Seq) else machine.stem
         self.logits = self._room(self.rows, head.head.size)
         op = COp(
             code=LINEAR, input=_at(self._x), width=self._x.shape[1], matrices=1, picked=1, scale=head.head.scale,
-            softcap=head.head.softcap or 0, norm=self._parameters(stack.norm),
+            softcap=head.head.softcap or 0, norm=self._parameters(machine.stack.norm),
         )  # fmt: skip
         op.matrix[0] = self._matrix(stem.tokens if head.head.tied else head.out, head.out.bias, self.logits)
         return op
@@ -229,8 +219,10 @@ class Program:
         op.matrix[0] = CMatrix(out=_at(out), rows=x.shape[1], columns=x.shape[1])
         return op
 
-    def _normalised(self, op: COp, sublayer: Sublayer) -> None:
-        op.norm = self._parameters(sublayer.pre)
+    def _project(self, enters: Sublayer, matrices: int) -> COp:
+        """What several matrices make of the stream as a sublayer reads it."""
+        norm, width = self._parameters(enters.pre), self._x.shape[1]
+        return COp(code=LINEAR, input=_at(self._x), width=width, norm=norm, scale=1, matrices=matrices)
 
     def _parameters(self, norm: Any) -> CNorm:
         if norm is None:
@@ -244,7 +236,7 @@ class Program:
             kind, rows, columns = QUANTIZED[module.bits], module.rows, module.columns
             return CMatrix(_at(packed), self._float(bias), _at(out), kind, rows, columns)
         weight = self._keep(module.weight.detach().contiguous())
-        return CMatrix(_at(weight), self._float(bias), _at(out), KINDS[weight.dtype], *weight.shape)
+        return CMatrix(_at(weight), self._float(bias), _at(out), FLOAT32, *weight.shape)
 
     def _float(self, tensor: Tensor | None) -> int | None:
         return None if tensor is None else _at(self._keep(tensor.detach().float().contiguous()))

@@ -738,8 +738,8 @@ def load(
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    bits = _bits(quantize, found.spec, device)
-    machine = found.load(torch.float32 if bits and dtype is None else dtype, device, progress)
+    bits = _bits(quantize, found.spec, dtype, device)
+    machine = found.load(torch.float32 if bits else dtype, device, progress)
     if bits:
         quantized.quantize(machine, bits)
     try:
@@ -758,13 +758,17 @@ def load(
     return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings, found.config)
 
 
-def _bits(quantize: str | None, described: spec.Spec, device: torch.device | str | None) -> int | None:
+def _bits(
+    quantize: str | None, described: spec.Spec, dtype: torch.dtype | str | None, device: torch.device | str | None
+) -> int | None:
     if quantize is None:
         return None
     if quantize not in QUANTIZE:
         raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
     if described.task != "continue":
         raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
+    if dtype not in (None, "float32", torch.float32):
+        raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
     if torch.device("cpu" if device is None else device).type != "cpu":
         raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
     return QUANTIZE[quantize]

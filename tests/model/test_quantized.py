@@ -73,5 +73,7 @@ def test_a_record_of_it_adds_up(quantize: str) -> None:
 def test_a_quantised_model_says_what_it_wants() -> None:
     with pytest.raises(Misuse, match="int8, int4"):
         cutaway.load("stories", quantize="int3")
+    with pytest.raises(Misuse, match="stays in float32"):
+        cutaway.load("stories", quantize="int8", dtype="bfloat16")
     with pytest.raises(Misuse, match="Only decoders"):
         cutaway.load("words", quantize="int8")

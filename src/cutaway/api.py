@@ -531,15 +531,17 @@ class Model:
         image: pictures.Source | None = None,
         target: str | Sequence[int] | None = None,
         sound: audio.Source | None = None,
+        after: Record | None = None,
     ) -> Record:
         """Run once and keep what happened: a Record, every intermediate by name.
 
         One of ``text``, ``tokens``, ``image`` and ``sound`` is what the model reads. ``keep``: shell-style patterns of
         names to store instead of the usual set. ``edit``: name -> function that gets the tensor and returns one of the
         same shape. ``target``: what a decoder behind an encoder has written so far, text or tokens; it reads that
-        behind its start token, or behind all that ``transcribe`` begins with. Raises Misuse for unknown names, an empty
-        text, or a record larger than ``RECORD_BYTES``; for an image what ``see`` raises, for a sound what
-        ``transcribe`` raises.
+        behind its start token, or behind all that ``transcribe`` begins with. ``after``: an earlier run of this model,
+        unchanged since; a decoder takes from it what both texts begin with, and runs the rest. Raises Misuse for
+        unknown names, an empty text, or a record larger than ``RECORD_BYTES``; for an image what ``see`` raises, for a
+        sound what ``transcribe`` raises.
         """
         if sum(given is not None for given in (text, tokens, image, sound)) > 1:
             raise Misuse("Give a text, tokens, an image or a sound, one of them.")
@@ -551,12 +553,15 @@ class Model:
         written, more = self._written(target)
         notes += more
         self._refuse_too_large(len(written or ids), keep, len(ids))
+        if after is not None and after.model.fingerprint != self.card.fingerprint:
+            raise Misuse(f"after= is a run of {after.model.name}, not of {self.card.name}.", "Give one of this model.")
         return look.run(
             self.machine,
             [torch.tensor([each], device=self.device) for each in (ids, written) if each],
             self.card,
             keep,
             edit,
+            after,
             tokens=written or ids,
             text=text,
             settings=self._settings(notes, ids),
@@ -670,7 +675,7 @@ class Model:
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Every name a run of this model has -> its axes."""
-        return look.names.names(self.spec)
+        return dict(look.names.names(self.spec))
 
     def _spelt(self) -> list[str]:
         """What each logit stands for: the readable text of a token, the name of a class."""

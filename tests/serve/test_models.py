@@ -189,7 +189,7 @@ def test_the_whole_file_of_a_kept_record(models: Models, tmp_path: Path) -> None
     id, _ = run(models)
     _, body = models.file(never, record=id, include=["blocks.1.attn.pattern"], weights=["stem.tokens.weight"])
     record = opened(body, tmp_path)
-    direct = cutaway.load("stories").run(TEXT)
+    direct = models._kept_record(id)
     assert {*direct.tensors, "blocks.1.attn.pattern", "logits.last"} <= record.tensors.keys()
     torch.testing.assert_close(record["blocks.1.attn.pattern"], direct["blocks.1.attn.pattern"], rtol=0, atol=0)
     torch.testing.assert_close(record.weights["stem.tokens.weight"], direct.weights["stem.tokens.weight"])
@@ -399,3 +399,18 @@ def test_the_whole_way(page: Path) -> None:
         long = client.post("/api/run", json={"model": "stories", "text": "word " * 30_000})
         assert long.status_code == 413
         assert "100,000" in long.json()["error"]["message"]
+
+
+def test_a_keystroke_runs_what_changed(models: Models, tmp_path: Path) -> None:
+    """The last words of a text are typed anew: the answer is that of the whole text, from a run of its end."""
+    ids = models._models["stories"].tokens(TEXT * 4)
+    run(models, text=None, tokens=ids, want=WANT)
+    machine, seen = models._models["stories"].machine, []
+    hook = machine.stack.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    _, body = run(models, text=None, tokens=[*ids[:-2], 5, 6, 7], want=WANT)
+    hook.remove()
+    assert seen == [3]
+    whole = models._models["stories"].run(tokens=[*ids[:-2], 5, 6, 7])
+    answer = opened(body, tmp_path)
+    for name in (name for glob in WANT for name in whole.matching(glob)):
+        assert torch.allclose(answer[name], whole[name], rtol=1e-5, atol=1e-5 * float(whole[name].abs().max())), name

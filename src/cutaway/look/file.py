@@ -60,9 +60,21 @@ def pack(record: Record, numbers: dict[str, Tensor], **more: Any) -> tuple[dict[
     story = {"format": FORMAT, "version": __version__, **record.description(), **more}
     story["axes"] = {name: record.axes(name) for name in numbers}
     return (
-        {name: x.detach().cpu().contiguous().clone() for name, x in numbers.items()},
+        _apart(numbers),
         {"cutaway": json.dumps(story, ensure_ascii=True, allow_nan=False)},
     )
+
+
+def _apart(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them: whole, here, and no two of them in the same memory."""
+    found: dict[str, Tensor] = {}
+    taken = set()
+    for name, x in numbers.items():
+        here = x.detach().cpu().contiguous()
+        memory = here.untyped_storage().data_ptr()
+        found[name] = here.clone() if memory in taken else here
+        taken.add(memory)
+    return found
 
 
 def open(path: str | os.PathLike[str]) -> Record:

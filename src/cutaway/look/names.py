@@ -8,8 +8,10 @@ of an image C channels, Y rows, X columns of pixels; of a sound M mel bins, R fr
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from ..errors import Misuse
 from ..model import spec
@@ -48,19 +50,30 @@ STORED = frozenset(
 )
 
 
-def names(machine: spec.Spec) -> dict[str, Axes]:
+@functools.lru_cache(16)
+def names(machine: spec.Spec) -> Mapping[str, Axes]:
     """Every name of a run of this machine -> its axes, in the order they are made."""
     if isinstance(machine, spec.Transformer):
         found = dict(_side("", machine.stem, machine.stack, "T"))
     else:
         found = dict(_side("encoder.", machine.source, machine.encoder, "S"))
         found |= dict(_side("decoder.", machine.target, machine.decoder, "T"))
-    if machine.head is None:
-        return found
-    time = ("T",) if every_token(machine) else ()
-    if machine.head.transform is not None:
-        found |= {"head.up": (*time, "D"), "head.hidden": (*time, "D")}
-    return found | {"logits": (*time, "V")}
+    if machine.head is not None:
+        time = ("T",) if every_token(machine) else ()
+        if machine.head.transform is not None:
+            found |= {"head.up": (*time, "D"), "head.hidden": (*time, "D")}
+        found["logits"] = (*time, "V")
+    return MappingProxyType(found)
+
+
+@functools.lru_cache(16)
+def answered(machine: spec.Spec) -> Mapping[str, Axes]:
+    """Every name that a record of a run can answer -> its axes: what the machine makes, and what is read off it."""
+    found = {**names(machine), **rivers(machine)}
+    if every_token(machine):
+        found |= {"logits.last": ("V",), "logits.top.values": ("T", "top"), "logits.top.ids": ("T", "top")}
+        found["logits.rest"] = ("T",)
+    return MappingProxyType(found | views(machine))
 
 
 def _side(prefix: str, stem: spec.Stem, stack: spec.Stack, time: str) -> Iterator[tuple[str, Axes]]:
@@ -111,6 +124,7 @@ def rivers(machine: spec.Spec) -> dict[str, Axes]:
     return {"encoder.river": ("stop", "S"), "decoder.river": ("stop", "T")}
 
 
+@functools.lru_cache(16)
 def views(machine: spec.Spec) -> dict[str, Axes]:
     """What is read off a run on request and never stored by one: name -> axes."""
     if isinstance(machine, spec.Seq2Seq):
@@ -170,14 +184,15 @@ def stack_of(machine: spec.Spec, name: str) -> spec.Stack:
     return machine.encoder if name.startswith("encoder.") else machine.decoder
 
 
-def stops(stack: spec.Stack) -> list[str]:
+@functools.lru_cache(32)
+def stops(stack: spec.Stack) -> tuple[str, ...]:
     """Where a river is measured: before and after each attention (of a decoder that reads an encoder: after each of
     the two), and at the end."""
-    found = []
+    found: list[str] = []
     for i, block in enumerate(stack.blocks):
         found += [f"blocks.{i}.resid_pre", f"blocks.{i}.resid_mid"]
         found += [f"blocks.{i}.resid_cross"] if block.cross is not None else []
-    return [*found, f"blocks.{len(stack.blocks) - 1}.resid_post"]
+    return (*found, f"blocks.{len(stack.blocks) - 1}.resid_post")
 
 
 def head_of(machine: spec.Spec) -> spec.Head:
@@ -201,8 +216,10 @@ def extent(machine: spec.Spec, name: str, axis: str, length: int, source: int = 
     """How long an axis of the tensor ``name`` is, in a run over ``length`` tokens, of which an encoder-decoder reads
     ``source`` others."""
     stack, size = stack_of(machine, name), 0 if machine.head is None else machine.head.size
+    if axis == "stop":
+        return len(stops(stack))
     whole = {
-        "T": length, "S": source, "D": stack.width, "V": size, "stop": len(stops(stack)), "kind": len(KINDS),
+        "T": length, "S": source, "D": stack.width, "V": size, "kind": len(KINDS),
         "top": min(TOP if name.startswith("logits.") else BEST, size),
         "bin": min(BINS, source if name.startswith("encoder.") else length),
     }  # fmt: skip
@@ -273,6 +290,12 @@ def stored(name: str, machine: spec.Spec) -> bool:
         if place == "resid_post":
             return int(index) == len(stack_of(machine, name).blocks) - 1
     return place in STORED
+
+
+@functools.lru_cache(16)
+def all_stored(machine: spec.Spec) -> frozenset[str]:
+    """The names that a run stores by default."""
+    return frozenset(name for name in names(machine) if stored(name, machine))
 
 
 def matching(known: Iterable[str], patterns: str | Iterable[str]) -> tuple[list[str], list[str]]:

@@ -38,6 +38,7 @@ from ..model.tap import Edit, record
 from ..model.transformer import Head, Seq2Seq, Transformer, embedding_of
 from . import heads, neurons
 from . import names as naming
+from .after import can_be_gone_on_from, go_on, in_common
 from .lens import lens
 from .names import TOP, WEIGHT
 
@@ -86,11 +87,7 @@ class Record:
     vocabulary: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._axes = naming.names(self.spec) | naming.rivers(self.spec)
-        if naming.every_token(self.spec):
-            self._axes |= {"logits.last": ("V",), "logits.top.values": ("T", "top"), "logits.top.ids": ("T", "top")}
-            self._axes["logits.rest"] = ("T",)
-        self._axes |= naming.views(self.spec)
+        self._axes = naming.answered(self.spec)
 
     def names(self, views: bool = False) -> list[str]:
         """Every name this record can answer, in the order the machine makes them; ``views``: what is read off them
@@ -154,11 +151,15 @@ class Record:
 
     def __contains__(self, name: str) -> bool:
         """Can this record answer ``name``, index and all?"""
+        plain = name.partition("[")[0]
+        known = plain in self._axes or plain.startswith(WEIGHT)  # to be told what was meant instead takes milliseconds
+        if self._stored(name) is None and not (known and self._has(plain)):
+            return False
         try:
             self.shape(name)
         except Misuse:
             return False
-        return self._stored(name) is not None or self._has(naming.split(name)[0])
+        return True
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
@@ -633,14 +634,21 @@ def run(
     card: ModelCard,
     keep: str | Iterable[str] | None = None,
     edit: Mapping[str, Edit] | None = None,
+    after: Record | None = None,
     **described: Any,
 ) -> Record:
     """Run ``model`` once on ``inputs`` (batch 1) and record it.
 
     ``keep``: names to store (shell-style patterns) instead of the usual set. ``edit``: name -> function that gets the
-    tensor (no batch axis) and returns another of the same shape, felt by everything after it. ``described`` goes into
+    tensor (no batch axis) and returns another of the same shape, felt by everything after it. ``after``: an earlier run
+    of the same weights, from which is taken what both texts begin with (see ``after.py``). ``described`` goes into
     the record as it is (text, tokens, pieces, settings). Raises Misuse for names this model does not have.
     """
+    if after is not None and keep is None and not edit and isinstance(model, Transformer):
+        begun = in_common(after, inputs[0][0].tolist())
+        if begun and can_be_gone_on_from(after):
+            tensors = go_on(model, after.tensors, begun, inputs[0])
+            return Record(card, model.spec, tensors=tensors, weights=weights(model), **described)
     edit = dict(edit or {})
     known = naming.names(model.spec)
     kept = _keeper(model.spec, known, keep)
@@ -692,7 +700,7 @@ def _keeper(
     machine: specs.Spec, known: Mapping[str, naming.Axes], keep: str | Iterable[str] | None
 ) -> Callable[[str], bool]:
     if keep is None:
-        return lambda name: naming.stored(name, machine)
+        return naming.all_stored(machine).__contains__
     wanted, missed = naming.matching(known, keep)
     if missed:
         raise Misuse(f"No tensor of this model matches {missed[0]!r}.", _hint(missed[0], known))

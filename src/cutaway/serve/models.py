@@ -254,10 +254,17 @@ class Models:
         ids = model.tokens(text) if text is not None else given["tokens"]
         ids, notes = model.fit(ids, most=self._limits.tokens)
         self._refuse_record(model, len(ids) + len(target or ()))
-        record = model.run(tokens=ids, target=target)
+        record = model.run(tokens=ids, target=target, after=self._closest(model, ids))
         record.text = text if text is not None else model.text(ids) if model.tokenizer else None
         record.settings |= {"notes": notes + record.settings.get("notes", [])} if notes else {}
         return record
+
+    def _closest(self, model: Model, ids: list[int]) -> Record | None:
+        """Of the kept runs of this model the one that has most tokens in common with a new one."""
+        from ..look.after import in_common
+
+        its = (record for record, _ in reversed(self._records.values()) if record.model.name == model.card.name)
+        return max(its, key=lambda record: in_common(record, ids), default=None)
 
     def tensor(self, check: Check, *, record: str, name: str, at: str | None) -> Answer:
         """One tensor of a kept record, or what an index takes of it, as little-endian float32."""

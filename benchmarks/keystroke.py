@@ -1,0 +1,105 @@
+"""How long the server takes for a keystroke: from the page's question sent to the last byte of everything it draws.
+
+    python benchmarks/keystroke.py [--tokens 64] [--times 40] [--models stories gpt2-small smollm-135m]
+
+On loopback, through HTTP, on 2 threads: a run of so many tokens with everything recorded, and in the answer the
+stream's lengths, all patterns, all neurons and the last logits. "all": every token is another than before; "last 4":
+only those are, and the server goes on from the run before. Prints medians and ranges beside the goals, and what the
+hardware alone would take: reading every weight once, and multiplying them with so many vectors. The two shapes have
+random weights and are made in a temporary folder. The first runs, which fill the memory that past runs are kept in,
+are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from shapes import SHAPES, bytes_per_token, operations
+from soak import WANT, Server
+from turns import hardware
+
+from cutaway import families
+from cutaway.families import checkpoint
+from cutaway.model.init import initialise
+from cutaway.model.transformer import build
+
+GOALS = {"gpt2-small": {"all": 110.0, "last 4": 60.0}, "stories": {"all": 15.0, "last 4": 15.0}}  # milliseconds
+CHANGED = {"all": None, "last 4": 4}
+WARM = 24
+
+
+def made(shape: str, folder: Path) -> Path:
+    """The shape with random weights, in the field's own format."""
+    its = families.describe(SHAPES[shape])[1]
+    checkpoint.save(initialise(build(its), seed=0), SHAPES[shape], folder / shape)
+    return folder / shape
+
+
+def took(server: Server, tokens: list[int]) -> float:
+    """Milliseconds, and the answer is one."""
+    want = [{"name": name, "at": None} for name in WANT]
+    began = time.perf_counter()
+    status, _, body = server.ask("POST", "/api/run", {"model": server.model, "tokens": tokens, "want": want})
+    ended = time.perf_counter()
+    assert status == 200, body
+    return 1000 * (ended - began)
+
+
+def measure(model: str, vocabulary: int, length: int, times: int) -> dict[str, list[float]]:
+    """For each way of changing the text the milliseconds of each run, in turn."""
+    rng = random.Random(0)
+    server = Server(model)
+    server.model = model if model == "stories" else f"local/{Path(model).name}"
+
+    def text(count: int) -> list[int]:
+        return [rng.randrange(vocabulary) for _ in range(count)]
+
+    begun = text(length)
+    try:
+        for _ in range(WARM):
+            took(server, text(length))
+        found: dict[str, list[float]] = {how: [] for how in CHANGED}
+        for _ in range(times):
+            for how, changed in CHANGED.items():
+                begun = text(length) if changed is None else begun[:-changed] + text(changed)
+                found[how].append(took(server, begun))
+        return found
+    finally:
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(timeout=20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--times", type=int, default=40)
+    parser.add_argument("--models", nargs="+", default=["stories", *SHAPES])
+    asked = parser.parse_args()
+    peak, read = hardware()
+    print(
+        f"{torch.get_num_threads()} threads; products at {peak / 1e9:.0f} GFLOP/s, memory read at {read / 1e9:.1f} GB/s"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for model in asked.models:
+            where = model if model == "stories" else str(made(model, Path(folder)))
+            vocabulary = 4096 if model == "stories" else SHAPES[model]["vocab_size"]
+            for how, each in measure(where, vocabulary, asked.tokens, asked.times).items():
+                goal = GOALS.get(model, {}).get(how)
+                beside = "" if goal is None else f"   goal {goal:.0f}"
+                if model in SHAPES:
+                    new = CHANGED[how] or asked.tokens
+                    least = max(bytes_per_token(SHAPES[model], "fp32") / read, operations(SHAPES[model], new) / peak)
+                    beside += f"   hardware {1000 * least:.1f}"
+                median, least, most = statistics.median(each), min(each), max(each)
+                print(f"{model:12} {how:7} {median:7.1f} ms  ({least:.1f} to {most:.1f}){beside}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -414,3 +414,19 @@ def test_a_keystroke_runs_what_changed(models: Models, tmp_path: Path) -> None:
     answer = opened(body, tmp_path)
     for name in (name for glob in WANT for name in whole.matching(glob)):
         assert torch.allclose(answer[name], whole[name], rtol=1e-5, atol=1e-5 * float(whole[name].abs().max())), name
+
+
+def test_a_small_machine_runs_on_one_thread(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    machine = models._models["stories"].machine
+    hook = machine.stack.blocks[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(models, text="A text")
+        monkeypatch.setattr("cutaway.serve.models.SMALL", 0)
+        run(models, text="Another text")
+        assert (seen, torch.get_num_threads()) == ([1, 2], 2)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)

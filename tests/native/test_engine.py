@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import Failed
+from cutaway.generate import beam, loop
 from cutaway.generate import engine as engines
-from cutaway.generate import loop
 from cutaway.generate.engine import Engine
 from cutaway.generate.sampler import Sampler
+from cutaway.model import spec
 from cutaway.model.quantized import Quantized, quantize
-from cutaway.model.transformer import Transformer
+from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
-from tests.model.machines import CONTEXT, DECODERS, VOCABULARY, lively
+from tests.model.machines import CONTEXT, DECODERS, T5, VOCABULARY, WHISPER, lively
 
 LENGTH = 23
 IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -124,7 +125,7 @@ def test_what_is_written_is_what_the_plain_loop_writes(
     machine: Transformer, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    monkeypatch.setattr(loop, "engine", lambda *given: used.append(1) or engines.engine(*given))
+    monkeypatch.setattr(loop, "engine", lambda *given, **how: used.append(1) or engines.engine(*given, **how))
     fast = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40).finish()
     plain = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40, cached=False).finish()
     assert used
@@ -173,3 +174,83 @@ def test_room_grows_and_what_was_read_stays(machine: Transformer) -> None:
     assert worst(first, expected[3:]) < 2e-6
     assert worst(second, expected[8:9]) < 2e-6
     assert np.abs(first[:1] - expected[2:3]).max() > 0.01  # it is no matter which row
+
+
+SOURCES = {"t5": T5, "whisper": WHISPER}
+
+
+@torch.no_grad()
+def written(name: str, bits: int | None = None) -> tuple[Seq2Seq, Tensor, np.ndarray]:
+    """A machine, what its encoder makes of two sources (2, S, D), and its decoder's logits for each (2, T, V)."""
+    machine = lively(SOURCES[name])
+    assert isinstance(machine, Seq2Seq)
+    if bits is not None:
+        quantize(machine, bits)
+    generator = torch.Generator().manual_seed(5)
+    if isinstance(machine.spec.source, spec.Tokens):
+        inputs = torch.randint(0, VOCABULARY, (2, 19), generator=generator)
+    else:
+        inputs = torch.randn(2, machine.spec.source.bins, 2 * machine.spec.source.length, generator=generator)
+    memory = machine.encode(inputs)
+    return machine, memory, machine.decode(torch.tensor([IDS, IDS]), memory).numpy()
+
+
+@pytest.mark.parametrize("size", [1, 5, LENGTH])
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_a_decoder_behind_an_encoder(name: str, size: int) -> None:
+    machine, memory, expected = written(name)
+    for which in range(2):
+        engine = Engine(machine, LENGTH, memory=memory[which : which + 1])
+        for start in range(0, LENGTH, size):
+            found = engine.read(IDS[start : start + size])
+            last = min(start + size, LENGTH) - 1
+            assert worst(found[None], expected[which, last : last + 1]) < 2e-6
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_texts_that_read_one_memory_or_each_its_own(name: str) -> None:
+    machine, memory, expected = written(name)
+    own = Engine(machine, LENGTH, texts=2, memory=memory).together([(0, IDS[:9], False), (1, IDS[:9], False)])
+    assert worst(np.concatenate(own), expected[:, 8]) < 2e-6
+    shared = Engine(machine, LENGTH, texts=3, memory=memory[1:])
+    for text in range(3):
+        shared.read(IDS[: 4 + text], text)
+    found = np.concatenate(shared.together([(text, [IDS[4 + text]], False) for text in range(3)]))
+    assert worst(found, expected[1, 4:7]) < 2e-6
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_decoder_behind_an_encoder(bits: int) -> None:
+    """As near as a quantised decoder is: its inputs take 8 bits."""
+    machine, memory, expected = written("t5", bits)
+    found = Engine(machine, LENGTH, memory=memory[:1]).read(IDS)
+    assert worst(found[None], expected[0, -1:]) < 0.05
+
+
+def test_places_go_on_with_each_others_texts() -> None:
+    machine = lively(DECODERS["llama"])
+    assert isinstance(machine, Transformer)
+    engine = Engine(machine, CONTEXT, texts=3)
+    for text in range(3):
+        engine.read(IDS[text : text + 6], text)
+    engine.reorder([2, 2, 0])
+    found = engine.together([(text, [7], False) for text in range(3)])
+    for row, begun in zip(found, (2, 2, 0), strict=True):
+        whole = Engine(machine, CONTEXT).read([*IDS[begun : begun + 6], 7])
+        assert worst(row, whole[None]) < 2e-6
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_what_is_written_is_what_the_machine_writes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn, and by beams: with the engine and without it."""
+    machine, memory, _ = written(name)
+    given = loop.Encoded(memory[:1])
+
+    def both() -> tuple[list[int], list[list[int]]]:
+        drawn = loop.generate(machine, [1], source=given, max_new_tokens=15, seed=3).finish().tokens
+        found = beam.beam_search(machine, [1], source=given, beams=3, max_new_tokens=15, eos=[2])
+        return drawn, [one.tokens for one in found]
+
+    fast = both()
+    monkeypatch.setattr(engines, "_suits", lambda machine: False)
+    assert both() == fast

@@ -6,11 +6,13 @@ continuation of n new tokens is ranked by its score / n ** length_penalty (Wu et
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ from cutaway.model.linear import pack
 from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq
 
-from .loop import ROOM, FinishReason, Machine, Source, fit, predictor
+from .engine import Engine, engine, one_thread
+from .loop import ROOM, FinishReason, Machine, Source, encode, fit, predictor
 from .rules import Rules
 
 MAX_BEAMS = 64
@@ -67,21 +70,35 @@ def beam_search(
     prompt, _ = fit(ids, model.spec.context, max_new_tokens)
     limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
     device = next(model.parameters()).device
-    rules, predict = rules or Rules(), predictor(model, source)
-    if beams > 1:
-        pack(_matrices(model), beams)
+    length = len(prompt) + limit - 1
+    encoded = encode(model, source) if isinstance(model, Seq2Seq) and source is not None else None
+    native = engine(model, length, beams, memory=None if encoded is None else encoded.memory)
+    reads = _Machine(model, encoded, beams, length, len(prompt)) if native is None else _Native(native, beams)
+    with contextlib.nullcontext() if native is None else one_thread():
+        return _search(reads, prompt, limit, beams, set(eos), length_penalty, early_stopping, rules or Rules(), device)
 
-    cache = model.cache(beams, len(prompt) + limit - 1, room=len(prompt) + ROOM)
+
+def _search(
+    reads: _Machine | _Native,
+    prompt: list[int],
+    limit: int,
+    beams: int,
+    eos: set[int],
+    length_penalty: float,
+    early_stopping: EarlyStopping,
+    rules: Rules,
+    device: torch.device,
+) -> list[Beam]:
     read = [prompt] * beams
     scores = torch.full((beams, 1), -1e9, device=device)
     scores[0] = 0  # all beams begin alike: only the first may branch
     running: list[list[int]] = [[] for _ in range(beams)]
     finished: list[Beam] = []
     # Enough candidates that ``beams`` of them go on even if every end-of-text token ranks first in every beam.
-    candidates = max(2, 1 + len(set(eos))) * beams
+    candidates = max(2, 1 + len(eos)) * beams
 
     for length in range(1, limit + 1):
-        predicted = predict(read, cache).float().log_softmax(-1)  # (beams, V)
+        predicted = reads(read).float().log_softmax(-1)  # (beams, V)
         written = [prompt + tokens for tokens in running]
         total = (scores + rules(predicted, written, eos, len(prompt), last=length == limit)).flatten()
         best, where = total.topk(min(candidates, total.numel()))
@@ -104,9 +121,44 @@ def beam_search(
                 break
         running = [tokens for _, _, tokens in going_on]
         scores = torch.stack([score for score, _, _ in going_on])[:, None]
-        cache.reorder(torch.tensor([beam for _, beam, _ in going_on], device=device))
+        reads.reorder([beam for _, beam, _ in going_on])
         read = [[tokens[-1]] for tokens in running]
     return finished
+
+
+class _Machine:
+    """The beams' texts, read by the machine itself: ids new to each of them -> logits (beams, V) after the last."""
+
+    def __init__(self, model: Machine, source: Source | None, beams: int, length: int, begun: int) -> None:
+        self._predict = predictor(model, source)
+        self._device = next(model.parameters()).device
+        self._cache = model.cache(beams, length, room=begun + ROOM)
+        if beams > 1:
+            pack(_matrices(model), beams)
+
+    def __call__(self, new: list[list[int]]) -> Tensor:
+        return self._predict(new, self._cache)
+
+    def reorder(self, beams: list[int]) -> None:
+        self._cache.reorder(torch.tensor(beams, device=self._device))
+
+
+class _Native:
+    """The same by an engine; what all begin with is read once."""
+
+    def __init__(self, native: Engine, beams: int) -> None:
+        self._native, self._beams = native, beams
+
+    def __call__(self, new: list[list[int]]) -> Tensor:
+        if self._native.lengths[0] == 0:
+            logits = torch.from_numpy(self._native.read(new[0]))[None]
+            self._native.reorder([0] * self._beams)
+            return logits.expand(self._beams, -1)
+        rows = self._native.together([(text, ids, False) for text, ids in enumerate(new)])
+        return torch.from_numpy(np.concatenate(rows))
+
+    def reorder(self, beams: list[int]) -> None:
+        self._native.reorder(beams)
 
 
 def _matrices(model: Machine) -> Iterator[Tensor]:

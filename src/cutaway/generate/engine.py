@@ -7,12 +7,14 @@ gives the same bits alone, in pieces of any size, and among others.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
@@ -21,27 +23,50 @@ from cutaway.native.program import PANEL, Program
 CHUNK = 256  # tokens of a prompt that are read at once
 
 
-def engine(machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK) -> Engine | None:
-    """An engine for ``texts`` of up to ``length`` tokens; None where there is none for this machine, or none here."""
-    if not isinstance(machine, Transformer) or not _suits(machine) or library.ready() is None:
+def engine(
+    machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK, memory: Tensor | None = None
+) -> Engine | None:
+    """An engine for ``texts`` of up to ``length`` tokens; None where there is none for this machine, or none here.
+    ``memory`` (B or 1, S, D): what an encoder made, for each text or for all."""
+    if not _suits(machine) or library.ready() is None:
         return None
-    return Engine(machine, length, texts, chunk)
+    return Engine(machine, length, texts, chunk, memory)
 
 
-def _suits(machine: Transformer) -> bool:
+def _suits(machine: Transformer | Seq2Seq) -> bool:
     """A decoder in float32, or quantised, on a processor."""
-    if machine.spec.task != "continue" or machine.spec.stack.relative:
+    decodes = isinstance(machine, Seq2Seq) or (isinstance(machine, Transformer) and machine.spec.task == "continue")
+    if not decodes:
         return False
     return all(tensor.device.type == "cpu" and tensor.dtype is torch.float32 for tensor in machine.parameters())
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """What PyTorch does in here beside an engine takes one thread: it leaves more of them awake for a while after each
+    of its operations, on the cores that the engine is about to need."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Engine:
     """Texts of up to ``length`` tokens, ``texts`` of them side by side, each in its place."""
 
-    def __init__(self, machine: Transformer, length: int, texts: int = 1, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        machine: Transformer | Seq2Seq,
+        length: int,
+        texts: int = 1,
+        chunk: int = CHUNK,
+        memory: Tensor | None = None,
+    ) -> None:
         self._library = library.load()  # raises Unavailable
-        self._machine, self._rows = machine, chunk
-        self._program = Program(machine, texts, length, min(chunk, texts * length))
+        self._machine, self._rows, self._memory = machine, chunk, memory
+        self._program = Program(machine, texts, length, min(chunk, texts * length), memory)
         self._threads = torch.get_num_threads()
         self.lengths = [0] * texts
         self.length = length
@@ -85,12 +110,22 @@ class Engine:
     def grow(self, length: int) -> None:
         """Room for longer texts; those that are there stay."""
         before, texts = self._program, len(self.lengths)
-        self._program = Program(self._machine, texts, length, min(self._rows, texts * length))
+        self._program = Program(self._machine, texts, length, min(self._rows, texts * length), self._memory)
         self.length = length
         for old, new in zip(before.caches, self._program.caches, strict=True):
             for text, filled in enumerate(self.lengths):
                 panels = -(-filled // PANEL) * PANEL
                 new[text, :, :panels] = old[text, :, :panels]
+
+    def reorder(self, texts: Sequence[int]) -> None:
+        """Each place goes on with the text of another, as beams do."""
+        filled = max(self.lengths)
+        panels = -(-filled // PANEL) * PANEL
+        rows = torch.tensor(texts)
+        for cache in self._program.caches:
+            held = cache[:, :, :panels]
+            held.copy_(held.index_select(0, rows))
+        self.lengths = [self.lengths[text] for text in texts]
 
     def _run(
         self, ids: Sequence[int], positions: Iterable[int], texts: Iterable[int], wanted: Sequence[int]

@@ -192,18 +192,23 @@ def generate(
         raise Misuse(f"max_new_tokens is {max_new_tokens!r}.", "Give a whole number, 1 or more.")
     context = model.spec.context
     prompt, notes = fit(ids, context, max_new_tokens, None if tokenizer is None else tokenizer.bos)
+    shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     text = Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
-    predict = predictor(model, source)
+    memory = None
+    if isinstance(model, Seq2Seq):
+        assert source is not None, "an encoder has something to read"
+        source = encode(model, source)
+        memory = source.memory
     length = len(prompt) + count - 1
-    if cached and (native := engine(model, length)) is not None:
+    predict = predictor(model, source)
+    if cached and (native := engine(model, length, memory=memory)) is not None:
         read: Reader = lambda new: torch.from_numpy(native.read(new))  # noqa: E731
     elif cached:
         read = _cached(predict, model.cache(1, length, room=len(prompt) + ROOM))
     else:
         read = _plain(predict)
     used = pick_seed() if seed is None else seed
-    shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)
 
 

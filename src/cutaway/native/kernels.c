@@ -68,8 +68,11 @@ typedef struct {
     float *q, *k, *v, *z;    /* (M, H E), (M, G E) twice, (M, H E) */
     float *keys, *values;    /* caches: sequences x G x (S / 16, E, 16), and x (S, E) */
     const float *cos, *sin;  /* (positions, rotated / 2) */
+    const float *relative;   /* (H, S): what a distance adds to a score, or null */
+    const int32_t *lengths;  /* cross-attention: how many keys each memory has; else null */
     Norm q_norm, k_norm;
     int64_t heads, kv_heads, width, rotated, slots, window, whole_norm;
+    int64_t memories;        /* of cross-attention: one for each sequence, or one for all */
     double scale, softcap;
 } Attention;
 
@@ -665,7 +668,7 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 }
 
 /* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
-INLINE void attend_tile(int rows, const Attention *attn, const float *const *q, float *const *z,
+INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const float *const *q, float *const *z,
                         const int32_t *positions, const float *keys, const float *values, int64_t from, int64_t to,
                         float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
@@ -683,9 +686,12 @@ INLINE void attend_tile(int rows, const Attention *attn, const float *const *q, 
         EACH(m) = 0; m < rows; m++) {
             vec v = score[m] * (float)attn->scale;
             vec slot = lane + (float)s;
-            int64_t last = positions[m];
+            int64_t last = attn->lengths ? to - 1 : positions[m];
             int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
             if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
+            if (attn->relative)
+                for (int i = 0; i < PANEL; i++)
+                    if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
             v = choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
             store(p + m * p_stride + s - first, v);
             largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));
@@ -735,7 +741,7 @@ static void attend(Thread *me, const Op *op) {
     const Attention *attn = &op->attention;
     const Batch *batch = me->batch;
     Pool *pool = me->pool;
-    int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = H + 2 * G;
+    int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
     float *first = (float *)me->scratch;
     /* Queries and keys are placed, keys and values go to their slots. */
     int64_t share = batch->rows == 1 ? 4 : each;
@@ -758,18 +764,20 @@ static void attend(Thread *me, const Op *op) {
         }
     meet(pool, &me->side);
 
-    /* Queries of one text that follow each other go together. */
+    /* Queries of one text that follow each other go together; of cross-attention all that read one memory. */
     int64_t item = take(pool, me->side), seen = 0;
     float *p = (float *)me->scratch;
     for (int64_t m = 0; m < batch->rows;) {
-        int64_t rows = 1;
-        while (rows < TILE && m + rows < batch->rows && batch->sequences[m + rows] == batch->sequences[m] &&
-               batch->positions[m + rows] == batch->positions[m] + rows)
+        int64_t rows = 1, memory = attn->lengths ? batch->sequences[m] % attn->memories : batch->sequences[m];
+        while (rows < TILE && m + rows < batch->rows &&
+               (attn->lengths ? batch->sequences[m + rows] % attn->memories == memory
+                              : batch->sequences[m + rows] == memory &&
+                                    batch->positions[m + rows] == batch->positions[m] + rows))
             rows++;
         for (; item < seen + H; item = take(pool, me->side)) {
-            int64_t head = item - seen, kv = head / (H / G), sequence = batch->sequences[m];
-            const float *keys = attn->keys + (sequence * G + kv) * S * E, *values = attn->values + (sequence * G + kv) * S * E;
-            int64_t to = batch->positions[m + rows - 1] + 1, from = 0;
+            int64_t head = item - seen, kv = head / (H / G);
+            const float *keys = attn->keys + (memory * G + kv) * S * E, *values = attn->values + (memory * G + kv) * S * E;
+            int64_t to = attn->lengths ? attn->lengths[memory] : batch->positions[m + rows - 1] + 1, from = 0;
             if (attn->window && batch->positions[m] >= attn->window)
                 from = batch->positions[m] - attn->window + 1;
             const float *q[TILE];
@@ -778,7 +786,7 @@ static void attend(Thread *me, const Op *op) {
                 z[r] = attn->z + ((m + r) * H + head) * E;
                 q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
             }
-#define ATTEND_ROWS(r) case r: attend_tile(r, attn, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
+#define ATTEND_ROWS(r) case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
             switch (rows) {
                 ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
             }

@@ -4,6 +4,8 @@ Shapes: M rows (tokens read at once), D width, F hidden, H heads, G key-value he
 S slots of a cache, B texts.
 
     embed -> [ q k v -> attend -> o, added -> up -> down, added ] x N -> unembed, of the rows that are wanted
+
+Behind an encoder each block has a second attention: q -> attend, to the keys and values of what it made -> o, added.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from torch import Tensor, nn
 from cutaway.model import spec
 from cutaway.model.attention import Attention
 from cutaway.model.block import MLP, Block
-from cutaway.model.positions import rotation, sinusoids
+from cutaway.model.positions import RelativeBias, rotation, sinusoids
 from cutaway.model.quantized import Quantized
 from cutaway.model.sublayer import Sublayer
-from cutaway.model.transformer import Transformer
+from cutaway.model.transformer import Seq2Seq, Transformer
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
 ABREAST = 48  # rows that meet a matrix of floats together
@@ -44,9 +46,10 @@ class CNorm(ctypes.Structure):
 
 class CAttention(ctypes.Structure):
     _fields_ = [
-        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin")),
+        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin", "relative", "lengths")),
         ("q_norm", CNorm), ("k_norm", CNorm),
-        *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window", "whole_norm")),
+        *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window")),
+        ("whole_norm", _whole), ("memories", _whole),
         ("scale", _real), ("softcap", _real),
     ]  # fmt: skip
 
@@ -73,23 +76,31 @@ STRUCTS = (CMatrix, CNorm, CAttention, COp, CBatch)
 class Program:
     """The operations of one decoder, caches for ``texts`` texts of up to ``length`` tokens, room for ``rows`` at once.
 
-    It reads the machine's own weights where they lie.
+    It reads the machine's own weights where they lie. ``memory`` (B or 1, S, D) is what an encoder made for each text,
+    or for all of them.
     """
 
-    def __init__(self, machine: Transformer, texts: int, length: int, rows: int) -> None:
+    def __init__(
+        self, machine: Transformer | Seq2Seq, texts: int, length: int, rows: int, memory: Tensor | None = None
+    ) -> None:
         self.rows, self.length, self.texts = rows, length, texts
         self._kept: list[object] = []  # what the addresses point to
         self.caches: list[Tensor] = []  # (B, G, S, E): a panel of keys has its 16 turned, (E, 16)
         self._rooms: dict[tuple[str, int], Tensor] = {}
-        stack, width = machine.stack, machine.stack.stack.width
+        stem, stack = (
+            (machine.target, machine.decoder) if isinstance(machine, Seq2Seq) else (machine.stem, machine.stack)
+        )
+        width = stack.stack.width
+        self._memory, self._read = memory, 0 if memory is None else -(-memory.shape[1] // PANEL) * PANEL
         self._slots = -(-length // PANEL) * PANEL
         self._x, self._added = self._room(rows, width), self._room(rows, width)
         self._turns: dict[spec.Rope, tuple[Tensor, Tensor]] = {}
-        ops = list(self._embedding(machine.stem))
+        self._relative = None if stack.relative is None else self._keep(self._distances(stack.relative))
+        ops = list(self._embedding(stem))
         blocks: Iterable[Any] = stack.blocks
         for block, its in zip(blocks, stack.stack.blocks, strict=True):
             ops += self._block(block, its)
-        ops.append(self._unembedding(machine))
+        ops.append(self._unembedding(machine.head, stem, stack.norm))
         self.ops = (COp * len(ops))(*ops)
         widest = max(matrix.columns for op in ops for matrix in op.matrix[: op.matrices])
         self._batch(widest)
@@ -114,7 +125,7 @@ class Program:
         numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
         scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))
         own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
-        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 6 * (self._slots + PANEL) * 4)
+        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 6 * (max(self._slots, self._read) + PANEL) * 4)
         self.batch = CBatch(
             ids=self.ids.ctypes.data, positions=self.positions.ctypes.data, sequences=self.sequences.ctypes.data,
             picked=self.picked.ctypes.data, floats=_at(floats), bytes=_at(numbers), scales=_at(scales), sums=_at(sums),
@@ -148,6 +159,9 @@ class Program:
         if its.parallel:  # the MLP reads the stream before attention adds to it
             yield up
         yield from self._leave(attn, self._linear(attn.o, self._z))
+        if block.cross is not None and its.cross is not None:
+            yield from self._cross(block.cross, its.cross)
+            yield from self._leave(block.cross, self._linear(block.cross.o, self._z))
         if not its.parallel:
             yield up
         yield from self._leave(mlp, self._linear(mlp.down, hidden))
@@ -161,17 +175,12 @@ class Program:
         for i, (matrix, out) in enumerate(((attn.q, q), (attn.k, k), (attn.v, v))):
             project.matrix[i] = self._matrix(matrix, matrix.bias, out)
         yield project
-        op = COp(code=ATTEND)
-        to = op.attention
-        to.q, to.k, to.v, to.z = (_at(tensor) for tensor in (q, k, v, self._z))
         held = (self.texts, its.kv_heads, self._slots, its.width)
         caches = [self._keep(torch.empty(held)) for _ in range(2)]  # memory is taken as it fills
         self.caches += caches
-        to.keys, to.values = (_at(cache) for cache in caches)
-        to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
-        to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
-        to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)
-        to.whole_norm = its.qk_norm == "full"
+        op = self._attend(attn, its, q, *caches)
+        to = op.attention
+        to.k, to.v, to.relative = _at(k), _at(v), _at(self._relative)
         if its.rope is not None:
             if its.rope not in self._turns:
                 cos, sin = rotation(its.rope, torch.arange(self._slots), torch.float32)
@@ -179,6 +188,42 @@ class Program:
             cos, sin = self._turns[its.rope]
             to.cos, to.sin, to.rotated = _at(cos), _at(sin), its.rope.width
         yield op
+
+    def _cross(self, attn: Attention, its: spec.Attention) -> Iterable[COp]:
+        """Queries, and what they make of the keys and values of an encoder's output, which are worked out here."""
+        assert self._memory is not None, "a decoder behind an encoder has something to read"
+        q, self._z = (self._shared(name, its.heads * its.width) for name in ("q", "z"))
+        project = self._project(attn, 1)
+        project.matrix[0] = self._matrix(attn.q, attn.q.bias, q)
+        yield project
+        memories, length, _ = self._memory.shape
+        keys, values = (torch.zeros(memories, its.kv_heads, self._read, its.width) for _ in range(2))
+        with torch.no_grad():
+            keys[:, :, :length] = attn.keys(self._memory).transpose(1, 2)
+            values[:, :, :length] = attn.values(self._memory).transpose(1, 2)
+        turned = keys.unflatten(2, (-1, PANEL)).transpose(-1, -2).contiguous()
+        op = self._attend(attn, its, q, self._keep(turned), self._keep(values))
+        op.attention.slots, op.attention.memories = self._read, memories
+        op.attention.lengths = _at(self._keep(torch.full((memories,), length, dtype=torch.int32)))
+        yield op
+
+    def _attend(self, attn: Attention, its: spec.Attention, q: Tensor, keys: Tensor, values: Tensor) -> COp:
+        """Queries with keys and values that are kept; the results go to ``_z``."""
+        op = COp(code=ATTEND)
+        to = op.attention
+        to.q, to.z, to.keys, to.values = (_at(tensor) for tensor in (q, self._z, keys, values))
+        to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
+        to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
+        to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)
+        to.whole_norm = its.qk_norm == "full"
+        return op
+
+    @torch.no_grad()
+    def _distances(self, relative: RelativeBias) -> Tensor:
+        """What each distance back adds to a score, (H, S)."""
+        last = self._slots - 1
+        bias: Tensor = relative(torch.tensor([last]), torch.arange(self._slots))  # (1, H, 1, S)
+        return bias[0, :, 0].flip(-1).contiguous()
 
     def _up(self, mlp: MLP, its: spec.MLP, hidden: Tensor, enters: Sublayer) -> COp:
         matrices = [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]
@@ -198,13 +243,12 @@ class Program:
         if sublayer.stream is not None:
             yield self._norm(self._x, sublayer.stream, self._x)
 
-    def _unembedding(self, machine: Transformer) -> COp:
-        head, stem = machine.head, machine.stem
+    def _unembedding(self, head: Any, stem: Any, norm: Any) -> COp:
         assert head is not None, "a decoder has an unembedding"
         self.logits = self._room(self.rows, head.head.size)
         op = COp(
             code=LINEAR, input=_at(self._x), width=self._x.shape[1], matrices=1, picked=1, scale=head.head.scale,
-            softcap=head.head.softcap or 0, norm=self._parameters(machine.stack.norm),
+            softcap=head.head.softcap or 0, norm=self._parameters(norm),
         )  # fmt: skip
         op.matrix[0] = self._matrix(stem.tokens if head.head.tied else head.out, head.out.bias, self.logits)
         return op

@@ -245,7 +245,8 @@ INLINE vec error_function(vec x) {
 INLINE vec activate(int64_t activation, vec x) {
     switch (activation) {
     case GELU: return 0.5f * x * (1.f + error_function(x * 0.70710678118654752f));
-    case GELU_TANH: return 0.5f * x * (1.f + tangent(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case GELU_TANH: /* (1 + tanh u) / 2 is 1 / (1 + e^-2u) */
+        return x / (1.f + exponential(-1.59576912160573071f * (x + 0.044715f * x * x * x)));
     case RELU: return choose(x > 0, x, choose(x == x, splat(0), x));
     case SILU: return x / (1.f + exponential(-x));
     case TANH: return tangent(x);
@@ -279,8 +280,9 @@ static void normalise(const Norm *norm, const float *x, float *y, int64_t width)
         for (int64_t i = 0; i < width; i++) y[i] += norm->bias[i];
 }
 
-/* A row in 8 bits, each 32 numbers with a scale of their own, and the sum of what they became. */
-static void quantise(const float *x, int64_t width, int8_t *q, float *scales, int32_t *sums) {
+/* A row in 8 bits, each 32 numbers with a scale of their own; and what to add for weights that are kept `off` by that
+   much, to be unsigned: as many times less the sum of the inputs. */
+static void quantise(const float *x, int64_t width, int32_t off, int8_t *q, float *scales, int32_t *sums) {
     for (int64_t g = 0; g * GROUP < width; g++, x += GROUP, q += GROUP) {
         float padded[GROUP] = {0};
         const float *from = x;
@@ -298,12 +300,12 @@ static void quantise(const float *x, int64_t width, int8_t *q, float *scales, in
 #if defined(__AVX512F__)
         _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8((__m512i)low));
         _mm_storeu_si128((__m128i *)(q + PANEL), _mm512_cvtsepi32_epi8((__m512i)high));
-        sums[g] = _mm512_reduce_add_epi32((__m512i)(low + high));
+        sums[g] = -off * _mm512_reduce_add_epi32((__m512i)(low + high));
 #else
         sums[g] = 0;
         for (int i = 0; i < PANEL; i++) {
             q[i] = (int8_t)low[i], q[i + PANEL] = (int8_t)high[i];
-            sums[g] += low[i] + high[i];
+            sums[g] -= off * (low[i] + high[i]);
         }
 #endif
     }
@@ -381,9 +383,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
         ints sum[2 * TILE];
         const uint8_t *group[WIDE];
         EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * (kind == INT8 ? ROWS8 : ROWS4) + 2 * PANEL;
-        /* Weights are kept off by 128 (or 8), to be unsigned: what that adds is taken off by the sum of the inputs. */
-        EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
-            sum[m * panels + p] = (ints){0} - (kind == INT8 ? 128 : 8) * sums[m * groups + g];
+        EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) sum[m * panels + p] = (ints){0} + sums[m * groups + g];
         const int8_t *its = x + g * GROUP;
         if (kind == INT8) {
             EACH(c) = 0; c < GROUP / 4; c++) {
@@ -415,7 +415,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
     EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) store(out + (m * panels + p) * PANEL, found[m * panels + p]);
 }
 
-/* Two panels of 4-bit weights as 8-bit ones, for many inputs to come. They stay off by 8. */
+/* Two panels of 4-bit weights as 8-bit ones, for many inputs to come: off by 128 then. */
 static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
     for (int64_t g = 0; g < groups; g++, w += ROWS4, wide += ROWS8) {
         memcpy(wide, w, 2 * PANEL);
@@ -538,7 +538,8 @@ static void linear(Thread *me, const Op *op) {
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int quantised = op->matrix[0].kind >= INT8, alone = rows == 1;
-    int many = !quantised && rows > 8;
+    int many = !quantised && rows > 8, wider = op->matrix[0].kind == INT4 && rows > 8;
+    int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : 128;
     float *floats = batch->floats, *scales = batch->scales;
     int8_t *bytes = batch->bytes;
     int32_t *sums = batch->sums;
@@ -559,7 +560,7 @@ static void linear(Thread *me, const Op *op) {
             const float *x = input(op, batch, m);
             float *y = alone ? floats : many ? (float *)scratch : floats + m * width;
             if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
-            if (quantised) quantise(x, width, bytes + m * padded, scales + m * groups, sums + m * groups);
+            if (quantised) quantise(x, width, off, bytes + m * padded, scales + m * groups, sums + m * groups);
             else if (many)
                 for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
             else if (x != y) memcpy(y, x, width * sizeof(float));
@@ -583,7 +584,7 @@ static void linear(Thread *me, const Op *op) {
         if (quantised) {
             int64_t panels = (left + PANEL - 1) / PANEL;
             const uint8_t *wide[2] = {0, 0};
-            if (matrix->kind == INT4 && rows > 8)
+            if (wider)
                 for (int b = 0; b < both; b++) {
                     uint8_t *to = (uint8_t *)scratch + b * 2 * groups * ROWS8;
                     wide[b] = to;
@@ -667,35 +668,45 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
     if (half) rotate(out, attn->cos + position * half, attn->sin + position * half, half);
 }
 
+/* The scores of a panel of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
+INLINE vec seen(const Attention *attn, int64_t head, vec score, int64_t s, int64_t last) {
+    const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vec v = score * (float)attn->scale, slot = lane + (float)s;
+    int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
+    if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
+    if (attn->relative)
+        for (int i = 0; i < PANEL; i++)
+            if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
+    return choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
+}
+
 /* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
 INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const float *const *q, float *const *z,
                         const int32_t *positions, const float *keys, const float *values, int64_t from, int64_t to,
                         float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
-    const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vec largest[TILE];
     EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
-    for (int64_t s = first; s < to; s += PANEL) {
-        vec score[TILE];
-        EACH(m) = 0; m < rows; m++) score[m] = splat(0);
-        const float *panel = keys + s * width;
-        for (int64_t e = 0; e < width; e++) {
-            vec k = load(panel + e * PANEL);
-            EACH(m) = 0; m < rows; m++) score[m] += k * q[m][e];
-        }
-        EACH(m) = 0; m < rows; m++) {
-            vec v = score[m] * (float)attn->scale;
-            vec slot = lane + (float)s;
-            int64_t last = attn->lengths ? to - 1 : positions[m];
-            int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
-            if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
-            if (attn->relative)
-                for (int i = 0; i < PANEL; i++)
-                    if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
-            v = choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
-            store(p + m * p_stride + s - first, v);
-            largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));
-        }
+    for (int64_t s = first; s < to;) {
+#define SCORES(c)                                                                                                      \
+    do {                                                                                                               \
+        vec score[2 * TILE];                                                                                           \
+        EACH(i) = 0; i < rows * (c); i++) score[i] = splat(0);                                                         \
+        const float *panel = keys + s * width;                                                                         \
+        for (int64_t e = 0; e < width; e++) {                                                                          \
+            vec k[2];                                                                                                  \
+            EACH(j) = 0; j < (c); j++) k[j] = load(panel + (j * width + e) * PANEL);                                   \
+            EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
+        }                                                                                                              \
+        EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
+            vec v = seen(attn, head, score[m * (c) + j], s + j * PANEL, attn->lengths ? to - 1 : positions[m]);        \
+            store(p + m * p_stride + s + j * PANEL - first, v);                                                        \
+            largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));                                     \
+        }                                                                                                              \
+        s += PANEL * (c);                                                                                              \
+    } while (0)
+        if (to - s > PANEL) SCORES(2);
+        else SCORES(1);
     }
     float by[TILE];
     EACH(m) = 0; m < rows; m++) {
@@ -737,6 +748,20 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
     }
 }
 
+/* Whose keys and values a row reads. */
+INLINE int64_t memory_of(const Attention *attn, const Batch *batch, int64_t m) {
+    return attn->lengths ? batch->sequences[m] % attn->memories : batch->sequences[m];
+}
+
+/* How many rows from `m` on, of a tile at most, meet the same keys. */
+INLINE int64_t together(const Attention *attn, const Batch *batch, int64_t m) {
+    int64_t rows = 1, memory = memory_of(attn, batch, m);
+    while (rows < TILE && m + rows < batch->rows && memory_of(attn, batch, m + rows) == memory &&
+           (attn->lengths || batch->positions[m + rows] == batch->positions[m] + rows))
+        rows++;
+    return rows;
+}
+
 static void attend(Thread *me, const Op *op) {
     const Attention *attn = &op->attention;
     const Batch *batch = me->batch;
@@ -764,35 +789,29 @@ static void attend(Thread *me, const Op *op) {
         }
     meet(pool, &me->side);
 
-    /* Queries of one text that follow each other go together; of cross-attention all that read one memory. */
-    int64_t item = take(pool, me->side), seen = 0;
-    float *p = (float *)me->scratch;
-    for (int64_t m = 0; m < batch->rows;) {
-        int64_t rows = 1, memory = attn->lengths ? batch->sequences[m] % attn->memories : batch->sequences[m];
-        while (rows < TILE && m + rows < batch->rows &&
-               (attn->lengths ? batch->sequences[m + rows] % attn->memories == memory
-                              : batch->sequences[m + rows] == memory &&
-                                    batch->positions[m + rows] == batch->positions[m] + rows))
-            rows++;
-        for (; item < seen + H; item = take(pool, me->side)) {
-            int64_t head = item - seen, kv = head / (H / G);
-            const float *keys = attn->keys + (memory * G + kv) * S * E, *values = attn->values + (memory * G + kv) * S * E;
-            int64_t to = attn->lengths ? attn->lengths[memory] : batch->positions[m + rows - 1] + 1, from = 0;
-            if (attn->window && batch->positions[m] >= attn->window)
-                from = batch->positions[m] - attn->window + 1;
-            const float *q[TILE];
-            float *z[TILE];
-            for (int64_t r = 0; r < rows; r++) {
-                z[r] = attn->z + ((m + r) * H + head) * E;
-                q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
-            }
-#define ATTEND_ROWS(r) case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
-            switch (rows) {
-                ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
-            }
+    /* Queries of one text that follow each other go together; of cross-attention all that read one memory. Head by head,
+       so that its keys and values stay near. */
+    int32_t *begins = (int32_t *)me->scratch;
+    int64_t tiles = 0;
+    for (int64_t m = 0; m < batch->rows; m += together(attn, batch, m)) begins[tiles++] = m;
+    float *p = (float *)(begins + (batch->rows + PANEL - 1) / PANEL * PANEL);
+    for (int64_t item = take(pool, me->side); item < tiles * H; item = take(pool, me->side)) {
+        int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m), kv = head / (H / G);
+        int64_t held = memory_of(attn, batch, m) * G + kv, from = 0;
+        const float *keys = attn->keys + held * S * E, *values = attn->values + held * S * E;
+        int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;
+        if (attn->window && batch->positions[m] >= attn->window) from = batch->positions[m] - attn->window + 1;
+        const float *q[TILE];
+        float *z[TILE];
+        for (int64_t r = 0; r < rows; r++) {
+            z[r] = attn->z + ((m + r) * H + head) * E;
+            q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
         }
-        seen += H;
-        m += rows;
+#define ATTEND_ROWS(r)                                                                                                 \
+    case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
+        switch (rows) {
+            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
+        }
     }
 }
 

@@ -124,8 +124,9 @@ class Program:
         floats, groups = self._room(blocks, padded), padded // GROUP
         numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
         scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))
+        keys = max(self._slots, self._read) + PANEL
         own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
-        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 6 * (max(self._slots, self._read) + PANEL) * 4)
+        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 4 * (6 * keys + self.rows + PANEL))
         self.batch = CBatch(
             ids=self.ids.ctypes.data, positions=self.positions.ctypes.data, sequences=self.sequences.ctypes.data,
             picked=self.picked.ctypes.data, floats=_at(floats), bytes=_at(numbers), scales=_at(scales), sums=_at(sums),

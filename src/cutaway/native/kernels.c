@@ -28,11 +28,17 @@
 #define EACH(n) _Pragma("GCC unroll 32") for (int64_t n
 #define PANEL 16
 #define GROUP 32   /* weights, or inputs, that share a scale */
-#define TILE 6     /* rows of a tile: queries, or inputs that meet a pair of panels together */
-#define WIDE 4     /* panels that meet a single row together */
+#if defined(__AVX2__)
+#define TILE 6 /* rows of a tile: queries, or inputs that meet a pair of panels together */
+#define WIDE 4 /* panels that meet a single row together */
+#define SIDE 3 /* vectors of inputs that meet rows of a float matrix together */
+#else          /* a vector takes four registers, or more: few are kept, and a compiler is done in seconds */
+#define TILE 2
+#define WIDE 2
+#define SIDE 1
+#endif
 #define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
 #define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
-#define SIDE 3     /* vectors of inputs that meet rows of a float matrix together */
 #define ABREAST (SIDE * PANEL)
 #if defined(__AVX512F__)
 #define STREAMS 8 /* rows of a float matrix that are read side by side */
@@ -521,13 +527,20 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     const uint8_t *w = wide ? wide : (const uint8_t *)matrix->data + panel * stride;
     x += m * width, scales += m * groups, sums += m * groups;
 #define CASE(r, p, k) case (r) * 100 + (p) * 10 + (k): tile(r, p, k, w, stride, groups, x, scales, sums, width, out); break;
-#define CASES(p) CASE(1, p, INT8) CASE(2, p, INT8) CASE(3, p, INT8) CASE(4, p, INT8) CASE(5, p, INT8) CASE(6, p, INT8) \
-                 CASE(1, p, INT4) CASE(2, p, INT4) CASE(3, p, INT4) CASE(4, p, INT4) CASE(5, p, INT4) CASE(6, p, INT4)
+#define ROWS_UP_TO_2(p, k) CASE(1, p, k) CASE(2, p, k)
+#define ROWS_UP_TO_6(p, k) ROWS_UP_TO_2(p, k) CASE(3, p, k) CASE(4, p, k) CASE(5, p, k) CASE(6, p, k)
+#if TILE == 6
+#define CASES(p) ROWS_UP_TO_6(p, INT8) ROWS_UP_TO_6(p, INT4)
+#else
+#define CASES(p) ROWS_UP_TO_2(p, INT8) ROWS_UP_TO_2(p, INT4)
+#endif
     switch (rows * 100 + panels * 10 + kind) {
         CASES(1)
         CASES(2)
+#if WIDE == 4
         CASE(1, 4, INT8)
         CASE(1, 4, INT4)
+#endif
     }
 }
 
@@ -628,14 +641,14 @@ static void linear(Thread *me, const Op *op) {
                 for (int b = 0; b < both; b++) {
                     const float *w = (const float *)matrix[b].data + first * width;
                     const float *x = floats + m * width;
-                    float *to = found + b * 32 * TILE;
+                    float *to = found + b * 32 * 4;
 #define ALONG(r, c) along(r, c, w + n * width, width, x, width, to + n, 32)
 #define ALONG_ROWS(c) do { if (some == 4) ALONG(4, c); else if (some == 2) ALONG(2, c); else ALONG(1, c); } while (0)
                     int64_t n = 0;
                     for (; n + 4 <= left; n += 4) ALONG_ROWS(4);
                     for (; n < left; n++) ALONG_ROWS(1);
                 }
-                finish(op, matrix, m, some, first, left, found, found + 32 * TILE, 32);
+                finish(op, matrix, m, some, first, left, found, found + 32 * 4, 32);
                 m += some;
             }
         }
@@ -810,7 +823,10 @@ static void attend(Thread *me, const Op *op) {
 #define ATTEND_ROWS(r)                                                                                                 \
     case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
         switch (rows) {
-            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
+            ATTEND_ROWS(1) ATTEND_ROWS(2)
+#if TILE == 6
+            ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
+#endif
         }
     }
 }

@@ -53,6 +53,7 @@ from .look.record import ModelCard, Record, stored_bytes
 from .model import quantized, spec
 from .model.tap import Edit
 from .model.transformer import Seq2Seq, Transformer
+from .native import product
 from .tasks.attempts import LADDER
 from .tasks.classify import Classified, classify, label_names, problem
 from .tasks.fill import fill
@@ -747,6 +748,7 @@ def load(
     machine = found.load(torch.float32 if bits else dtype, device, progress)
     if bits:
         quantized.quantize(machine, bits)
+        product.install()
     try:
         tokenizer = Tokenizer.open(folder)
     except NotFound:

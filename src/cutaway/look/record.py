@@ -31,11 +31,11 @@ from ..model import attention, block
 from ..model import spec as specs
 from ..model.attention import Mask
 from ..model.positions import rotate, rotation
-from ..model.quantized import weights
+from ..model.quantized import Quantized, rows_of, weights
 from ..model.stems import MelStem
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
-from ..model.transformer import Head, Seq2Seq, Transformer, embedding_of
+from ..model.transformer import Head, Rows, Seq2Seq, Transformer, embedding_of
 from . import heads, neurons
 from . import names as naming
 from .after import can_be_gone_on_from, go_on, in_common
@@ -498,12 +498,17 @@ class Record:
         """The head with the weights at hand."""
         with torch.device("meta"):
             head = Head(naming.head_of(self.spec), self._stack(self._decoder).width)
-        weights = {name.removeprefix("head."): self.weights[name] for name in self._head_weights() if "head." in name}
-        head.load_state_dict(weights, assign=True)
+        own = [name for name in self._head_weights() if "head." in name]
+        rows = rows_of(self.weights, "head.out.weight") if "head.out.weight" in own else None
+        if packed := isinstance(rows, Quantized):
+            head.out = rows  # type: ignore[assignment]  # with its bias
+            own = [name for name in own if not name.startswith("head.out.")]
+        values = {name.removeprefix("head."): self.weights[name] for name in own}
+        head.load_state_dict(values, strict=not packed, assign=True)
         return head
 
-    def _embedding_of_head(self) -> Tensor | None:
-        return self.weights[self._embedding] if naming.head_of(self.spec).tied else None
+    def _embedding_of_head(self) -> Rows | None:
+        return rows_of(self.weights, self._embedding) if naming.head_of(self.spec).tied else None
 
     @property
     def _unembedded(self) -> str:

@@ -13,6 +13,7 @@ With 4 bits a byte holds two codes of one row, four columns apart: the first in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,37 @@ def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
     return values.flatten(2).flatten(0, 1)[:rows, :columns]
 
 
+def unpacked_product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
+    """x W^T by PyTorch, the whole matrix unpacked first."""
+    return linear(x, unpack(packed, bits, rows, x.shape[-1]).to(x.dtype), None)
+
+
+@torch.library.custom_op("cutaway::product", mutates_args=())
+def product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
+    """(..., K) and a packed matrix (N, K) to (..., N). The kernels in C take its place where they can be had
+    (native/product.py)."""
+    return unpacked_product(x, packed, bits, rows)
+
+
+@product.register_fake
+def _(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
+    x, packed, ctx.bits, ctx.rows = inputs
+    ctx.columns = x.shape[-1]
+    ctx.save_for_backward(packed)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    (packed,) = ctx.saved_tensors
+    return grad @ unpack(packed, ctx.bits, ctx.rows, ctx.columns).to(grad.dtype), None, None, None
+
+
+product.register_autograd(_backward, setup_context=_keep)
+
+
 class Quantized(nn.Module):
     """What a matrix (N, K) has become. ``weight`` is what it means, worked out whenever it is asked for."""
 
@@ -106,19 +138,24 @@ class Quantized(nn.Module):
     def weight(self) -> Tensor:
         return unpack(self.packed, self.bits, self.rows, self.columns)
 
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T with what W has become; x stays as it is."""
+        found: Tensor = product(x, self.packed, self.bits, self.rows)
+        return found
+
 
 class QuantizedLinear(Quantized):
-    """x W^T + b with what W has become; x stays as it is."""
+    """x W^T + b with what W has become."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return self.product(x) if self.bias is None else self.product(x) + self.bias
 
 
-class QuantizedUnembedding(Quantized):
+class QuantizedUnembedding(QuantizedLinear):
     """An unembedding of its own rows."""
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, embedding: object = None) -> Tensor:
+        return super().forward(x)
 
 
 class QuantizedEmbedding(Quantized):
@@ -156,9 +193,19 @@ def weights(machine: nn.Module) -> Mapping[str, Tensor]:
     return _Meant({name: tensor for name, tensor in held.items() if name not in packed}, meant)
 
 
+def rows_of(weights: Mapping[str, Tensor], name: str) -> Tensor | Quantized:
+    """A matrix to multiply with: of quantised ones the module, so that it need not be unpacked."""
+    found = weights.matrix(name) if isinstance(weights, _Meant) else None
+    return weights[name] if found is None else found
+
+
 class _Meant(Mapping[str, Tensor]):
     def __init__(self, held: Mapping[str, Tensor], meant: Mapping[str, Quantized]) -> None:
         self._held, self._meant = held, meant
+
+    def matrix(self, name: str) -> Quantized | None:
+        """The module of that weight, where it is a quantised one."""
+        return self._meant.get(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._held[name] if name in self._held else self._meant[name].weight

@@ -7,7 +7,7 @@ Shapes: B batch, T time, S source time, D width, V vocabulary (or classes).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,22 @@ class Stack(nn.Module):
         return Shared(mask, bias, memory, Mask(mask.queries, memory_positions, False, memory_present))
 
 
+class Packed(Protocol):
+    """A matrix that is kept in another form (quantized.py)."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T: (..., D) -> (..., V)."""
+
+
+Rows = Tensor | Packed
+
+
+def _rows(tokens: nn.Module) -> Rows:
+    """An embedding's rows, to unembed with."""
+    rows: Rows = tokens if hasattr(tokens, "product") else tokens.weight  # type: ignore[assignment]
+    return rows
+
+
 class Unembedding(nn.Module):
     """One row per token, dotted with the stream; tied models bring the embedding's own rows."""
 
@@ -84,11 +100,14 @@ class Unembedding(nn.Module):
         self.weight = None if tied else nn.Parameter(torch.zeros(size, width))
         self.bias = nn.Parameter(torch.zeros(size)) if bias else None
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Rows | None) -> Tensor:
         rows = embedding if self.weight is None else self.weight
         if rows is None:
             raise ValueError("a tied unembedding needs the embedding's rows")
-        return linear(x, rows, self.bias)
+        if isinstance(rows, Tensor):
+            return linear(x, rows, self.bias)
+        found = rows.product(x)
+        return found if self.bias is None else found + self.bias
 
 
 class Head(nn.Module):
@@ -102,7 +121,7 @@ class Head(nn.Module):
         self.out = Unembedding(head.size, width, head.tied, head.bias)
         self.second = Unembedding(head.size, width, head.tied, head.bias) if head.pool == "first_two" else None
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Rows | None = None, present: Tensor | None = None) -> Tensor:
         x = self.read(x, present)
         if self.dense is not None:
             x = tap(self, "head.hidden", self.hidden(tap(self, "head.up", self.dense(x))))
@@ -127,7 +146,7 @@ class Head(nn.Module):
         x = ACTIVATIONS[self.head.transform[0]](up)
         return x if self.norm is None else self.norm(x)
 
-    def unembed(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def unembed(self, x: Tensor, embedding: Rows | None = None) -> Tensor:
         """The vectors the unembedding reads (..., D), of two unembeddings (..., 2, D), to logits (..., V)."""
         x = x * self.head.scale
         if self.second is None:
@@ -169,7 +188,7 @@ class Transformer(nn.Module):
         Raises ValueError where there is no head."""
         if self.head is None:
             raise ValueError("this model has no head, and so no logits")
-        embedding = self.stem.tokens.weight if isinstance(self.stem, TokenStem) and self.head.head.tied else None
+        embedding = _rows(self.stem.tokens) if isinstance(self.stem, TokenStem) and self.head.head.tied else None
         logits: Tensor = self.head(stream, embedding, present)
         return logits
 
@@ -251,7 +270,7 @@ class Seq2Seq(nn.Module):
 
     def logits(self, stream: Tensor) -> Tensor:
         """What the head makes of the decoder's residual stream: (B, T, D) -> (B, T, V)."""
-        logits: Tensor = self.head(stream, self.target.tokens.weight if self.spec.head.tied else None)
+        logits: Tensor = self.head(stream, _rows(self.target.tokens) if self.spec.head.tied else None)
         return logits
 
     def cache(

@@ -89,6 +89,7 @@ typedef struct {
     Norm norm;       /* LINEAR: its inputs are normalised first; NORM: the thing itself */
     Matrix matrix[3];
     int64_t matrices, activation, gated, add, picked;
+    int64_t exact;   /* inputs of quantised matrices stay as they are */
     double scale, softcap;
     const float *table; /* EMBED: vectors of positions (positions, width), or null */
     int64_t offset;
@@ -421,6 +422,32 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
     EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) store(out + (m * panels + p) * PANEL, found[m * panels + p]);
 }
 
+/* `rows` inputs as they are with a panel of quantised weights: out (rows, 16). */
+INLINE void exact_tile(int rows, int kind, const uint8_t *w, int64_t groups, const float *x, int64_t x_stride, float *out,
+                       int64_t out_stride) {
+    vec found[12];
+    EACH(m) = 0; m < rows; m++) found[m] = splat(0);
+    for (int64_t g = 0; g < groups; g++, w += kind == INT8 ? ROWS8 : ROWS4, x += GROUP) {
+        vec sum[12], scale = half_scales(w);
+        EACH(m) = 0; m < rows; m++) sum[m] = splat(0);
+        for (int64_t k = 0; k < GROUP; k++) { /* four columns, or eight, lie together: 64 bytes */
+            bits held = *(const bits *)(w + 2 * PANEL + 64 * (kind == INT8 ? k / 4 : k / 8)) >> (uint32_t)(8 * (k % 4));
+            ints code = (ints)(kind == INT8 ? held & 255u : held >> (k % 8 < 4 ? 0u : 4u) & 15u) - (kind == INT8 ? 128 : 8);
+            vec weight = __builtin_convertvector(code, vec);
+            EACH(m) = 0; m < rows; m++) sum[m] += weight * x[m * x_stride + k];
+        }
+        EACH(m) = 0; m < rows; m++) found[m] += sum[m] * scale;
+    }
+    EACH(m) = 0; m < rows; m++) store(out + m * out_stride, found[m]);
+}
+
+static void exact(int64_t rows, int kind, const uint8_t *w, int64_t groups, const float *x, int64_t x_stride, float *out,
+                  int64_t out_stride) {
+#define EXACT(r) case (r): if (kind == INT8) exact_tile(r, INT8, w, groups, x, x_stride, out, out_stride); \
+                           else exact_tile(r, INT4, w, groups, x, x_stride, out, out_stride); break;
+    switch (rows) { EXACT(1) EXACT(4) EXACT(12) }
+}
+
 /* Two panels of 4-bit weights as 8-bit ones, for many inputs to come: off by 128 then. */
 static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
     for (int64_t g = 0; g < groups; g++, w += ROWS4, wide += ROWS8) {
@@ -550,8 +577,8 @@ static void linear(Thread *me, const Op *op) {
     Pool *pool = me->pool;
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
-    int quantised = op->matrix[0].kind >= INT8, alone = rows == 1;
-    int many = !quantised && rows > 8, wider = op->matrix[0].kind == INT4 && rows > 8;
+    int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
+    int many = !kept && rows > 8, wider = op->matrix[0].kind == INT4 && rows > 8;
     int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : 128;
     float *floats = batch->floats, *scales = batch->scales;
     int8_t *bytes = batch->bytes;
@@ -571,12 +598,13 @@ static void linear(Thread *me, const Op *op) {
     for (int64_t some = alone ? 0 : take(pool, me->side); some * share < rows; some = alone ? rows : take(pool, me->side))
         for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
             const float *x = input(op, batch, m);
-            float *y = alone ? floats : many ? (float *)scratch : floats + m * width;
+            float *y = alone ? floats : many ? (float *)scratch : floats + m * (kept ? padded : width);
             if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
             if (quantised) quantise(x, width, off, bytes + m * padded, scales + m * groups, sums + m * groups);
             else if (many)
                 for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
             else if (x != y) memcpy(y, x, width * sizeof(float));
+            if (kept && !quantised) memset(y + width, 0, (padded - width) * sizeof(float));
         }
     if (!alone) {
         if (many && me->thread == 0)
@@ -611,6 +639,16 @@ static void linear(Thread *me, const Op *op) {
                 for (int b = 0; b < both; b++)
                     product(matrix + b, first / PANEL, panels, m, some, bytes, scales, sums, wide[b], found + b * 64 * TILE);
                 finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);
+            }
+        } else if (kept) {
+            int64_t stride = groups * (matrix->kind == INT8 ? ROWS8 : ROWS4);
+            for (int64_t m = 0; m < rows;) {
+                int64_t some = rows - m >= 12 ? 12 : rows - m >= 4 ? 4 : 1;
+                for (int64_t n = 0; n < left; n += PANEL)
+                    exact(some, matrix->kind, (const uint8_t *)matrix->data + (first + n) / PANEL * stride, groups,
+                          floats + m * padded, padded, found + n, 2 * PANEL);
+                finish(op, matrix, m, some, first, left, found, 0, 2 * PANEL);
+                m += some;
             }
         } else if (many) {
             for (int64_t m = 0; m < rows; m += ABREAST) {

@@ -57,7 +57,7 @@ class CAttention(ctypes.Structure):
 class COp(ctypes.Structure):
     _fields_ = [
         ("code", _whole), ("input", _pointer), ("width", _whole), ("norm", CNorm), ("matrix", CMatrix * 3),
-        *((name, _whole) for name in ("matrices", "activation", "gated", "add", "picked")),
+        *((name, _whole) for name in ("matrices", "activation", "gated", "add", "picked", "exact")),
         ("scale", _real), ("softcap", _real), ("table", _pointer), ("offset", _whole), ("attention", CAttention),
     ]  # fmt: skip
 

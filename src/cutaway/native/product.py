@@ -1,0 +1,37 @@
+"""Products with quantised matrices for PyTorch: inputs stay as they are, and the matrix is read as it is kept.
+
+Shapes: M vectors, N rows, K columns of the matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cutaway.model import quantized
+from cutaway.model.quantized import unpacked_product
+
+from . import library
+from .program import ABREAST, GROUP, LINEAR, PANEL, QUANTIZED, CBatch, CMatrix, COp
+
+
+def install() -> None:
+    """From now on ``cutaway::product`` is computed by the kernels on a processor, where they can be had."""
+    quantized.product.register_kernel("cpu")(_product)
+
+
+def _product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
+    kernels = library.ready()
+    if kernels is None or x.dtype is not torch.float32 or x.numel() == 0:
+        return unpacked_product(x, packed, bits, rows)
+    given = x.detach().contiguous()
+    columns = x.shape[-1]
+    vectors, padded = given.numel() // columns, -(-columns // GROUP) * GROUP
+    out = torch.empty(*x.shape[:-1], rows)
+    op = COp(code=LINEAR, input=given.data_ptr(), width=columns, matrices=1, scale=1, exact=1)
+    op.matrix[0] = CMatrix(packed.data_ptr(), None, out.data_ptr(), QUANTIZED[bits], rows, columns)
+    inputs = torch.empty(-(-vectors // ABREAST) * ABREAST, padded)
+    own = 2 * 64 * 64 * 4 + padded * 16 + 4096 + 4 * (padded // GROUP) * (2 * PANEL + PANEL * GROUP)
+    batch = CBatch(rows=vectors, floats=inputs.data_ptr(), scratch=own)
+    kernels.run((COp * 1)(op), batch, torch.get_num_threads())
+    return out

@@ -1,0 +1,85 @@
+"""A product with a quantised matrix by the kernels is the product with what the matrix means."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import cutaway
+from cutaway.model.quantized import QuantizedLinear, pack, product, unpack, unpacked_product
+from cutaway.native import library
+from cutaway.native.product import _product, install
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels() -> library.Library:
+    try:
+        return library.load()
+    except library.Unavailable as reason:
+        pytest.skip(f"needs the kernels in C: {reason}")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("count", [1, 3, 4, 12, 29])
+@pytest.mark.parametrize("shape", [(16, 32), (97, 48), (200, 330), (1, 1)])
+def test_it_is_the_product_with_what_the_matrix_means(shape: tuple[int, int], count: int, bits: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    packed = pack(torch.randn(shape, generator=generator), bits)
+    x = torch.randn(count, shape[1], generator=generator)
+    found = _product(x, packed, bits, shape[0])
+    expected = x.double() @ unpack(packed, bits, *shape).double().T
+    assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+def test_any_leading_axes_and_any_layout() -> None:
+    packed = pack(torch.randn(64, 96), 8)
+    x = torch.randn(96, 2, 3).permute(1, 2, 0)
+    assert torch.allclose(_product(x, packed, 8, 64), unpacked_product(x, packed, 8, 64), atol=1e-4)
+    assert _product(x[:0], packed, 8, 64).shape == (0, 3, 64)
+
+
+def test_nan_is_not_lost() -> None:
+    x = torch.ones(5, 64)
+    x[3, 7] = torch.nan
+    assert _product(x, pack(torch.randn(32, 64), 4), 4, 32).isnan().any(-1).tolist() == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_it_is_an_operation_of_pytorchs() -> None:
+    """With a fake kernel, for compilers, and with a gradient."""
+    install()
+    torch.library.opcheck(product, (torch.randn(3, 64, requires_grad=True), pack(torch.randn(48, 64), 8), 8, 48))
+
+
+def test_a_recorded_run_takes_it() -> None:
+    """Loading a quantised model puts the kernels in place: none of its matrices is unpacked."""
+    script = """
+import cutaway
+from cutaway.model import quantized
+model = cutaway.load("stories", quantize="int8")
+def unpack(*given): raise AssertionError("a matrix was unpacked")
+quantized.unpacked_product = unpack
+from cutaway.native import product
+product.unpacked_product = unpack
+record = model.run("Once upon a time")
+print(record["logits.last"].argmax().item(), record["logits"].shape[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = cutaway.load("stories", quantize="int8")
+    best = int(model.run("Once upon a time")["logits.last"].argmax())
+    assert done.stdout.split() == [str(best), str(len(model.tokens("Once upon a time")))]
+
+
+def test_what_it_takes_the_place_of_is_the_same() -> None:
+    layer = QuantizedLinear(torch.randn(80, 64), 8, torch.nn.Parameter(torch.randn(80)))
+    x = torch.randn(7, 64)
+    assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.model.quantized import QuantizedLinear, pack, product, unpack, unpacked_product
+from cutaway.model.quantized import QuantizedLinear, pack, unpack, unpacked_product
 from cutaway.native import library
 from cutaway.native.product import _product, install
 
@@ -56,7 +56,9 @@ def test_nan_is_not_lost() -> None:
 def test_it_is_an_operation_of_pytorchs() -> None:
     """With a fake kernel, for compilers, and with a gradient."""
     install()
-    torch.library.opcheck(product, (torch.randn(3, 64, requires_grad=True), pack(torch.randn(48, 64), 8), 8, 48))
+    torch.library.opcheck(
+        torch.ops.cutaway.product.default, (torch.randn(3, 64, requires_grad=True), pack(torch.randn(48, 64), 8), 8, 48)
+    )
 
 
 def test_a_recorded_run_takes_it() -> None:

@@ -96,15 +96,7 @@ def unpacked_product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
     return linear(x, unpack(packed, bits, rows, x.shape[-1]).to(x.dtype), None)
 
 
-@torch.library.custom_op("cutaway::product", mutates_args=())
-def product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
-    """(..., K) and a packed matrix (N, K) to (..., N). The kernels in C take its place where they can be had
-    (native/product.py)."""
-    return unpacked_product(x, packed, bits, rows)
-
-
-@product.register_fake
-def _(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
+def _meta(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], rows)
 
 
@@ -119,7 +111,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     return grad @ unpack(packed, ctx.bits, ctx.rows, ctx.columns).to(grad.dtype), None, None, None
 
 
-product.register_autograd(_backward, setup_context=_keep)
+#: ``torch.ops.cutaway.product``, (..., K) and a packed matrix (N, K) to (..., N), which compilers leave whole. The
+#: kernels in C take its place on a processor (native/product.py). Not torch.library.custom_op, which imports a
+#: compiler, for a second, when it is first called.
+LIBRARY: Any = torch.library.Library("cutaway", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define("product(Tensor x, Tensor packed, int bits, int rows) -> Tensor")
+LIBRARY.impl("product", unpacked_product, "CompositeExplicitAutograd")
+torch.library.register_fake("cutaway::product", _meta, lib=LIBRARY)
+torch.library.register_autograd("cutaway::product", _backward, setup_context=_keep, lib=LIBRARY)
 
 
 class Quantized(nn.Module):
@@ -140,7 +139,7 @@ class Quantized(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T with what W has become; x stays as it is."""
-        found: Tensor = product(x, self.packed, self.bits, self.rows)
+        found: Tensor = torch.ops.cutaway.product(x, self.packed, self.bits, self.rows)
         return found
 
 

@@ -5,6 +5,8 @@ Shapes: M vectors, N rows, K columns of the matrix.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,10 @@ from . import library
 from .program import ABREAST, GROUP, LINEAR, PANEL, QUANTIZED, CBatch, CMatrix, COp
 
 
+@functools.cache
 def install() -> None:
-    """From now on ``cutaway::product`` is computed by the kernels on a processor, where they can be had."""
-    quantized.product.register_kernel("cpu")(_product)
+    """From now on ``torch.ops.cutaway.product`` is computed by the kernels on a processor, where they can be had."""
+    quantized.LIBRARY.impl("product", _product, "CPU")
 
 
 def _product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:

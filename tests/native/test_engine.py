@@ -254,3 +254,31 @@ def test_what_is_written_is_what_the_machine_writes(name: str, monkeypatch: pyte
     fast = both()
     monkeypatch.setattr(engines, "_suits", lambda machine: False)
     assert both() == fast
+
+
+def in_bfloat16(name: str) -> tuple[Transformer | Seq2Seq, Transformer | Seq2Seq]:
+    """A machine in bfloat16, and one in float32 with the same weights."""
+    machine = lively({**DECODERS, **SOURCES}[name]).bfloat16()
+    return machine, copy.deepcopy(machine).float()
+
+
+@pytest.mark.parametrize("size", [1, 5, LENGTH])
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_only_the_weights_are_bfloat16(name: str, size: int) -> None:
+    """What they make is what float32 makes of the same weights."""
+    machine, whole = in_bfloat16(name)
+    assert isinstance(machine, Transformer)
+    assert isinstance(whole, Transformer)
+    assert engines._suits(machine)
+    assert worst(in_pieces(machine, size), logits(whole)) < 2e-6
+
+
+@torch.no_grad()
+def test_a_decoder_behind_an_encoder_in_bfloat16() -> None:
+    machine, whole = in_bfloat16("t5")
+    assert isinstance(machine, Seq2Seq)
+    assert isinstance(whole, Seq2Seq)
+    memory = torch.randn(1, 11, machine.spec.decoder.width).bfloat16()
+    found = Engine(machine, LENGTH, memory=memory).read(IDS)
+    cross = whole.decode(torch.tensor([IDS]), memory.float())[:, -1].numpy()
+    assert worst(found[None], cross) < 1e-2  # the keys and values of the memory are PyTorch's, in bfloat16

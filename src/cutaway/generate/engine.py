@@ -1,8 +1,9 @@
 """The fast way of reading: a decoder as a list of operations in C, with caches that stay where they are.
 
-In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit); with a quantised machine by what is
-lost where inputs of its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text
-gives the same bits alone, in pieces of any size, and among others.
+In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit). In bfloat16 only the weights are that:
+what they make stays float32, where PyTorch rounds it at every step. With a quantised machine it differs by what is lost
+where inputs of its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text gives
+the same bits alone, in pieces of any size, and among others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
-from cutaway.native.program import PANEL, Program
+from cutaway.native.program import KINDS, PANEL, Program
 
 CHUNK = 256  # tokens of a prompt that are read at once
 
@@ -34,11 +35,11 @@ def engine(
 
 
 def _suits(machine: Transformer | Seq2Seq) -> bool:
-    """A decoder in float32, or quantised, on a processor."""
+    """A decoder in float32 or bfloat16, or quantised, on a processor."""
     decodes = isinstance(machine, Seq2Seq) or (isinstance(machine, Transformer) and machine.spec.task == "continue")
     if not decodes:
         return False
-    return all(tensor.device.type == "cpu" and tensor.dtype is torch.float32 for tensor in machine.parameters())
+    return all(tensor.device.type == "cpu" and tensor.dtype in KINDS for tensor in machine.parameters())
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
 
 /* ------------------------------------------------------------------ what Python fills in */
 
-enum { FLOAT32, INT8, INT4 };
+enum { FLOAT32, BFLOAT16, INT8, INT4 };
 enum { NO_NORM, LAYER_NORM, RMS_NORM };
 enum { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH };
 enum { EMBED, NORM, LINEAR, ATTEND };
@@ -327,11 +327,31 @@ INLINE vec half_scales(const void *at) {
 #endif
 }
 
+/* A vector of a row, and one number of it; bfloat16 is the upper half of a float. */
+INLINE vec weights_at(int kind, const char *row, int64_t k) {
+    if (kind == FLOAT32) return load((const float *)row + k);
+    typedef uint16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
+    return (vec)(__builtin_convertvector(*(const shorts *)((const uint16_t *)row + k), bits) << 16u);
+}
+
+INLINE float weight_at(int kind, const char *row, int64_t k) {
+    if (kind == FLOAT32) return ((const float *)row)[k];
+    union { uint32_t i; float f; } u = {(uint32_t)((const uint16_t *)row)[k] << 16};
+    return u.f;
+}
+
 /* Row `row` of a matrix as floats, whatever it is kept in. */
 static void dequantise(const Matrix *matrix, int64_t row, float *out) {
     int64_t width = matrix->columns, groups = (width + GROUP - 1) / GROUP, lane = row % PANEL;
     if (matrix->kind == FLOAT32) {
         memcpy(out, (const float *)matrix->data + row * width, width * sizeof(float));
+        return;
+    }
+    if (matrix->kind == BFLOAT16) {
+        const char *from = (const char *)matrix->data + row * width * 2;
+        int64_t k = 0;
+        for (; k + PANEL <= width; k += PANEL) store(out + k, weights_at(BFLOAT16, from, k));
+        for (; k < width; k++) out[k] = weight_at(BFLOAT16, from, k);
         return;
     }
     int64_t bytes = matrix->kind == INT8 ? ROWS8 : ROWS4;
@@ -461,20 +481,20 @@ static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
 }
 
 /* A few inputs with `count` rows of a float matrix, along the rows: out (rows, count). */
-INLINE void along(int rows, int count, const float *w, int64_t columns, const float *x, int64_t x_stride, float *out,
-                  int64_t out_stride) {
+INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
+                  float *out, int64_t out_stride) {
     vec sum[16];
-    int64_t full = columns / PANEL * PANEL;
+    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), full = columns / PANEL * PANEL;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < full; k += PANEL) {
         EACH(n) = 0; n < count; n++) {
-            vec weights = load(w + n * columns + k);
+            vec weights = weights_at(kind, w + n * bytes, k);
             EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
         }
     }
     EACH(m) = 0; m < rows; m++) EACH(n) = 0; n < count; n++) {
         float found = total(sum[m * count + n]);
-        for (int64_t k = full; k < columns; k++) found += w[n * columns + k] * x[m * x_stride + k];
+        for (int64_t k = full; k < columns; k++) found += weight_at(kind, w + n * bytes, k) * x[m * x_stride + k];
         out[m * out_stride + n] = found;
     }
 }
@@ -651,12 +671,19 @@ static void linear(Thread *me, const Op *op) {
                 m += some;
             }
         } else if (many) {
+            const float *lying[2];
+            for (int b = 0; b < both; b++) {
+                lying[b] = (const float *)matrix[b].data + first * width;
+                if (matrix[b].kind == FLOAT32) continue;
+                float *widened = (float *)scratch + b * 2 * STREAMS * width; /* for many inputs to come */
+                for (int64_t n = 0; n < left; n++) dequantise(&matrix[b], first + n, widened + n * width);
+                lying[b] = widened;
+            }
             for (int64_t m = 0; m < rows; m += ABREAST) {
                 int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
                 float turned[2 * ABREAST][PANEL * 2];
                 for (int b = 0; b < both; b++) {
-                    const float *w = (const float *)matrix[b].data + first * width;
-                    const float *x = floats + m * width;
+                    const float *w = lying[b], *x = floats + m * width;
                     float *to = found + b * 64 * ABREAST;
                     int64_t n = 0;
 #define ACROSS(i, c) across(i, c, w + n * width, width, x, to + n * ABREAST)
@@ -677,14 +704,19 @@ static void linear(Thread *me, const Op *op) {
             for (int64_t m = 0; m < rows;) {
                 int64_t some = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
                 for (int b = 0; b < both; b++) {
-                    const float *w = (const float *)matrix[b].data + first * width;
+                    int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
+                    const char *w = (const char *)matrix[b].data + first * bytes_each;
                     const float *x = floats + m * width;
                     float *to = found + b * 32 * 4;
-#define ALONG(r, c) along(r, c, w + n * width, width, x, width, to + n, 32)
-#define ALONG_ROWS(c) do { if (some == 4) ALONG(4, c); else if (some == 2) ALONG(2, c); else ALONG(1, c); } while (0)
+#define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
+#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else if (some == 2) ALONG(2, c, k); else ALONG(1, c, k); } while (0)
                     int64_t n = 0;
-                    for (; n + 4 <= left; n += 4) ALONG_ROWS(4);
-                    for (; n < left; n++) ALONG_ROWS(1);
+                    for (; n + 4 <= left; n += 4)
+                        if (matrix->kind == FLOAT32) ALONG_ROWS(4, FLOAT32);
+                        else ALONG_ROWS(4, BFLOAT16);
+                    for (; n < left; n++)
+                        if (matrix->kind == FLOAT32) ALONG_ROWS(1, FLOAT32);
+                        else ALONG_ROWS(1, BFLOAT16);
                 }
                 finish(op, matrix, m, some, first, left, found, found + 32 * 4, 32);
                 m += some;

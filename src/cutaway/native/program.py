@@ -27,8 +27,8 @@ from cutaway.model.sublayer import Sublayer
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
-ABREAST = 48  # rows that meet a matrix of floats together
-FLOAT32, QUANTIZED = 0, {8: 1, 4: 2}  # kinds of matrices
+ABREAST, STREAMS = 48, 8  # inputs that meet a matrix of floats together, and its rows that are read side by side
+KINDS, QUANTIZED = {torch.float32: 0, torch.bfloat16: 1}, {8: 2, 4: 3}  # of matrices
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 EMBED, NORM, LINEAR, ATTEND = range(4)
 
@@ -126,7 +126,8 @@ class Program:
         scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))
         keys = max(self._slots, self._read) + PANEL
         own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
-        own += max(4 * groups * (2 * PANEL + PANEL * GROUP), 4 * (6 * keys + self.rows + PANEL))
+        wide = 4 * STREAMS * padded * 4
+        own += max(wide, 4 * groups * (2 * PANEL + PANEL * GROUP), 4 * (6 * keys + self.rows + PANEL))
         self.batch = CBatch(
             ids=self.ids.ctypes.data, positions=self.positions.ctypes.data, sequences=self.sequences.ctypes.data,
             picked=self.picked.ctypes.data, floats=_at(floats), bytes=_at(numbers), scales=_at(scales), sums=_at(sums),
@@ -224,7 +225,7 @@ class Program:
         """What each distance back adds to a score, (H, S)."""
         last = self._slots - 1
         bias: Tensor = relative(torch.tensor([last]), torch.arange(self._slots))  # (1, H, 1, S)
-        return bias[0, :, 0].flip(-1).contiguous()
+        return bias[0, :, 0].flip(-1).float().contiguous()
 
     def _up(self, mlp: MLP, its: spec.MLP, hidden: Tensor, enters: Sublayer) -> COp:
         matrices = [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]
@@ -281,7 +282,7 @@ class Program:
             kind, rows, columns = QUANTIZED[module.bits], module.rows, module.columns
             return CMatrix(_at(packed), self._float(bias), _at(out), kind, rows, columns)
         weight = self._keep(module.weight.detach().contiguous())
-        return CMatrix(_at(weight), self._float(bias), _at(out), FLOAT32, *weight.shape)
+        return CMatrix(_at(weight), self._float(bias), _at(out), KINDS[weight.dtype], *weight.shape)
 
     def _float(self, tensor: Tensor | None) -> int | None:
         return None if tensor is None else _at(self._keep(tensor.detach().float().contiguous()))

@@ -404,10 +404,10 @@ INLINE int32_t four(const int8_t *x) {
 /* `rows` quantised inputs with `panels` panels: out (rows, 16 panels). Both counts are constants where it is called. */
 INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t stride, int64_t groups, const int8_t *x,
                  const float *scales, const int32_t *sums, int64_t x_stride, float *out) {
-    vec found[2 * TILE]; /* of a fixed size, or the compiler does not keep them in registers */
+    vec found[12]; /* of a fixed size, or the compiler does not keep them in registers */
     EACH(i) = 0; i < rows * panels; i++) found[i] = splat(0);
     for (int64_t g = 0; g < groups; g++) {
-        ints sum[2 * TILE];
+        ints sum[12];
         const uint8_t *group[WIDE];
         EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * (kind == INT8 ? ROWS8 : ROWS4) + 2 * PANEL;
         EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) sum[m * panels + p] = (ints){0} + sums[m * groups + g];
@@ -585,8 +585,8 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
         CASES(1)
         CASES(2)
 #if WIDE == 4
-        CASE(1, 4, INT8)
-        CASE(1, 4, INT4)
+        CASE(1, 4, INT8) CASE(8, 1, INT8) CASE(12, 1, INT8)
+        CASE(1, 4, INT4) CASE(8, 1, INT4) CASE(12, 1, INT4)
 #endif
     }
 }
@@ -653,9 +653,22 @@ static void linear(Thread *me, const Op *op) {
                         widen((const uint8_t *)matrix[b].data + (first / PANEL + p) * groups * ROWS4, to + p * groups * ROWS8,
                               groups);
                 }
+            /* All at once with one panel, which is read once; so many inputs stay near while panels go by. */
+            if (TILE == 6 && rows > TILE && rows <= 2 * TILE && rows * padded <= 16384) {
+                int64_t all_rows = rows <= 8 ? 8 : 12;          /* those beyond the last are nobody's */
+                for (int64_t n = 0; n < left; n += PANEL) {
+                    for (int b = 0; b < both; b++) {
+                        const uint8_t *w = wide[b] ? wide[b] + n / PANEL * groups * ROWS8 : 0;
+                        product(matrix + b, (first + n) / PANEL, 1, 0, all_rows, bytes, scales, sums, w, found + b * 64 * 4);
+                    }
+                    finish(op, matrix, 0, rows, first + n, left - n < PANEL ? left - n : PANEL, found, found + 64 * 4, PANEL);
+                }
+                continue;
+            }
             if (panels == 3) panels = 4; /* the last panels of a matrix are followed by empty ones */
-            for (int64_t m = 0; m < rows; m += TILE) {
-                int64_t some = rows - m < TILE ? rows - m : TILE;
+            int64_t tiles = (rows + TILE - 1) / TILE, even = (rows + tiles - 1) / tiles;
+            for (int64_t m = 0; m < rows; m += even) {
+                int64_t some = rows - m < even ? rows - m : even;
                 for (int b = 0; b < both; b++)
                     product(matrix + b, first / PANEL, panels, m, some, bytes, scales, sums, wide[b], found + b * 64 * TILE);
                 finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);
@@ -773,11 +786,11 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
     for (int64_t s = first; s < to;) {
 #define SCORES(c)                                                                                                      \
     do {                                                                                                               \
-        vec score[2 * TILE];                                                                                           \
+        vec score[12];                                                                                                 \
         EACH(i) = 0; i < rows * (c); i++) score[i] = splat(0);                                                         \
         const float *panel = keys + s * width;                                                                         \
         for (int64_t e = 0; e < width; e++) {                                                                          \
-            vec k[2];                                                                                                  \
+            vec k[8];                                                                                                  \
             EACH(j) = 0; j < (c); j++) k[j] = load(panel + (j * width + e) * PANEL);                                   \
             EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
         }                                                                                                              \
@@ -788,7 +801,10 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
         }                                                                                                              \
         s += PANEL * (c);                                                                                              \
     } while (0)
-        if (to - s > PANEL) SCORES(2);
+        /* A sum waits for itself: of one query there must be several under way. */
+        if (rows == 1 && to - s > 7 * PANEL) SCORES(8);
+        else if (rows <= 2 && to - s > 3 * PANEL) SCORES(4);
+        else if (to - s > PANEL) SCORES(2);
         else SCORES(1);
     }
     float by[TILE];
@@ -805,15 +821,26 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
     for (int64_t e = 0; e < width;) {
 #define VALUES(c)                                                                                                      \
     do {                                                                                                               \
+        const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* keys at once */                                         \
         vec sum[4 * TILE];                                                                                             \
-        EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
-        for (int64_t s = first; s < to; s++) {                                                                         \
-            const float *v = values + s * width + e;                                                                   \
-            EACH(j) = 0; j < (c); j++) {                                                                               \
-                vec one = load(v + j * PANEL);                                                                         \
-                EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
+        EACH(i) = 0; i < rows * (c) * ways; i++) sum[i] = splat(0);                                                    \
+        int64_t s = first;                                                                                             \
+        for (; s + ways <= to; s += ways) {                                                                            \
+            EACH(u) = 0; u < ways; u++) {                                                                              \
+                const float *v = values + (s + u) * width + e;                                                         \
+                EACH(j) = 0; j < (c); j++) {                                                                           \
+                    vec one = load(v + j * PANEL);                                                                     \
+                    EACH(m) = 0; m < rows; m++)                                                                        \
+                        sum[(u * rows + m) * (c) + j] += one * p[m * p_stride + s + u - first];                        \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
+        for (; s < to; s++)                                                                                            \
+            EACH(j) = 0; j < (c); j++) {                                                                               \
+                vec one = load(values + s * width + e + j * PANEL);                                                    \
+                EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
+            }                                                                                                          \
+        EACH(i) = rows * (c); i < rows * (c) * ways; i++) sum[i % (rows * (c))] += sum[i];                             \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * PANEL, sum[m * (c) + j] * by[m]);  \
         e += PANEL * (c);                                                                                              \
     } while (0)

@@ -123,7 +123,7 @@ class Program:
         blocks = -(-self.rows // ABREAST) * ABREAST
         floats, groups = self._room(blocks, padded), padded // GROUP
         numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
-        scales, sums = self._room(self.rows, groups), self._keep(torch.empty(self.rows, groups, dtype=torch.int32))
+        scales, sums = self._room(blocks, groups), self._keep(torch.empty(blocks, groups, dtype=torch.int32))
         keys = max(self._slots, self._read) + PANEL
         own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
         wide = 4 * STREAMS * padded * 4

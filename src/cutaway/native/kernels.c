@@ -72,13 +72,14 @@ typedef struct {
 
 typedef struct {
     float *q, *k, *v, *z;    /* (M, H E), (M, G E) twice, (M, H E) */
-    float *keys, *values;    /* caches: sequences x G x (S / 16, E, 16), and x (S, E) */
+    void *keys, *values;     /* caches: sequences x G x (S / 16, E, 16), and x (S, E); floats, or half of them */
     const float *cos, *sin;  /* (positions, rotated / 2) */
     const float *relative;   /* (H, S): what a distance adds to a score, or null */
     const int32_t *lengths;  /* cross-attention: how many keys each memory has; else null */
     Norm q_norm, k_norm;
     int64_t heads, kv_heads, width, rotated, slots, window, whole_norm;
     int64_t memories;        /* of cross-attention: one for each sequence, or one for all */
+    int64_t half;            /* keys and values are kept in float16 */
     double scale, softcap;
 } Attention;
 
@@ -318,13 +319,30 @@ static void quantise(const float *x, int64_t width, int32_t off, int8_t *q, floa
     }
 }
 
-INLINE vec half_scales(const void *at) {
+INLINE vec load_half(const void *at) {
 #if defined(__AVX512F__)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(at));
 #else
-    typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
-    return __builtin_convertvector(*(const halves *)at, vec);
+    typedef _Float16 some __attribute__((vector_size(32), aligned(2), may_alias));
+    return __builtin_convertvector(*(const some *)at, vec);
 #endif
+}
+
+typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
+
+/* What float16 cannot hold becomes the largest that it can. */
+INLINE void store_half(void *at, vec v) {
+    v = choose(v > 65504.f, splat(65504.f), choose(v < -65504.f, splat(-65504.f), v));
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(at, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    *(halves *)at = __builtin_convertvector(v, halves);
+#endif
+}
+
+/* Vector `i` of what is kept as floats, or as half of them. */
+INLINE vec kept(int half, const void *at, int64_t i) {
+    return half ? load_half((const _Float16 *)at + i) : load((const float *)at + i);
 }
 
 /* A vector of a row, and one number of it; bfloat16 is the upper half of a float. */
@@ -357,7 +375,7 @@ static void dequantise(const Matrix *matrix, int64_t row, float *out) {
     int64_t bytes = matrix->kind == INT8 ? ROWS8 : ROWS4;
     const uint8_t *group = (const uint8_t *)matrix->data + row / PANEL * groups * bytes;
     for (int64_t g = 0; g < groups; g++, group += bytes) {
-        float scale = half_scales(group)[lane];
+        float scale = load_half(group)[lane];
         const uint8_t *from = group + 2 * PANEL;
         for (int64_t i = 0; i < GROUP && g * GROUP + i < width; i++) {
             if (matrix->kind == INT8) out[g * GROUP + i] = scale * (from[i / 4 * 64 + lane * 4 + i % 4] - 128);
@@ -434,7 +452,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
             }
         }
         EACH(p) = 0; p < panels; p++) {
-            vec scale = half_scales(group[p] - 2 * PANEL);
+            vec scale = load_half(group[p] - 2 * PANEL);
             EACH(m) = 0; m < rows; m++)
                 found[m * panels + p] += __builtin_convertvector(sum[m * panels + p], vec) * (scale * scales[m * groups + g]);
         }
@@ -448,7 +466,7 @@ INLINE void exact_tile(int rows, int kind, const uint8_t *w, int64_t groups, con
     vec found[12];
     EACH(m) = 0; m < rows; m++) found[m] = splat(0);
     for (int64_t g = 0; g < groups; g++, w += kind == INT8 ? ROWS8 : ROWS4, x += GROUP) {
-        vec sum[12], scale = half_scales(w);
+        vec sum[12], scale = load_half(w);
         EACH(m) = 0; m < rows; m++) sum[m] = splat(0);
         for (int64_t k = 0; k < GROUP; k++) { /* four columns, or eight, lie together: 64 bytes */
             bits held = *(const bits *)(w + 2 * PANEL + 64 * (kind == INT8 ? k / 4 : k / 8)) >> (uint32_t)(8 * (k % 4));
@@ -463,8 +481,11 @@ INLINE void exact_tile(int rows, int kind, const uint8_t *w, int64_t groups, con
 
 static void exact(int64_t rows, int kind, const uint8_t *w, int64_t groups, const float *x, int64_t x_stride, float *out,
                   int64_t out_stride) {
-#define EXACT(r) case (r): if (kind == INT8) exact_tile(r, INT8, w, groups, x, x_stride, out, out_stride); \
-                           else exact_tile(r, INT4, w, groups, x, x_stride, out, out_stride); break;
+#define EXACT(r)                                                                                                       \
+    case r:                                                                                                            \
+        if (kind == INT8) exact_tile(r, INT8, w, groups, x, x_stride, out, out_stride);                                \
+        else exact_tile(r, INT4, w, groups, x, x_stride, out, out_stride);                                             \
+        break;
     switch (rows) { EXACT(1) EXACT(4) EXACT(12) }
 }
 
@@ -777,8 +798,8 @@ INLINE vec seen(const Attention *attn, int64_t head, vec score, int64_t s, int64
 }
 
 /* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
-INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const float *const *q, float *const *z,
-                        const int32_t *positions, const float *keys, const float *values, int64_t from, int64_t to,
+INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head, const float *const *q, float *const *z,
+                        const int32_t *positions, const void *keys, const void *values, int64_t from, int64_t to,
                         float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
     vec largest[TILE];
@@ -788,10 +809,9 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
     do {                                                                                                               \
         vec score[12];                                                                                                 \
         EACH(i) = 0; i < rows * (c); i++) score[i] = splat(0);                                                         \
-        const float *panel = keys + s * width;                                                                         \
         for (int64_t e = 0; e < width; e++) {                                                                          \
             vec k[8];                                                                                                  \
-            EACH(j) = 0; j < (c); j++) k[j] = load(panel + (j * width + e) * PANEL);                                   \
+            EACH(j) = 0; j < (c); j++) k[j] = kept(half, keys, s * width + (j * width + e) * PANEL);                   \
             EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
         }                                                                                                              \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
@@ -819,28 +839,16 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
         by[m] = 1.f / total(sum);
     }
     for (int64_t e = 0; e < width;) {
-#define VALUES(c)                                                                                                      \
+#define VALUES(c) /* key after key, however many rows: a row's sums are the same alone and among others */            \
     do {                                                                                                               \
-        const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* keys at once */                                         \
         vec sum[4 * TILE];                                                                                             \
-        EACH(i) = 0; i < rows * (c) * ways; i++) sum[i] = splat(0);                                                    \
-        int64_t s = first;                                                                                             \
-        for (; s + ways <= to; s += ways) {                                                                            \
-            EACH(u) = 0; u < ways; u++) {                                                                              \
-                const float *v = values + (s + u) * width + e;                                                         \
-                EACH(j) = 0; j < (c); j++) {                                                                           \
-                    vec one = load(v + j * PANEL);                                                                     \
-                    EACH(m) = 0; m < rows; m++)                                                                        \
-                        sum[(u * rows + m) * (c) + j] += one * p[m * p_stride + s + u - first];                        \
-                }                                                                                                      \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (; s < to; s++)                                                                                            \
+        EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
+        for (int64_t s = first; s < to; s++) {                                                                         \
             EACH(j) = 0; j < (c); j++) {                                                                               \
-                vec one = load(values + s * width + e + j * PANEL);                                                    \
+                vec one = kept(half, values, s * width + e + j * PANEL);                                               \
                 EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
             }                                                                                                          \
-        EACH(i) = rows * (c); i < rows * (c) * ways; i++) sum[i % (rows * (c))] += sum[i];                             \
+        }                                                                                                              \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * PANEL, sum[m * (c) + j] * by[m]);  \
         e += PANEL * (c);                                                                                              \
     } while (0)
@@ -851,7 +859,9 @@ INLINE void attend_tile(int rows, const Attention *attn, int64_t head, const flo
             for (; e < width; e++)
                 EACH(m) = 0; m < rows; m++) {
                     float sum = 0;
-                    for (int64_t s = first; s < to; s++) sum += values[s * width + e] * p[m * p_stride + s - first];
+                    for (int64_t s = first; s < to; s++)
+                        sum += (half ? ((const _Float16 *)values)[s * width + e] : ((const float *)values)[s * width + e]) *
+                               p[m * p_stride + s - first];
                     z[m][e] = sum * by[m];
                 }
         }
@@ -869,7 +879,7 @@ INLINE int64_t together(const Attention *attn, const Batch *batch, int64_t m) {
     while (rows < TILE && m + rows < batch->rows && memory_of(attn, batch, m + rows) == memory &&
            (attn->lengths || batch->positions[m + rows] == batch->positions[m] + rows))
         rows++;
-    return rows;
+    return rows == TILE ? TILE : rows > 3 ? 3 : rows; /* so many kinds of tiles there are */
 }
 
 static void attend(Thread *me, const Op *op) {
@@ -889,12 +899,24 @@ static void attend(Thread *me, const Op *op) {
             } else if (j < H) {
                 place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->z + m * H * E + j * E);
             } else if (j < H + G) {
-                float *panel = attn->keys + ((batch->sequences[m] * G + j - H) * S + position / PANEL * PANEL) * E;
+                int64_t panel = ((batch->sequences[m] * G + j - H) * S + position / PANEL * PANEL) * E + position % PANEL;
                 place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, position, first);
-                for (int64_t e = 0; e < E; e++) panel[e * PANEL + position % PANEL] = first[e];
+                if (attn->half) {
+                    _Float16 less[E + PANEL];
+                    for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(first + e));
+                    for (int64_t e = 0; e < E; e++) ((_Float16 *)attn->keys)[panel + e * PANEL] = less[e];
+                } else
+                    for (int64_t e = 0; e < E; e++) ((float *)attn->keys)[panel + e * PANEL] = first[e];
             } else {
-                float *row = attn->values + ((batch->sequences[m] * G + j - H - G) * S + position) * E;
-                memcpy(row, attn->v + (m * G + j - H - G) * E, E * sizeof(float));
+                int64_t row = ((batch->sequences[m] * G + j - H - G) * S + position) * E;
+                const float *value = attn->v + (m * G + j - H - G) * E;
+                if (attn->half) {
+                    _Float16 less[E + PANEL];
+                    memcpy(first, value, E * sizeof(float));
+                    for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(first + e));
+                    memcpy((_Float16 *)attn->values + row, less, E * sizeof(_Float16));
+                } else
+                    memcpy((float *)attn->values + row, value, E * sizeof(float));
             }
         }
     meet(pool, &me->side);
@@ -908,7 +930,8 @@ static void attend(Thread *me, const Op *op) {
     for (int64_t item = take(pool, me->side); item < tiles * H; item = take(pool, me->side)) {
         int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m), kv = head / (H / G);
         int64_t held = memory_of(attn, batch, m) * G + kv, from = 0;
-        const float *keys = attn->keys + held * S * E, *values = attn->values + held * S * E;
+        int64_t begin = held * S * E * (attn->half ? 2 : 4);
+        const char *keys = (const char *)attn->keys + begin, *values = (const char *)attn->values + begin;
         int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;
         if (attn->window && batch->positions[m] >= attn->window) from = batch->positions[m] - attn->window + 1;
         const float *q[TILE];
@@ -917,12 +940,16 @@ static void attend(Thread *me, const Op *op) {
             z[r] = attn->z + ((m + r) * H + head) * E;
             q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
         }
+#define ATTEND(r, half) attend_tile(r, half, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL)
 #define ATTEND_ROWS(r)                                                                                                 \
-    case r: attend_tile(r, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL); break;
+    case r:                                                                                                            \
+        if (attn->half) ATTEND(r, 1);                                                                                  \
+        else ATTEND(r, 0);                                                                                             \
+        break;
         switch (rows) {
             ATTEND_ROWS(1) ATTEND_ROWS(2)
 #if TILE == 6
-            ATTEND_ROWS(3) ATTEND_ROWS(4) ATTEND_ROWS(5) ATTEND_ROWS(6)
+            ATTEND_ROWS(3) ATTEND_ROWS(6)
 #endif
         }
     }

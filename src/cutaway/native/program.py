@@ -49,7 +49,7 @@ class CAttention(ctypes.Structure):
         *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin", "relative", "lengths")),
         ("q_norm", CNorm), ("k_norm", CNorm),
         *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window")),
-        ("whole_norm", _whole), ("memories", _whole),
+        *((name, _whole) for name in ("whole_norm", "memories", "half")),
         ("scale", _real), ("softcap", _real),
     ]  # fmt: skip
 
@@ -178,7 +178,8 @@ class Program:
             project.matrix[i] = self._matrix(matrix, matrix.bias, out)
         yield project
         held = (self.texts, its.kv_heads, self._slots, its.width)
-        caches = [self._keep(torch.empty(held)) for _ in range(2)]  # memory is taken as it fills
+        dtype = torch.float16 if isinstance(attn.k, Quantized) else torch.float32  # inputs take 8 bits there anyway
+        caches = [self._keep(torch.empty(held, dtype=dtype)) for _ in range(2)]  # memory is taken as it fills
         self.caches += caches
         op = self._attend(attn, its, q, *caches)
         to = op.attention
@@ -217,7 +218,7 @@ class Program:
         to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
         to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
         to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)
-        to.whole_norm = its.qk_norm == "full"
+        to.whole_norm, to.half = its.qk_norm == "full", keys.dtype is torch.float16
         return op
 
     @torch.no_grad()

@@ -1,20 +1,24 @@
-"""One engine in a process of its own, asked through a pipe by benchmarks/generate.py and benchmarks/losses.py.
+"""One engine in a process of its own, asked through a pipe (processes.py).
 
-    python benchmarks/worker.py ENGINE MODEL THREADS [PRECISION]
+    python worker.py ENGINE MODEL THREADS PRECISION DEVICE
 
-A question is a line of JSON, and so is its answer:
+Runs as a file, in whatever environment the engine is in, so nothing of Cutaway is imported here but by Cutaway. 0
+threads: as many as the engine takes. First it says {"imports": s, "load": s, "version": "...", "dtype": "..."}: the
+seconds that its packages and the model took, and what was loaded. A question is a line of JSON, and so is its answer:
 
     {"prompt": [ids], "count": n}    the n most probable tokens, end tokens ignored: {"tokens": [...], "times": [...]},
                                      seconds from the question to each of them
     {"windows": [[ids], ...]}        {"losses": [...]}, nats for each token of each window but its first
-    {"memory": true}                 {"bytes": the most this process has held}
+    {"memory": true}                 {"bytes": the most this process has held, or on a GPU its memory}
+    {"about": n}                     of Cutaway: the model, and the machine beside what it is asked (Cutaway.about)
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,11 +28,15 @@ from typing import Any, Protocol
 import numpy as np
 
 CONTEXT = 1024
+#: Precisions -> dtypes of PyTorch; of any other name, the model's own.
+DTYPES = {"fp32": "float32"} | {name: name for name in ("float32", "bfloat16", "float16")}
 
 
 class Engine(Protocol):
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
-        """The most probable tokens, each as soon as it is there."""
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None: ...
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int | tuple[int, float]]:
+        """The most probable tokens, each as soon as it is there, or with the moment when it was."""
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """(T, V), of every position."""
@@ -37,19 +45,47 @@ class Engine(Protocol):
 class Cutaway:
     """Ours, as any caller has it: load, generate and iterate."""
 
-    def __init__(self, path: str, threads: int, precision: str) -> None:
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
         import torch
 
-        import cutaway
+        import cutaway.api
 
-        torch.set_num_threads(threads)
-        quantized: dict[str, Any] = {} if precision == "fp32" else {"quantize": precision}
-        self.model: Any = cutaway.load(path, **quantized)
+        if threads:
+            torch.set_num_threads(threads)
+        fewer = precision in ("int8", "int4")
+        self.model: Any = cutaway.api.load(
+            path, None if fewer else DTYPES.get(precision), device, quantize=precision if fewer else None
+        )
         self.model.eos = frozenset()
+        self.dtype: str = self.model.card.dtype
 
     def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
         for step in self.model.generate(tokens=prompt, max_new_tokens=count, temperature=0, stream=True):
             yield step.id
+
+    def about(self, prompt: int) -> dict[str, Any]:
+        """What the machine allows, measured now, and what the model asks of it to write a token and to read a prompt.
+        No rate is known that products of fewer bits could be held against."""
+        import torch
+
+        from cutaway.bench import limits
+        from cutaway.generate.engine import engine
+
+        machine, whole = self.model.machine, self.model.card.dtype not in ("int8", "int4")
+        dtype, device = next(machine.parameters()).dtype, self.model.device
+        return {
+            "family": self.model.card.family,
+            "parameters": self.model.card.parameters,
+            "dtype": self.model.card.dtype,
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "threads": torch.get_num_threads(),
+            "engine": "PyTorch" if engine(machine, 1) is None else "C",
+            "bytes_of_a_token": limits.bytes_of_a_token(machine),
+            "bytes_a_second": limits.bytes_a_second(device),
+            "operations_of_a_prompt": limits.operations_of_a_prompt(machine, prompt),
+            "operations_a_second": limits.operations_a_second(dtype, device) if whole else None,
+        }
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """As what it writes with reads them: with its inputs in 8 bits where its matrices have fewer."""
@@ -59,19 +95,22 @@ class Cutaway:
 
 
 class Transformers:
-    def __init__(self, path: str, threads: int, _: str) -> None:
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
         import torch
         import transformers
 
-        torch.set_num_threads(threads)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+        if threads:
+            torch.set_num_threads(threads)
+        dtype = DTYPES.get(precision, "auto")
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.model.generation_config = transformers.GenerationConfig(do_sample=False, pad_token_id=0)
 
     def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
         import torch
 
         written = Streamed()
-        given = torch.tensor([prompt])
+        given = torch.tensor([prompt], device=self.model.device)
         self.model.generate(
             given, attention_mask=torch.ones_like(given), max_new_tokens=count, streamer=written, eos_token_id=None
         )
@@ -81,13 +120,14 @@ class Transformers:
         import torch
 
         with torch.no_grad():
-            return self.model(torch.tensor([ids])).logits[0].numpy()
+            found: np.ndarray = self.model(torch.tensor([ids])).logits[0].numpy()
+            return found
 
 
 class LlamaCpp:
     """Through its C functions: the class that llama-cpp-python puts around them costs time for each token."""
 
-    def __init__(self, path: str, threads: int, _: str) -> None:
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
         import llama_cpp as c
 
         self.c = c
@@ -132,7 +172,7 @@ class LlamaCpp:
 class CTranslate2:
     """A model whose words are its ids (benchmarks/formats.py)."""
 
-    def __init__(self, path: str, threads: int, _: str) -> None:
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
         import ctranslate2
 
         kind = "int8" if path.endswith("int8") else "float32"
@@ -159,7 +199,7 @@ class CTranslate2:
 class OpenVINO:
     """A stateful model asked step by step; its file brings the settings that benchmarks/formats.py chose."""
 
-    def __init__(self, path: str, threads: int, precision: str) -> None:
+    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
         import openvino as ov
 
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
@@ -217,12 +257,22 @@ class Streamed:
         yield from self.found
 
 
-ENGINES: dict[str, Any] = {
+ENGINES: dict[str, type[Engine]] = {
     "cutaway": Cutaway,
     "transformers": Transformers,
     "llama.cpp": LlamaCpp,
     "CTranslate2": CTranslate2,
     "OpenVINO": OpenVINO,
+}
+
+
+#: What each imports, which is no part of its loading of a model.
+NEEDS = {
+    "cutaway": ("torch", "cutaway.api"),
+    "transformers": ("torch", "transformers"),
+    "llama.cpp": ("llama_cpp",),
+    "CTranslate2": ("ctranslate2",),
+    "OpenVINO": ("openvino",),
 }
 
 
@@ -247,22 +297,64 @@ def losses(engine: Engine, windows: list[list[int]]) -> dict[str, list[float]]:
     return {"losses": found}
 
 
+def most_held(engine: Engine) -> int:
+    """Bytes: of the process, or of a GPU where that is where the model is."""
+    model = getattr(engine, "model", None)
+    if getattr(getattr(model, "device", None), "type", "cpu") == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # what is asked of the system below counts what the parent held, too
+        held = next((line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
+        return int(held.split()[1]) * 1024
+    import resource  # which Windows has not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def main() -> None:
-    name, path, threads, precision = sys.argv[1:5]
+    name, path, threads, precision, device = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")  # what an engine prints goes with the errors
     os.dup2(2, 1)
-    engine = ENGINES[name](path, int(threads), precision)
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    start = time.perf_counter()
+    for module in NEEDS[name]:
+        importlib.import_module(module)
+    imported = time.perf_counter()
+    if name == "cutaway":
+        kernels()
+    begun = time.perf_counter()
+    engine = ENGINES[name](path, int(threads), precision, device)
+    ready = {
+        "imports": imported - start, "load": time.perf_counter() - begun, "version": version(name),
+        "dtype": getattr(engine, "dtype", precision),
+    }  # fmt: skip
+    print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         if "prompt" in asked:
             answer: dict[str, Any] = generated(engine, asked["prompt"], asked["count"])
         elif "windows" in asked:
             answer = losses(engine, asked["windows"])
+        elif "about" in asked and isinstance(engine, Cutaway):
+            answer = engine.about(asked["about"])
         else:
-            scale = 1 if sys.platform == "darwin" else 1024
-            answer = {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+            answer = {"bytes": most_held(engine)}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def kernels() -> None:
+    """Compiled now where they have not been, so that it is not PyTorch that is measured meanwhile."""
+    from cutaway.native import library
+
+    with contextlib.suppress(library.Unavailable):
+        library.compiled()
+
+
+def version(name: str) -> str:
+    """As the package says it."""
+    module = sys.modules[NEEDS[name][-1].partition(".")[0]]
+    return str(getattr(module, "__version__", ""))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ class Worker:
     def __init__(self, contestant: Contestant, model: Path, environment: Path, threads: int) -> None:
         self.contestant = contestant
         python = sys.executable if contestant.engine == OURS else python_of(environment)
-        self._process = Process(contestant.engine, model, contestant.precision, threads, python=python)
+        kept = {"dtype": "float32"} if contestant.precision == "fp32" else {"quantize": contestant.precision}
+        self._process = Process(contestant.engine, model, threads=threads, python=python, **kept)
         self.ready = self._process.ready
         self.ask, self.close = self._process.ask, self._process.close
 

@@ -9,6 +9,7 @@ import os
 import random
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -112,22 +113,21 @@ def bench(
     new = min(NEW, described.context - prompt)
     if prompt < 1 or new < 2:
         raise Misuse(f"{model} reads {described.context} tokens at most.", "Name a model with room for a text.")
-    where, notes = device or "cpu", _busy()
+    notes = _busy()
     with contextlib.ExitStack() as stack:
 
-        def start(engine: str, precision: str, python: Mapping[str, Any]) -> tuple[Process, Measured]:
+        def start(engine: str, **options: Any) -> tuple[Process, Measured]:
             progress(f"{engine} loads {model}")
-            process = Process(engine, folder, precision, device=where, **python)
+            process = Process(engine, folder, device=device, **options)
             stack.callback(process.close)
             return process, Measured(engine, **process.ready)
 
-        ours, measured = start(OURS, quantize or dtype or "own", {})
+        ours, measured = start(OURS, dtype=dtype, quantize=quantize)
         running = [(ours, measured)]
         if PEER in there:
-            elsewhere = {} if environment is None else {"python": python_of(environment)}
-            same = "float32" if quantize else measured.dtype
+            python = sys.executable if environment is None else python_of(environment)
             with _or_said(notes):
-                running.append(start(PEER, same, elsewhere))
+                running.append(start(PEER, dtype="float32" if quantize else measured.dtype, python=python))
         new = _turns(running, described.vocabulary, (prompt, new, long), notes, progress)
         for process, result in running:
             result.memory = process.ask({"memory": True})["bytes"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import Failed
+from cutaway.errors import CutawayError, Failed, Misuse, NotFound, Refused
 
 OURS = "cutaway"
 WORKER = Path(__file__).with_name("worker.py")
@@ -37,15 +37,17 @@ def surroundings(threads: int) -> dict[str, str]:
 class Process:
     """An engine with a model. It is stopped whenever it is not asked: idle threads of some engines spin for a while.
 
-    ``ready``: what it said when the model was loaded. Raises Failed, here and whenever it is asked, where it ended.
+    ``ready``: what it said when the model was loaded. ``threads`` 0: as many as it takes. Raises what Cutaway raises
+    when it loads, and Failed, here and whenever it is asked, where it ended.
     """
 
     def __init__(
-        self, engine: str, model: Path, precision: str, threads: int = 0, device: str = "cpu",
-        python: str | Path = sys.executable,
+        self, engine: str, model: Path, dtype: str | None = None, quantize: str | None = None,
+        device: str | None = None, threads: int = 0, python: str | Path = sys.executable,
     ) -> None:  # fmt: skip
         self.engine = engine
-        command = [str(python), "-P", str(WORKER), engine, str(model), str(threads), precision, device]
+        asked = json.dumps({"dtype": dtype, "quantize": quantize, "device": device})
+        command = [str(python), "-P", str(WORKER), engine, str(model), str(threads), asked]
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8",
@@ -79,6 +81,9 @@ class Process:
             raise self._ended()
         self._signal("SIGSTOP")
         answer: dict[str, Any] = json.loads(line)
+        if refused := answer.get("refused"):
+            kinds: dict[int, type[CutawayError]] = {kind.exit_code: kind for kind in (Misuse, NotFound, Refused)}
+            raise kinds.get(refused["exit_code"], Failed)(refused["message"], refused["fix"])
         return answer
 
     def _ended(self) -> Failed:
@@ -87,7 +92,8 @@ class Process:
         lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
         code = self._process.wait()
         killed = "it was killed; perhaps memory has run out" if code < 0 else f"it ended with {code}"
-        return Failed(f"{self.engine} stopped: {lines[-1] if lines and code >= 0 else killed}.")
+        said = lines[-1].rstrip(".") if lines and code >= 0 else killed
+        return Failed(f"{self.engine} stopped: {said}.")
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):  # Windows has neither

@@ -36,7 +36,7 @@ def _limits(bench: Bench) -> list[str]:
     weights, memory = about["bytes_of_a_token"], about["bytes_a_second"]
     copied = "" if about["device"] == "cpu" else ", in a copy"
     told = [
-        f"of memory     {bench.bandwidth:12.0%}  each token reads {weights / 1e6:,.1f} MB of weights; "
+        f"of memory     {bench.bandwidth:12.1%}  each token reads {weights / 1e6:,.1f} MB of weights; "
         f"{memory / 1e9:,.1f} GB/s are read here{copied}"
     ]
     if bench.bandwidth > 1:
@@ -44,7 +44,7 @@ def _limits(bench: Bench) -> list[str]:
     if bench.arithmetic is not None:
         peak = about["operations_a_second"]
         told.append(
-            f"of arithmetic {bench.arithmetic:12.0%}  in matrices, of a prompt; {peak / 1e9:,.0f} GFLOP/s in a large "
+            f"of arithmetic {bench.arithmetic:12.1%}  in matrices, of a prompt; {peak / 1e9:,.0f} GFLOP/s in a large "
             f"product of {about['dtype']}"
         )
     else:

@@ -1,10 +1,11 @@
 """One engine in a process of its own, asked through a pipe (processes.py).
 
-    python worker.py ENGINE MODEL THREADS PRECISION DEVICE
+    python worker.py ENGINE MODEL THREADS '{"dtype": ..., "quantize": ..., "device": ...}'
 
 Runs as a file, in whatever environment the engine is in, so nothing of Cutaway is imported here but by Cutaway. 0
 threads: as many as the engine takes. First it says {"imports": s, "load": s, "version": "...", "dtype": "..."}: the
-seconds that its packages and the model took, and what was loaded. A question is a line of JSON, and so is its answer:
+seconds that its packages and the model took, and what was loaded; or {"refused": ...}, an error of Cutaway's, and ends.
+A question is a line of JSON, and so is its answer:
 
     {"prompt": [ids], "count": n}    the n most probable tokens, end tokens ignored: {"tokens": [...], "times": [...]},
                                      seconds from the question to each of them
@@ -28,12 +29,12 @@ from typing import Any, Protocol
 import numpy as np
 
 CONTEXT = 1024
-#: Precisions -> dtypes of PyTorch; of any other name, the model's own.
-DTYPES = {"fp32": "float32"} | {name: name for name in ("float32", "bfloat16", "float16")}
+#: dtype, quantize and device, None where nothing is said; a model in a format of its own comes as it was written.
+Asked = dict[str, str | None]
 
 
 class Engine(Protocol):
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None: ...
+    def __init__(self, path: str, threads: int, asked: Asked) -> None: ...
 
     def tokens(self, prompt: list[int], count: int) -> Iterator[int | tuple[int, float]]:
         """The most probable tokens, each as soon as it is there, or with the moment when it was."""
@@ -45,17 +46,14 @@ class Engine(Protocol):
 class Cutaway:
     """Ours, as any caller has it: load, generate and iterate."""
 
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
         import torch
 
         import cutaway.api
 
         if threads:
             torch.set_num_threads(threads)
-        fewer = precision in ("int8", "int4")
-        self.model: Any = cutaway.api.load(
-            path, None if fewer else DTYPES.get(precision), device, quantize=precision if fewer else None
-        )
+        self.model: Any = cutaway.api.load(path, asked["dtype"], asked["device"], quantize=asked["quantize"])
         self.model.eos = frozenset()
         self.dtype: str = self.model.card.dtype
 
@@ -95,14 +93,14 @@ class Cutaway:
 
 
 class Transformers:
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
         import torch
         import transformers
 
         if threads:
             torch.set_num_threads(threads)
-        dtype = DTYPES.get(precision, "auto")
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=asked["dtype"] or "auto").eval()
+        self.model.to(asked["device"] or "cpu")
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.model.generation_config = transformers.GenerationConfig(do_sample=False, pad_token_id=0)
 
@@ -127,7 +125,7 @@ class Transformers:
 class LlamaCpp:
     """Through its C functions: the class that llama-cpp-python puts around them costs time for each token."""
 
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
         import llama_cpp as c
 
         self.c = c
@@ -172,7 +170,7 @@ class LlamaCpp:
 class CTranslate2:
     """A model whose words are its ids (benchmarks/formats.py)."""
 
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
         import ctranslate2
 
         kind = "int8" if path.endswith("int8") else "float32"
@@ -199,11 +197,11 @@ class CTranslate2:
 class OpenVINO:
     """A stateful model asked step by step; its file brings the settings that benchmarks/formats.py chose."""
 
-    def __init__(self, path: str, threads: int, precision: str, device: str) -> None:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
         import openvino as ov
 
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        if precision == "fp32":  # where the processor has bfloat16, it would be used unasked
+        if asked["dtype"] == "float32":  # where the processor has bfloat16, it would be used unasked
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         self.request = ov.Core().compile_model(Path(path, "model.xml"), "CPU", settings).create_infer_request()
         self.ov = ov
@@ -314,7 +312,7 @@ def most_held(engine: Engine) -> int:
 
 
 def main() -> None:
-    name, path, threads, precision, device = sys.argv[1:]
+    name, path, threads, options = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")  # what an engine prints goes with the errors
     os.dup2(2, 1)
     start = time.perf_counter()
@@ -324,10 +322,20 @@ def main() -> None:
     if name == "cutaway":
         kernels()
     begun = time.perf_counter()
-    engine = ENGINES[name](path, int(threads), precision, device)
+    try:
+        engine = ENGINES[name](path, int(threads), json.loads(options))
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        refused = {
+            "exit_code": error.exit_code,
+            "message": getattr(error, "message", ""),
+            "fix": getattr(error, "fix", ""),
+        }
+        return print(json.dumps({"refused": refused}), file=answers, flush=True)
     ready = {
         "imports": imported - start, "load": time.perf_counter() - begun, "version": version(name),
-        "dtype": getattr(engine, "dtype", precision),
+        "dtype": getattr(engine, "dtype", None),
     }  # fmt: skip
     print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:

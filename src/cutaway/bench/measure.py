@@ -27,7 +27,7 @@ from .processes import OURS, Process, python_of
 
 TURNS, MOST, SPENT = 5, 25, 15.0  # so many turns at least; more, up to so many, until so many seconds are spent
 PROMPT, NEW, LONG = 32, 128, 512  # tokens, where the context has room for them
-PATIENCE, FEWEST = 4.0, 8  # seconds that an engine may write in a turn, unless these are fewer tokens
+PATIENCE, FEWEST = 4.0, 32  # seconds that an engine may write in a turn, unless these are fewer tokens
 #: Engines -> their modules. Only the first opens a folder of safetensors as it is.
 PEERS = {"transformers": "transformers", "llama.cpp": "llama_cpp", "CTranslate2": "ctranslate2", "OpenVINO": "openvino"}
 PEER = "transformers"
@@ -55,7 +55,9 @@ class Measured:
 @dataclass(frozen=True)
 class Bench:
     """``prompt``, ``new``, ``long``: tokens read before a text, written, and of the prompt that is read for its own
-    sake. ``about``: the model and the machine (worker.Cutaway.about). ``engines``: ours first. ``notes``: sentences."""
+    sake. ``about``: the model (worker.Cutaway.about), and the most that the machine was seen to do between the turns:
+    bytes it reads a second, and operations in a product of matrices, None where the model's have fewer bits.
+    ``engines``: ours first. ``notes``: sentences."""
 
     model: str
     prompt: int
@@ -128,11 +130,21 @@ def bench(
             python = sys.executable if environment is None else python_of(environment)
             with _or_said(notes):
                 running.append(start(PEER, dtype="float32" if quantize else measured.dtype, python=python))
-        new = _turns(running, described.vocabulary, (prompt, new, long), notes, progress)
+        machine = Process("machine", folder, dtype=None if quantize else measured.dtype, device=device)
+        stack.callback(machine.close)
+        seen: list[dict[str, float]] = []
+
+        def between(turn: int) -> None:
+            if turn <= TURNS:
+                progress("the machine itself")
+                seen.append(machine.ask({"limits": True}))
+
+        new = _turns(running, described.vocabulary, (prompt, new, long), between, notes, progress)
         for process, result in running:
             result.memory = process.ask({"memory": True})["bytes"]
-        progress("the machine itself")
         about = ours.ask({"about": long})
+    about["bytes_a_second"] = max(one["bytes_a_second"] for one in seen)
+    about["operations_a_second"] = None if quantize else max(one["operations_a_second"] for one in seen)
     return Bench(model, prompt, new, long, about, [result for _, result in running], [*notes, *_needed(there)])
 
 
@@ -140,6 +152,7 @@ def _turns(
     running: list[tuple[Process, Measured]],
     vocabulary: int,
     sizes: tuple[int, int, int],
+    between: Callable[[int], None],
     notes: list[str],
     progress: Progress,
 ) -> int:
@@ -155,7 +168,7 @@ def _turns(
         for process, result in running[:: 1 if turn % 2 else -1]:
             progress(f"turn {turn}: {result.engine}" if turn else f"{result.engine} warms up")
             with contextlib.nullcontext() if result.engine == OURS else _or_said(notes):
-                count = new if turn else min(new, 2 * FEWEST)
+                count = new if turn else min(new, FEWEST)
                 written, read = process.ask({"prompt": ids, "count": count}), process.ask({"prompt": many, "count": 1})
                 rate = (count - 1) / (written["times"][-1] - written["times"][0])
                 tokens[result.engine] = written["tokens"]
@@ -164,6 +177,7 @@ def _turns(
                     result.written.append(rate)
                     result.first.append(written["times"][0])
                     result.read.append(long / read["times"][0])
+        between(turn)
         running[:] = [(process, result) for process, result in running if result.engine in tokens]
         if not turn:
             new = min(new, max(FEWEST, int(PATIENCE * min(rates))))
@@ -193,8 +207,8 @@ def engines_of(environment: Path | None) -> list[str]:
 
 def _busy() -> list[str]:
     load, processors = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    busy = f"Other programs keep {load:.1f} of {processors} processors busy, so what is measured now is rough."
-    return [busy] if load > processors / 4 else []
+    busy = f"The machine has been busy, with a load of {load:.1f} on {processors} processors: read these as rough."
+    return [busy] if load > processors / 2 else []
 
 
 def _needed(there: list[str]) -> list[str]:

@@ -11,7 +11,8 @@ A question is a line of JSON, and so is its answer:
                                      seconds from the question to each of them
     {"windows": [[ids], ...]}        {"losses": [...]}, nats for each token of each window but its first
     {"memory": true}                 {"bytes": the most this process has held, or on a GPU its memory}
-    {"about": n}                     of Cutaway: the model, and the machine beside what it is asked (Cutaway.about)
+    {"about": n}                     of Cutaway: the model, and what it asks of a machine to read n tokens
+    {"limits": true}                 of the machine, which stands among the engines: what it allows
 """
 
 from __future__ import annotations
@@ -62,27 +63,23 @@ class Cutaway:
             yield step.id
 
     def about(self, prompt: int) -> dict[str, Any]:
-        """What the machine allows, measured now, and what the model asks of it to write a token and to read a prompt.
-        No rate is known that products of fewer bits could be held against."""
+        """The model, and what it asks of a machine to write a token and to read a prompt."""
         import torch
 
         from cutaway.bench import limits
         from cutaway.generate.engine import engine
 
-        machine, whole = self.model.machine, self.model.card.dtype not in ("int8", "int4")
-        dtype, device = next(machine.parameters()).dtype, self.model.device
+        machine, card, device = self.model.machine, self.model.card, self.model.device
         return {
-            "family": self.model.card.family,
-            "parameters": self.model.card.parameters,
-            "dtype": self.model.card.dtype,
+            "family": card.family,
+            "parameters": card.parameters,
+            "dtype": card.dtype,
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
             "engine": "PyTorch" if engine(machine, 1) is None else "C",
             "bytes_of_a_token": limits.bytes_of_a_token(machine),
-            "bytes_a_second": limits.bytes_a_second(device),
             "operations_of_a_prompt": limits.operations_of_a_prompt(machine, prompt),
-            "operations_a_second": limits.operations_a_second(dtype, device) if whole else None,
         }
 
     def logits(self, ids: list[int]) -> np.ndarray:
@@ -120,6 +117,24 @@ class Transformers:
         with torch.no_grad():
             found: np.ndarray = self.model(torch.tensor([ids])).logits[0].numpy()
             return found
+
+
+class Machine:
+    """No engine, but what it runs on."""
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = asked["device"] or "cpu"
+        self.dtype: Any = getattr(torch, asked["dtype"] or "float32")
+
+    def limits(self) -> dict[str, float]:
+        from cutaway.bench import limits
+
+        read, multiplied = limits.bytes_a_second(self.device), limits.operations_a_second(self.dtype, self.device)
+        return {"bytes_a_second": read, "operations_a_second": multiplied}
 
 
 class LlamaCpp:
@@ -255,7 +270,8 @@ class Streamed:
         yield from self.found
 
 
-ENGINES: dict[str, type[Engine]] = {
+ENGINES: dict[str, type[Engine] | type[Machine]] = {
+    "machine": Machine,
     "cutaway": Cutaway,
     "transformers": Transformers,
     "llama.cpp": LlamaCpp,
@@ -266,6 +282,7 @@ ENGINES: dict[str, type[Engine]] = {
 
 #: What each imports, which is no part of its loading of a model.
 NEEDS = {
+    "machine": ("torch", "cutaway.bench.limits"),
     "cutaway": ("torch", "cutaway.api"),
     "transformers": ("torch", "transformers"),
     "llama.cpp": ("llama_cpp",),
@@ -335,13 +352,15 @@ def main() -> None:
         return print(json.dumps({"refused": refused}), file=answers, flush=True)
     ready = {
         "imports": imported - start, "load": time.perf_counter() - begun, "version": version(name),
-        "dtype": getattr(engine, "dtype", None),
+        "dtype": None if isinstance(engine, Machine) else getattr(engine, "dtype", None),
     }  # fmt: skip
     print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        if "prompt" in asked:
-            answer: dict[str, Any] = generated(engine, asked["prompt"], asked["count"])
+        if isinstance(engine, Machine):
+            answer: dict[str, Any] = engine.limits()
+        elif "prompt" in asked:
+            answer = generated(engine, asked["prompt"], asked["count"])
         elif "windows" in asked:
             answer = losses(engine, asked["windows"])
         elif "about" in asked and isinstance(engine, Cutaway):

@@ -2,19 +2,20 @@
 
     python benchmarks/bundled.py [--model stories] [--rounds 5] [--threads 2] [--folder .peers] [--json FILE]
 
-In each round every engine loads the model in a new process, writes its first token after a prompt of 32, and then 128
-tokens, five times, each time after a prompt of its own. transformers comes from the environment that
+In each round every engine loads the model in a new process, writes its first token after a prompt of 32, and then, in
+turn with the others, 128 tokens after a prompt of 32, five times. transformers comes from the environment that
 benchmarks/peers.py made, else from this one. PyTorch and the engine's own modules are imported before the clock starts.
-Prints medians with their ranges, and the ratios, round by round:
+Prints medians with their ranges, and the medians of the ratios, round by round or text by text:
 
     load        seconds from the folder to a model that can be asked
     first       milliseconds from the first prompt after that to its first token, with all that is made on first use
-    written     tokens/s, the median of a round's five texts
+    written     tokens/s, from the first to the last of a text
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -40,17 +41,21 @@ class Measured:
     written: list[float] = field(default_factory=list)
 
 
-def round_of(process: Process, rng: random.Random, result: Measured) -> None:
-    rates = []
-    for text in range(TEXTS + 1):
-        prompt = [rng.randrange(3, 1000) for _ in range(PROMPT)]
-        times = process.ask({"prompt": prompt, "count": NEW if text else 1})["times"]
-        if text:
-            rates.append((NEW - 1) / (times[-1] - times[0]))
-        else:
-            result.first.append(times[0])
-    result.load.append(process.ready["load"])
-    result.written.append(statistics.median(rates))
+def one_round(contestants: dict[str, dict[str, Any]], rng: random.Random, found: dict[str, Measured]) -> None:
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, options in contestants.items():
+            running[name] = process = Process(**options)
+            stack.callback(process.close)
+            found[name].load.append(process.ready["load"])
+        for text in range(TEXTS + 1):
+            prompt = [rng.randrange(3, 1000) for _ in range(PROMPT)]
+            for name, process in running.items():
+                times = process.ask({"prompt": prompt, "count": NEW if text else 1})["times"]
+                if text:
+                    found[name].written.append((NEW - 1) / (times[-1] - times[0]))
+                else:
+                    found[name].first.append(times[0])
 
 
 def report(found: dict[str, Measured]) -> None:
@@ -107,12 +112,9 @@ def main() -> None:
     }
     found, folder = {name: Measured() for name in contestants}, hub.find(asked.model)
     for turn in range(asked.rounds):
-        for name, options in list(contestants.items())[:: -1 if turn % 2 else 1]:
-            process = Process(model=folder, threads=asked.threads, **options)
-            try:
-                round_of(process, random.Random(turn), found[name])
-            finally:
-                process.close()
+        in_turn = list(contestants.items())[:: -1 if turn % 2 else 1]
+        shared = {"model": folder, "threads": asked.threads}
+        one_round({name: shared | options for name, options in in_turn}, random.Random(turn), found)
     print(f"{asked.model}: {asked.rounds} rounds, {asked.threads} threads, load {os.getloadavg()[0]:.1f}")
     report(found)
     if asked.json is not None:

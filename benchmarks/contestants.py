@@ -89,7 +89,9 @@ class Worker:
         self.contestant = contestant
         python = sys.executable if contestant.engine == OURS else python_of(environment)
         kept = {"dtype": "float32"} if contestant.precision == "fp32" else {"quantize": contestant.precision}
-        self._process = Process(contestant.engine, model, threads=threads, python=python, **kept)
+        self._process = Process(
+            contestant.engine, model, threads=threads, python=python, script=HERE / "engines.py", **kept
+        )
         self.ready = self._process.ready
         self.ask, self.close = self._process.ask, self._process.close
 

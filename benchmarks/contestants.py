@@ -1,26 +1,22 @@
-"""The engines that are compared, each in a process of its own that stands still while another one works."""
+"""The engines that are compared, each in a process of its own (cutaway.bench.processes)."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from peers import installed, python_of
+from peers import installed
 
 import cutaway
+from cutaway.bench.processes import OURS, Process, python_of
+from cutaway.errors import Failed
 
 HERE = Path(__file__).resolve().parent
-OURS = "cutaway"
 PACKAGES = {"llama.cpp": "llama-cpp-python", "CTranslate2": "ctranslate2", "OpenVINO": "openvino"}
 
 
@@ -86,51 +82,18 @@ def write(environment: Path, what: str, source: Path | str, target: Path) -> Non
         raise SystemExit(f"{done.stdout}\n{what} could not be written; the lines above say why.")
 
 
-def surroundings(threads: int) -> dict[str, str]:
-    """What engines read from their environment. CTranslate2 leaves AVX-512 aside on AMD's processors unless told."""
-    variables = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    processor = Path("/proc/cpuinfo")
-    if processor.is_file() and "avx512vl" in processor.read_text():
-        variables["CT2_FORCE_CPU_ISA"] = "AVX512"
-    return variables
-
-
 class Worker:
-    """A contestant's process. It is stopped whenever it is not asked: idle threads of some engines spin for a while."""
+    """A contestant's process."""
 
     def __init__(self, contestant: Contestant, model: Path, environment: Path, threads: int) -> None:
         self.contestant = contestant
         python = sys.executable if contestant.engine == OURS else python_of(environment)
-        command = [str(python), str(HERE / "worker.py"), contestant.engine, str(model), str(threads)]
-        command.append(contestant.precision)
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-            env={**os.environ, **surroundings(threads)},
-        )  # fmt: skip
-        self._answer()
-
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise SystemExit(f"{self.errors.read()}\n{self.contestant.name} stopped; the lines above say why.")
-        self.process.send_signal(signal.SIGSTOP)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        kept = {"dtype": "float32"} if contestant.precision == "fp32" else {"quantize": contestant.precision}
+        self._process = Process(
+            contestant.engine, model, threads=threads, python=python, script=HERE / "engines.py", **kept
+        )
+        self.ready = self._process.ready
+        self.ask, self.close = self._process.ask, self._process.close
 
 
 @contextmanager
@@ -147,6 +110,8 @@ def workers(
             model = models / contestant.format if contestant.format else folder
             started.append(Worker(contestant, model, environment, threads))
         yield started
+    except Failed as stopped:
+        raise SystemExit(str(stopped)) from None
     finally:
         for worker in started:
             worker.close()

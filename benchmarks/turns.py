@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cutaway.model.linear import linear
+from cutaway.bench import limits
 
 Work = Callable[[Any], Any]
 OURS, THEIRS = "cutaway", "transformers"
@@ -49,17 +49,6 @@ def report(title: str, medians: Mapping[str, float], goal: float, limit: float) 
 
 
 def hardware() -> tuple[float, float]:
-    """Floating-point operations a second in a large product of matrices, PyTorch's or oneDNN's, and bytes a second read
-    by a large matrix's product with two vectors: the best of twenty, with as many threads as are set."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    large, vectors = torch.randn(64_000, 512), torch.randn(2, 512)
-    with torch.no_grad():
-        product = min(_seconds(do) for do in (lambda: a @ b, lambda: linear(a, b, None)) for _ in range(20))
-        read = min(_seconds(lambda: large @ vectors.T) for _ in range(20))
-    return 2 * 1024**3 / product, 4 * large.numel() / read
-
-
-def _seconds(do: Callable[[], Any]) -> float:
-    start = clock()
-    do()
-    return clock() - start
+    """Floating-point operations a second in a large product of matrices, and bytes a second read: the best of ten, with
+    as many threads as are set."""
+    return limits.operations_a_second(clock=clock), limits.bytes_a_second(clock=clock)

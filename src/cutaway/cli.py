@@ -794,6 +794,43 @@ def verify(model: Annotated[str, Parameter(help="The model to check.")], /, *, j
     return 0 if result["agrees"] else Failed.exit_code
 
 
+@app.command(sort_key=16.5)
+def bench(
+    model: Annotated[str, Parameter(help="A bundled model, a folder, or a name on the hub.")] = "stories",
+    /,
+    *,
+    quantize: Quantize = None,
+    peers: Annotated[
+        Path | None, Parameter(help="The Python environment of the engines to compare with; else this one.")
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast a model writes and reads, here and now.
+
+    Beside what this machine's memory and arithmetic allow, and beside
+    transformers where it is installed: each in a process of its own, in turns.
+    """
+    from .bench.measure import bench as measure
+    from .bench.report import lines
+
+    result = measure(model, quantize, dtype, device, peers, _show_doing)
+    _show_doing("")
+    _say(*result.notes)
+    if json:
+        _print_json(**result.to_json())
+        return
+    for line in lines(result):
+        print(_safe(line))
+
+
+def _show_doing(what: str) -> None:
+    """What is done now, on a terminal, in place of what was said before."""
+    if sys.stderr.isatty():
+        print(f"\r{_safe(what[:78]):78}\r", end="", file=sys.stderr, flush=True)
+
+
 @app.command(sort_key=17)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories, digits), or the path of a .toml file.")],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cutaway.errors import Misuse
@@ -34,6 +35,23 @@ def test_what_is_saved_is_loaded(tmp_path, config):
     assert not loaded.training
     assert all(parameter.device.type == "cpu" for parameter in loaded.parameters())
     assert loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_file_is_opened_anew_for_each_part_of_it(tmp_path, monkeypatch):
+    """What has been read of a mapped file is not held until all of it is read."""
+    folder, opened = make(tmp_path), []
+    whole = checkpoint.open(folder).load().state_dict()
+
+    def watched(*args, **kwargs):
+        opened.append(args)
+        return safe_open(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "safe_open", watched)
+    monkeypatch.setattr(checkpoint, "AT_ONCE", sum(tensor.nbytes for tensor in whole.values()) // 3)
+    parts = checkpoint.open(folder).load().state_dict()
+    assert len(opened) in (2, 3)
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
 def test_dtype_is_the_one_asked_for_else_the_config_s_else_the_file_s(tmp_path):

@@ -87,8 +87,8 @@ def imported(folder: Path) -> set[str]:
 PACKAGES = {"PIL": "pillow"}  # what is imported under another name than its package's
 
 
-# `cutaway verify` compares with a transformers that the user has, and training translators measures BLEU with their
-# sacrebleu; both say so where there is none.
+# `cutaway verify` and `bench` compare with a transformers that the user has, and training translators measures BLEU
+# with their sacrebleu; all say so where there is none.
 OPTIONAL = {"transformers", "sacrebleu"}
 
 

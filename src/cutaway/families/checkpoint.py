@@ -37,6 +37,7 @@ UNEMBEDDING = "head.out.weight"
 # Where a model begins; its dtype counts as the model's.
 FIRST = ("stem.tokens.weight", "stem.patch.weight", "target.tokens.weight")
 
+AT_ONCE = 2**26  # bytes of a file that are read before it is opened anew
 _WRONG_FILES = "Check that config.json and the weights belong together, or download both again."
 
 
@@ -111,16 +112,28 @@ class Checkpoint:
 
     def _read(self) -> Iterator[tuple[Claim, Tensor]]:
         """Every claimed tensor, file by file, once it is known to be finite."""
-        for file in sorted({self._tensors[claim.theirs].file for claim in self._plan}):
+        for file, claims in self._parts():
             try:
                 with safe_open(file, framework="pt") as opened:
-                    for claim in self._plan:
-                        if self._tensors[claim.theirs].file == file:
-                            tensor = opened.get_tensor(claim.theirs)
-                            _require_finite(claim.theirs, tensor)
-                            yield claim, tensor
+                    for claim in claims:
+                        tensor = opened.get_tensor(claim.theirs)
+                        _require_finite(claim.theirs, tensor)
+                        yield claim, tensor
             except (SafetensorError, OSError) as error:
                 raise Refused(f"{file} cannot be read: {error}.", "Download it again.") from None
+
+    def _parts(self) -> Iterator[tuple[Path, list[Claim]]]:
+        """Each file and what is to be read of it, some of it at a time: what has been read of a mapped file counts as
+        held until it is closed, beside the copy."""
+        for file in sorted({self._tensors[claim.theirs].file for claim in self._plan}):
+            part: list[Claim] = []
+            for claim in (claim for claim in self._plan if self._tensors[claim.theirs].file == file):
+                part.append(claim)
+                if sum(self._tensors[one.theirs].bytes for one in part) > AT_ONCE:
+                    yield file, part
+                    part = []
+            if part:
+                yield file, part
 
 
 def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:

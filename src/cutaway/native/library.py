@@ -37,16 +37,22 @@ class Unavailable(Exception):
 @functools.cache
 def load() -> Library:
     """The library, compiled if it has not been. Raises Unavailable."""
+    path = compiled()
+    try:
+        return Library(ctypes.CDLL(str(path)))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be loaded: {error}") from None
+
+
+def compiled() -> Path:
+    """The library's file, compiled if it is not there. Raises Unavailable."""
     if not _supported():
         raise Unavailable(f"no kernels are compiled on {platform.system()}")
     with _lock:
         path = _file()
         if not path.is_file():
             _compile(path)
-    try:
-        return Library(ctypes.CDLL(str(path)))
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be loaded: {error}") from None
+    return path
 
 
 def ready() -> Library | None:

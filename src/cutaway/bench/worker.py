@@ -1,0 +1,271 @@
+"""One engine in a process of its own, asked through a pipe (processes.py).
+
+    python worker.py ENGINE MODEL THREADS '{"dtype": ..., "quantize": ..., "device": ...}'
+
+Runs as a file, in whatever environment the engine is in, so nothing of Cutaway is imported here but by Cutaway;
+benchmarks/engines.py adds engines that the package does not know. 0 threads: as many as the engine takes. First it says
+{"imports": s, "load": s, "version": "...", "dtype": "..."}: the seconds that its packages and the model took, and what
+was loaded; or {"refused": ...}, an error of Cutaway's, and ends. A question is a line of JSON, and so is its answer:
+
+    {"prompt": [ids], "count": n}    the n most probable tokens, end tokens ignored: {"tokens": [...], "times": [...]},
+                                     seconds from the question to each of them
+    {"windows": [[ids], ...]}        {"losses": [...]}, nats for each token of each window but its first
+    {"memory": true}                 {"bytes": the most this process has held, or on a GPU its memory}
+    {"about": n}                     of Cutaway: the model, and what it asks of a machine to read n tokens
+    {"limits": true}                 of the machine, which stands among the engines: what it allows
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+#: dtype, quantize and device, None where nothing is said.
+Asked = dict[str, str | None]
+
+
+class Engine(Protocol):
+    def __init__(self, path: str, threads: int, asked: Asked) -> None: ...
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int | tuple[int, float]]:
+        """The most probable tokens, each as soon as it is there, or with the moment when it was."""
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """(T, V), of every position."""
+
+
+class Cutaway:
+    """Ours, as any caller has it: load, generate and iterate."""
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import torch
+
+        import cutaway.api
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.model: Any = cutaway.api.load(path, asked["dtype"], asked["device"], quantize=asked["quantize"])
+        self.model.eos = frozenset()
+        self.dtype: str = self.model.card.dtype
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+        for step in self.model.generate(tokens=prompt, max_new_tokens=count, temperature=0, stream=True):
+            yield step.id
+
+    def about(self, prompt: int) -> dict[str, Any]:
+        """The model, and what it asks of a machine to write a token and to read a prompt."""
+        import torch
+
+        from cutaway.bench import limits
+        from cutaway.generate.engine import engine
+
+        machine, card, device = self.model.machine, self.model.card, self.model.device
+        return {
+            "family": card.family,
+            "parameters": card.parameters,
+            "dtype": card.dtype,
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "threads": torch.get_num_threads(),
+            "engine": "PyTorch" if engine(machine, 1) is None else "C",
+            "bytes_of_a_token": limits.bytes_of_a_token(machine),
+            "operations_of_a_prompt": limits.operations_of_a_prompt(machine, prompt),
+        }
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """As what it writes with reads them: with its inputs in 8 bits where its matrices have fewer."""
+        from cutaway.generate.engine import Engine
+
+        return Engine(self.model.machine, len(ids), chunk=len(ids)).together([(0, ids, True)])[0]
+
+
+class Transformers:
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import torch
+        import transformers
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=asked["dtype"] or "auto").eval()
+        self.model.to(asked["device"] or "cpu")
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
+        self.model.generation_config = transformers.GenerationConfig(do_sample=False, pad_token_id=0)
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+        import torch
+
+        written = Streamed()
+        given = torch.tensor([prompt], device=self.model.device)
+        self.model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=count, streamer=written, eos_token_id=None
+        )
+        yield from written.replay()
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            found: np.ndarray = self.model(torch.tensor([ids])).logits[0].numpy()
+            return found
+
+
+class Machine:
+    """No engine, but what it runs on."""
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = asked["device"] or "cpu"
+        self.dtype: Any = getattr(torch, asked["dtype"] or "float32")
+
+    def limits(self) -> dict[str, float]:
+        from cutaway.bench import limits
+
+        read, multiplied = limits.bytes_a_second(self.device), limits.operations_a_second(self.dtype, self.device)
+        return {"bytes_a_second": read, "operations_a_second": multiplied}
+
+
+class Streamed:
+    """Tokens that an engine hands to a function while it works, with the moment of each."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, float]] = []
+        self.prompted = False
+
+    def add(self, token: int) -> None:
+        self.found.append((token, time.perf_counter()))
+
+    def put(self, ids: Any) -> None:
+        """As transformers calls it: first with the prompt."""
+        if self.prompted:
+            self.add(int(ids.reshape(-1)[-1]))
+        self.prompted = True
+
+    def end(self) -> None:
+        pass
+
+    def replay(self) -> Iterator[Any]:
+        yield from self.found
+
+
+ENGINES: dict[str, type[Engine] | type[Machine]] = {
+    "machine": Machine,
+    "cutaway": Cutaway,
+    "transformers": Transformers,
+}
+
+
+#: What each imports, which is no part of its loading of a model.
+NEEDS = {
+    "machine": ("torch", "cutaway.bench.limits"),
+    "cutaway": ("torch", "cutaway.api"),
+    "transformers": ("torch", "transformers"),
+}
+
+
+def generated(engine: Engine, prompt: list[int], count: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    tokens, times = [], []
+    for found in engine.tokens(prompt, count):
+        token, moment = found if isinstance(found, tuple) else (found, time.perf_counter())
+        tokens.append(token)
+        times.append(moment - start)
+    if len(tokens) != count:
+        raise SystemExit(f"{count} tokens were asked for, and {len(tokens)} came.")
+    return {"tokens": tokens, "times": times}
+
+
+def losses(engine: Engine, windows: list[list[int]]) -> dict[str, list[float]]:
+    found = []
+    for ids in windows:
+        logits = engine.logits(ids)[:-1].astype(np.float64)
+        logits -= logits.max(1, keepdims=True)
+        found.append(float((np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), ids[1:]]).mean()))
+    return {"losses": found}
+
+
+def most_held(engine: Engine) -> int:
+    """Bytes: of the process, or of a GPU where that is where the model is."""
+    model = getattr(engine, "model", None)
+    if getattr(getattr(model, "device", None), "type", "cpu") == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # what is asked of the system below counts what the parent held, too
+        held = next((line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
+        return int(held.split()[1]) * 1024
+    import resource  # which Windows has not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    name, path, threads, options = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")  # what an engine prints goes with the errors
+    os.dup2(2, 1)
+    start = time.perf_counter()
+    for module in NEEDS[name]:
+        importlib.import_module(module)
+    imported = time.perf_counter()
+    if name == "cutaway":
+        kernels()
+    begun = time.perf_counter()
+    try:
+        engine = ENGINES[name](path, int(threads), json.loads(options))
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        refused = {
+            "exit_code": error.exit_code,
+            "message": getattr(error, "message", ""),
+            "fix": getattr(error, "fix", ""),
+        }
+        return print(json.dumps({"refused": refused}), file=answers, flush=True)
+    ready = {
+        "imports": imported - start, "load": time.perf_counter() - begun, "version": version(name),
+        "dtype": None if isinstance(engine, Machine) else getattr(engine, "dtype", None),
+    }  # fmt: skip
+    print(json.dumps(ready), file=answers, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(engine, Machine):
+            answer: dict[str, Any] = engine.limits()
+        elif "prompt" in asked:
+            answer = generated(engine, asked["prompt"], asked["count"])
+        elif "windows" in asked:
+            answer = losses(engine, asked["windows"])
+        elif "about" in asked and isinstance(engine, Cutaway):
+            answer = engine.about(asked["about"])
+        else:
+            answer = {"bytes": most_held(engine)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def kernels() -> None:
+    """Compiled now where they have not been, so that it is not PyTorch that is measured meanwhile."""
+    from cutaway.native import library
+
+    with contextlib.suppress(library.Unavailable):
+        library.compiled()
+
+
+def version(name: str) -> str:
+    """As the package says it."""
+    module = sys.modules[NEEDS[name][-1].partition(".")[0]]
+    return str(getattr(module, "__version__", ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -82,6 +82,10 @@ class Engine:
             self.lengths[text] += len(new)
         return [logits[start:end] for start, end in itertools.pairwise([0, *ends])]
 
+    def back(self, length: int, text: int = 0) -> None:
+        """Forget what a text has been given, but for its first ``length`` tokens."""
+        self.lengths[text] = min(length, self.lengths[text])
+
     def grow(self, length: int) -> None:
         """Room for longer texts; those that are there stay."""
         before, texts = self._program, len(self.lengths)

@@ -123,6 +123,14 @@ class Cache:
         self.length += count
         self.position += count
 
+    def back(self, length: int) -> None:
+        """Forget the tokens from position ``length`` on, at most ``chunk`` of them where a ring has wrapped round."""
+        if length < self.length:
+            self.position -= self.length - length
+            self.length = length
+            for ring in self.rings.values():
+                ring.masked_fill_(ring >= length, -1)
+
     def reorder(self, rows: Tensor) -> None:
         """Keep the given batch rows, in that order (beam search)."""
         for layer, cross in zip(self.layers, self.cross, strict=True):

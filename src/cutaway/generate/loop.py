@@ -24,6 +24,7 @@ from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.cache import Cache
 from cutaway.model.transformer import Seq2Seq, Transformer
 
+from .broken import broken
 from .engine import Engine, engine
 from .rules import Rules
 from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
@@ -98,11 +99,13 @@ class Generation(Iterator[Step]):
         eos: Collection[int],
         notes: list[str],
         tally: Tally | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.prompt = prompt
         self.seed = seed
         self.notes = notes
         self.tally = tally
+        self._machine = machine  # who is asked where NaN began
         self.tokens: list[int] = []
         self.text = ""
         self.logits: Floats | None = None  # (V,): the model's at the last step, before any rule
@@ -144,6 +147,8 @@ class Generation(Iterator[Step]):
         for index in range(count):
             logits = self.logits = _numbers(read(new))
             written = begin + self.tokens
+            if isinstance(self._machine, Transformer) and not logits.max() < np.inf:
+                raise broken(self._machine, written)
             allowed = _allowed(logits, written, rules, eos, len(begin), last=index == count - 1)
             token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
@@ -222,7 +227,7 @@ def generate(
     else:
         read = _plain(predict)
     shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
-    return Generation(read, shown, prompt, count, sampler, rules, used, text, eos, notes, tally)
+    return Generation(read, shown, prompt, count, sampler, rules, used, text, eos, notes, tally, model)
 
 
 def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None = None) -> tuple[list[int], list[str]]:

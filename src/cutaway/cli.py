@@ -131,6 +131,9 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, Parameter(help="End before this string; may be repeated.")] = None,
     beams: Annotated[int, Parameter(converter=_whole, help="Above 1: search, do not draw.")] = 1,
+    draft: Annotated[
+        str | None, Parameter(help='Who guesses ahead, for speed: a smaller model, or "prompt", the text.')
+    ] = None,
     quantize: Quantize = None,
     dtype: Dtype = None,
     device: Device = None,
@@ -144,13 +147,14 @@ def generate(
     }  # fmt: skip
     _check_sampling(settings)
     loaded = _load(model, dtype, device, quantize)
+    guesses: Any = draft if draft is None or draft == "prompt" else _load(draft, dtype, device, quantize)
     if beams != 1:
-        result: Any = loaded.generate(text, **settings)
+        result: Any = loaded.generate(text, **settings, draft=guesses)
         steps: list[dict[str, Any]] = [{"id": token} for token in result.tokens]
         if not json:
             print(_safe(text + result.text))
     else:
-        result = loaded.generate(text, **settings, stream=True)
+        result = loaded.generate(text, **settings, draft=guesses, stream=True)
         steps = []
         if not json:
             print(_safe(text), end="", flush=True)
@@ -163,10 +167,15 @@ def generate(
     _say(*result.notes)
     drawn = "" if beams != 1 or temperature == 0 else f", seed {result.seed}"
     _say(f"{len(steps)} tokens{drawn}, finish reason: {result.finish_reason}.")
+    tally = result.tally
+    if tally is not None:
+        _say(f"{tally.accepted} of {tally.proposed} guesses came, {tally.runs} runs of the model.")
     if json:
+        ahead = None if tally is None else {"model": draft, **asdict(tally)}
         _print_json(
             model=loaded.card.name, prompt=text, text=result.text, tokens=steps, seed=result.seed,
             finish_reason=result.finish_reason, notes=result.notes, settings=settings | {"seed": result.seed},
+            draft=ahead,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -177,3 +178,18 @@ def test_an_unknown_model_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
         cutaway.load("no/such-model-anywhere")
     with pytest.raises(CutawayError):
         cutaway.load("no such model")
+
+
+def test_a_draft_with_other_tokens_is_refused(model: Model, folder: Path, tmp_path: Path) -> None:
+    plain = model.generate(TEXT, max_new_tokens=10, seed=5)
+    ahead = model.generate(TEXT, max_new_tokens=10, seed=5, draft=model)
+    assert ahead.tokens == plain.tokens
+    assert ahead.tally is not None
+    shutil.copytree(folder, tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer.json"
+    described = json.loads(file.read_text())
+    vocabulary = described["model"]["vocab"]
+    vocabulary["!"], vocabulary["#"] = vocabulary["#"], vocabulary["!"]
+    file.write_text(json.dumps(described))
+    with pytest.raises(Misuse, match=r'other cannot draft for .*: its token \d+ is "#", not "!"'):
+        model.generate(TEXT, draft=cutaway.load(tmp_path / "other"))

@@ -294,6 +294,18 @@ def test_what_a_model_writes_cannot_command_the_terminal(cutaway: Any, tiny: Pat
 # --- how they say no -------------------------------------------------------------------------------------------------
 
 
+def test_generate_with_a_draft_writes_the_same(cutaway: Any, tiny: Path) -> None:
+    options = ("-m", tiny, "--max-new-tokens", 12, "--seed", 5)
+    plain = cutaway("generate", "once once once", *options)
+    for draft in ("prompt", str(tiny)):
+        ahead = cutaway("generate", "once once once", *options, "--draft", draft)
+        assert ahead.out == plain.out
+        assert "guesses came" in ahead.err
+    document = json.loads(cutaway("generate", "once once once", *options, "--draft", "prompt", "--json").out)
+    assert document["draft"].keys() == {"model", "proposed", "accepted", "runs"}
+    refused(cutaway("generate", "once", *options, "--draft", "prompt", "--beams", 2), 2, "a draft guesses one")
+
+
 def refused(outcome: Any, code: int, says: str) -> None:
     """One clear sentence and one remedy on standard error; nothing on standard output."""
     assert outcome.code == code, outcome

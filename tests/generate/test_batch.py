@@ -12,7 +12,11 @@ from cutaway.generate.batch import Batch, Event, Request
 from cutaway.generate.loop import generate
 from cutaway.generate.rules import Leanings
 from cutaway.generate.sampler import Sampler
+from cutaway.model.quantized import quantize
+from cutaway.model.transformer import Transformer
+from cutaway.native import library
 from tests.families.making import LLAMA, random_model
+from tests.model.machines import DECODERS, lively
 
 MACHINE = random_model({**LLAMA, "max_position_embeddings": 64})
 
@@ -98,3 +102,158 @@ def test_leanings() -> None:
     leaning = leanings(scores, [[4, 4, 3, 3]], (), 2, last=False)
     assert leaning[0].tolist() == [0, 0, 5, -2, 0, 0]  # the prompt's own tokens do not count
     assert scores.count_nonzero() == 0
+
+
+# --- what texts begin with alike -------------------------------------------------------------------------------------
+
+BEGINNING = tuple(range(1, 30))
+KINDS = [(kind, bits) for kind in sorted(DECODERS) for bits in (None, 8, 4)]
+
+
+@pytest.fixture(params=KINDS, ids=[f"{kind}-{bits or 'float32'}" for kind, bits in KINDS])
+def decoder(request: pytest.FixtureRequest) -> Transformer:
+    kind, bits = request.param
+    machine: Transformer = lively(DECODERS[kind])  # type: ignore[assignment]
+    if bits is not None:
+        if library.ready() is None:
+            pytest.skip("needs the kernels in C")
+        quantize(machine, bits)
+    return machine
+
+
+def counted(batch: Batch) -> list[tuple[int, int]]:
+    """(place, tokens) of everything the batch reads from now on."""
+    read, count = batch._reader.read, list[tuple[int, int]]()
+
+    def reading(turns: list[rooms.Turn]) -> object:
+        count.extend((slot, len(ids)) for slot, ids, _ in turns)
+        return read(turns)
+
+    batch._reader.read = reading  # type: ignore[method-assign, assignment]
+    return count
+
+
+def told(events: list[Event], handle: int) -> list[Event]:
+    return [event for event in events if event.handle == handle]
+
+
+def as_alone(machine: Transformer, request: Request, events: list[Event]) -> None:
+    """The tokens of a Batch that has read nothing else; of a quantised machine to the last bit."""
+    batch = Batch(machine, None)
+    batch.submit(request)
+    expected = drain(batch)
+    assert [event.token for event in events] == [event.token for event in expected]
+    if any(True for _ in machine.buffers()) and library.ready() is not None:  # quantised
+        assert [event.scored for event in events] == [event.scored for event in expected]
+
+
+def test_answers_to_one_prompt_read_it_once(decoder: Transformer) -> None:
+    requests = [Request(BEGINNING, Sampler(1.2), max_new_tokens=6, seed=seed, top=2) for seed in range(5)]
+    batch = Batch(decoder, None)
+    count = counted(batch)
+    handles = [batch.submit(request) for request in requests]
+    events = drain(batch)
+    for handle, request in zip(handles, requests, strict=True):
+        as_alone(decoder, request, told(events, handle))
+    if batch._reader.shares:
+        assert sum(tokens for _, tokens in count) == len(BEGINNING) + 4 + 5 * 5
+        assert [told(events, handle)[0].cached for handle in handles] == [0] + [len(BEGINNING) - 1] * 4
+
+
+def test_a_conversation_goes_on_where_it_was(decoder: Transformer) -> None:
+    batch = Batch(decoder, None)
+    first = Request(BEGINNING, max_new_tokens=5, seed=1, top=0)
+    batch.submit(first)
+    answer = tuple(event.token for event in drain(batch))
+    for _ in range(3):  # others come and go
+        batch.submit(Request((7, 7, 7), max_new_tokens=2, seed=1))
+        drain(batch)
+    second = Request((*BEGINNING, *answer, 50, 51), max_new_tokens=5, seed=2, top=1)  # type: ignore[arg-type]
+    third = Request((*BEGINNING[:20], 60, 61), max_new_tokens=5, seed=3, top=1)
+    count = counted(batch)
+    handles = [batch.submit(request) for request in (second, third)]
+    events = drain(batch)
+    for handle, request in zip(handles, (second, third), strict=True):
+        as_alone(decoder, request, told(events, handle))
+    if batch._reader.shares:
+        # The last token of an answer is never read.
+        assert [told(events, handle)[0].cached for handle in handles] == [len(BEGINNING) + 4, 20]
+        assert sum(tokens for _, tokens in count) == 3 + 2 + 2 * 4
+
+
+LIKE = st.builds(
+    Request,
+    ids=st.builds(
+        lambda length, more: (*BEGINNING[:length], *more),
+        st.integers(1, 29), st.lists(st.integers(0, 4), max_size=9),
+    ),
+    sampler=st.just(Sampler(1.2)), max_new_tokens=st.integers(1, 9), seed=st.integers(0, 99), top=st.just(1),
+    score=st.sampled_from([False, False, True]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("chunk", [5, 256])
+@settings(max_examples=15, deadline=None)
+@given(requests=st.lists(LIKE, min_size=1, max_size=16), leaving=st.sets(st.integers(0, 15)), data=st.data())
+def test_whoever_comes_and_goes(
+    chunk: int, bits: int | None, requests: list[Request], leaving: set[int], data: st.DataObject
+) -> None:
+    """Texts that begin alike are submitted at any time and some are cancelled at any time; the rest do not notice, and
+    nobody waits for ever."""
+    if bits and library.ready() is None:
+        pytest.skip("needs the kernels in C")
+    machine = QUANTISED if bits else PLAIN
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rooms, "SHARED", 2)
+        patch.setattr(rooms, "CHUNK", chunk)
+        batch = Batch(machine, None, slots=3)
+        handles, events, waiting = dict[int, int](), list[Event](), list(range(len(requests)))
+        for _ in range(1000):
+            while batch.free and waiting and (batch.free == 3 or data.draw(st.booleans())):
+                place = waiting.pop(0)
+                handles[place] = batch.submit(requests[place])
+            if not waiting and batch.free == 3:
+                break
+            events += batch.step()
+            for place in leaving & handles.keys():
+                if data.draw(st.booleans()):
+                    batch.cancel(handles[place])
+        else:
+            raise AssertionError("it does not end")
+        for place, handle in handles.items():
+            its = told(events, handle)
+            if its and its[-1].finish_reason is not None:
+                as_alone(machine, requests[place], its)
+            else:
+                assert place in leaving
+
+
+PLAIN: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
+QUANTISED: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
+quantize(QUANTISED, 8)
+
+
+def test_a_long_prompt_does_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "CHUNK", 4)
+    batch = Batch(PLAIN, None)
+    short, long = (batch.submit(Request(ids, max_new_tokens=12, seed=1)) for ids in ((1, 2), BEGINNING))
+    assert [event.handle for event in batch.step()] == [short]
+    for step in range(1, 8):  # 29 tokens, 2 of them beside the short prompt, then 4 at a time
+        assert [event.handle for event in batch.step()] == [short] + [long] * (step == 7)
+
+
+def test_pytorch_shares_where_no_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "engine", lambda *given, **more: None)
+    for kind, shares in (("llama", True), ("gpt2", True), ("windows", False)):
+        machine: Transformer = lively(DECODERS[kind])  # type: ignore[assignment]
+        batch = Batch(machine, None)
+        assert batch._reader.shares is shares
+        requests = [Request(BEGINNING, max_new_tokens=6, seed=seed) for seed in range(3)]
+        handles = [batch.submit(request) for request in requests]
+        events = drain(batch)
+        for handle, request in zip(handles, requests, strict=True):
+            as_alone(machine, request, told(events, handle))
+        assert [told(events, handle)[0].cached for handle in handles] == [0] + [28 * shares] * 2
+        batch.submit(Request((*BEGINNING, 3), max_new_tokens=30))  # more room than the copy began with
+        assert drain(batch)[0].cached == (29 if shares else 0)

@@ -154,6 +154,31 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row: list[float], p: float)
     assert not cut.size or full[cut].max() <= full[kept].min()
 
 
+@given(logits_with_ties, st.integers(0, 100))
+def test_top_k_beyond_the_vocabulary_cuts_nothing(row: list[float], more: int) -> None:
+    plain = Sampler().trace(row).probabilities
+    for k in (0, len(row) + more):
+        assert Sampler(top_k=k).trace(row).probabilities.tolist() == plain.tolist()
+
+
+@given(st.integers(1, 30), st.data(), any_settings)
+def test_where_one_token_is_left_it_is_drawn(size: int, data: st.DataObject, chosen: dict[str, Any]) -> None:
+    place = data.draw(st.integers(0, size - 1))
+    row = [-math.inf] * size
+    row[place] = data.draw(st.floats(-1e6, 1e6))
+    trace = Sampler(**chosen).trace(row, previous=[place])
+    assert trace.probabilities.tolist() == [float(i == place) for i in range(size)]
+    assert draw(trace.probabilities, data.draw(st.integers()), 0)[0] == place
+
+
+@given(st.integers(1, 30), st.floats(-1e6, 1e6), st.floats(0.01, 20), st.integers(1, 40))
+def test_of_equal_tokens_the_first_are_kept_alike(size: int, logit: float, temperature: float, k: int) -> None:
+    kept = min(k, size)
+    found = Sampler(temperature, top_k=k, min_p=1.0).trace([logit] * size).probabilities
+    assert found.tolist() == pytest.approx([1 / kept] * kept + [0.0] * (size - kept))
+    assert Sampler(temperature=0).trace([logit] * size).probabilities[0] == 1
+
+
 def test_the_draws_follow_the_probabilities() -> None:
     probabilities = Sampler().trace(HOGWARTS).probabilities
     drawn = np.bincount([draw(probabilities, seed=5, step=i)[0] for i in range(20_000)], minlength=7) / 20_000

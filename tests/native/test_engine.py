@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cutaway.errors import Failed
 from cutaway.generate import beam, loop
 from cutaway.generate import engine as engines
+from cutaway.generate.batch import Batch, Request
 from cutaway.generate.engine import Engine
 from cutaway.generate.sampler import Sampler
 from cutaway.model import spec
@@ -149,8 +150,12 @@ def test_nan_does_not_get_lost(bits: int | None) -> None:
     machine.stack.blocks[1].mlp.pre.weight[3] = torch.nan  # type: ignore[union-attr, index]
     if bits:
         quantize(machine, bits)
-    with pytest.raises(Failed, match="NaN"):
+    with pytest.raises(Failed, match=r"NaN or infinity, .*: the first is in blocks\.1\.mlp\.in, at token 0\."):
         loop.generate(machine, IDS[:5], max_new_tokens=2).finish()
+    batch = Batch(machine, None)  # type: ignore[arg-type]
+    batch.submit(Request(tuple(IDS[:5])))
+    (event,) = batch.step()
+    assert "blocks.1.mlp.in" in str(event.error)
 
 
 def test_a_text_that_does_not_fit_is_refused() -> None:

@@ -5,6 +5,9 @@
     events = batch.step()                    one token, or one chunk of a prompt, of everything under way
     batch.cancel(handle)                     it takes no further step
 
+What two texts begin with is read once. A place keeps what was read there until another text needs the place, and a
+text that begins alike begins with a copy of that; one that begins like another whose prompt is being read waits for it.
+
 One thread owns a Batch. A request that fails ends with an event of its own; the others do not notice.
 """
 
@@ -30,6 +33,7 @@ from .sampler import Sampler, pick_seed
 SLOTS = 8  # generations at once
 CHUNK = 256  # tokens of prompts read at a time: so long the others wait
 ROOM = 64  # tokens a text has room for at first
+SHARED = 16  # fewer tokens are sooner read again than waited for
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,15 @@ class Scored:
 @dataclass(frozen=True)
 class Event:
     """What a step brought to one request. ``token``: the new one, with the ``text`` that became certain by it;
-    ``prompt``: its scored tokens, once all of it is read; ``finish_reason`` or ``error`` on the last event."""
+    once all of the prompt is read, ``prompt``: its scored tokens, and ``cached``: how many had been read before;
+    ``finish_reason`` or ``error`` on the last event."""
 
     handle: int
     token: int | None = None
     text: str = ""
     scored: Scored | None = None
     prompt: list[Scored] | None = None
+    cached: int = 0
     seed: int | None = None
     finish_reason: FinishReason | None = None
     error: BaseException | None = None
@@ -78,9 +84,11 @@ class Batch:
     """Up to ``slots`` generations of one decoder under way. A step reads what is new of all of them in one run."""
 
     def __init__(self, machine: Transformer, tokenizer: Tokenizer | None, slots: int = SLOTS) -> None:
-        self._tokenizer, self._slots = tokenizer, slots
+        self._machine, self._tokenizer, self._slots = machine, tokenizer, slots
         self._handles = itertools.count(1)
         self._running: dict[int, _Writing] = {}
+        self._held: list[list[int]] = [[] for _ in range(slots)]  # what has been read in each place
+        self._left = [0] * slots  # when each was left, counted in texts
         fast = engine(machine, ROOM, texts=slots, chunk=CHUNK + slots)
         self._reader: _Together | _OneByOne = _OneByOne(machine) if fast is None else _Together(fast)
 
@@ -92,46 +100,87 @@ class Batch:
     def submit(self, request: Request) -> int:
         """Take a request; the next step begins to read it. Only while ``free``."""
         assert self.free, "who submits has asked"
-        handle, taken = next(self._handles), {writing.slot for writing in self._running.values()}
-        slot = next(slot for slot in range(self._slots) if slot not in taken)
-        self._reader.begin(slot, len(request.ids) + max(0, request.max_new_tokens - 1))
-        self._running[handle] = _Writing(handle, request, slot, self._tokenizer)
+        handle = next(self._handles)
+        self._running[handle] = _Writing(handle, request, self._machine, self._tokenizer)
         return handle
 
     def cancel(self, handle: int) -> None:
         """Take no further step for it, and let its slot go. One that has ended already is no matter."""
-        self._running.pop(handle, None)
+        if (writing := self._running.pop(handle, None)) is not None and writing.slot is not None:
+            self._left[writing.slot] = next(self._handles)
 
     def step(self) -> list[Event]:
         """One token of every generation, and up to one chunk of prompts."""
         turns, room = [], CHUNK
         for writing in self._running.values():
+            if writing.slot is None and not self._place(writing):
+                continue
+            assert writing.slot is not None, "it has a place now"
             ids = writing.wants(room)
             room -= len(ids) if writing.reading else 0
             if ids:
-                turns.append((writing, ids))
+                turns.append((writing, writing.slot, ids))
         events = []
-        read = self._reader.read([(writing.slot, ids, writing.scores) for writing, ids in turns])
-        for (writing, ids), logits in zip(turns, read, strict=True):
+        read = self._reader.read([(slot, ids, writing.scores) for writing, slot, ids in turns])
+        for (writing, slot, ids), logits in zip(turns, read, strict=True):
+            if isinstance(logits, Exception):
+                self._held[slot] = []
+            else:
+                self._held[slot].extend(ids)
             event = writing.take(ids, logits)
             if event is None:
                 continue
             events.append(event)
             if event.finish_reason is not None or event.error is not None:
-                del self._running[writing.handle]
+                self.cancel(writing.handle)
         return events
+
+    def _place(self, writing: _Writing) -> bool:
+        """Give it a place, with what it shares with the one that shares most; False: it waits for one to read more."""
+        ids, most = writing.request.ids, writing.may_share if self._reader.shares else 0
+        begun = [one for one in self._running.values() if one.slot is not None]
+        shared = [_common(held, ids, most) for held in self._held]
+        cached = max(shared)
+        coming = max((_common(one.request.ids, ids, most) for one in begun if one.reading), default=0)
+        if coming >= cached + SHARED:
+            return False
+        free = set(range(self._slots)) - {one.slot for one in begun}
+        source = min((place for place in range(self._slots) if shared[place] == cached), key=lambda at: at not in free)
+        cached = cached if cached >= SHARED else 0
+        slot = source if cached and source in free else min(free, key=lambda at: (self._left[at], at))
+        length = len(ids) + max(0, writing.request.max_new_tokens - 1)
+        self._reader.begin(slot, length, source, cached)
+        self._held[slot] = list(ids[:cached])
+        writing.begin(slot, cached)
+        return True
+
+
+def _common(held: Sequence[int], ids: Sequence[int], most: int) -> int:
+    """How many tokens both begin with, ``most`` at most."""
+    most = min(most, len(held))
+    return next((at for at in range(most) if held[at] != ids[at]), most)
 
 
 class _Writing:
     """One request: first its prompt is read, chunk by chunk, then it is gone on with."""
 
-    def __init__(self, handle: int, request: Request, slot: int, tokenizer: Tokenizer | None) -> None:
-        self.handle, self.slot = handle, slot
-        self._request, self._tokenizer = request, tokenizer
-        self._left = list(request.ids)
+    def __init__(self, handle: int, request: Request, machine: Transformer, tokenizer: Tokenizer | None) -> None:
+        self.handle, self.request = handle, request
+        self.slot: int | None = None  # none yet
+        self._machine, self._tokenizer = machine, tokenizer
+        self._left, self._cached = list(request.ids), 0
         self._scored = [Scored(request.ids[0], None, [])]
         self._unread: list[Tensor] = []
         self._generation: Generation | None = None
+
+    def begin(self, slot: int, cached: int) -> None:
+        """It has a place, in which the first ``cached`` tokens are already."""
+        self.slot, self._cached, self._left = slot, cached, self._left[cached:]
+
+    @property
+    def may_share(self) -> int:
+        """How many of its tokens another may have read: not those after which logits are wanted."""
+        return 0 if self.request.score else len(self.request.ids) - 1
 
     @property
     def reading(self) -> bool:
@@ -140,7 +189,7 @@ class _Writing:
     @property
     def scores(self) -> bool:
         """Are logits wanted after each token that is read, and not only after the last?"""
-        return self.reading and self._request.score
+        return self.reading and self.request.score
 
     def wants(self, room: int) -> list[int]:
         """The tokens to read next, ``room`` at most of a prompt."""
@@ -156,7 +205,8 @@ class _Writing:
             return Event(self.handle, error=problem)
 
     def _take(self, ids: list[int], logits: Tensor) -> Event | None:
-        request, told, top = self._request, None, self._request.top or 0
+        request, told, top = self.request, None, self.request.top or 0
+        cached = self._cached if self.reading else 0
         if self.reading:
             self._left = self._left[len(ids) :]
             place = len(request.ids) - len(self._left)
@@ -166,7 +216,7 @@ class _Writing:
                 return None
             told = self._scored if request.score else None
             if request.max_new_tokens == 0:
-                return Event(self.handle, prompt=told, finish_reason="length")
+                return Event(self.handle, prompt=told, cached=cached, finish_reason="length")
             self._generation = self._begin()
         generation = self._generation
         assert generation is not None, "the prompt has been read"
@@ -176,15 +226,16 @@ class _Writing:
         if request.top is not None:
             assert generation.logits is not None, "a step has been taken"
             (its,) = score(torch.from_numpy(generation.logits)[None], [step.id], top)
-        return Event(self.handle, step.id, step.text, its, told, generation.seed, generation.finish_reason)
+        return Event(self.handle, step.id, step.text, its, told, cached, generation.seed, generation.finish_reason)
 
     def _begin(self) -> Generation:
-        request, ids = self._request, list(self._request.ids)
+        request, ids = self.request, list(self.request.ids)
         seed = pick_seed() if request.seed is None else request.seed
         text = Text(None if self._tokenizer is None else self._tokenizer.stream(ids), request.stop)
         return Generation(
             lambda new: self._unread.pop(),
             ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
+            machine=self._machine,
         )  # fmt: skip
 
 
@@ -196,13 +247,15 @@ Turn = tuple[int, list[int], bool]  # slot, tokens, whether logits are wanted af
 class _Together:
     """Everything in one run of the engine."""
 
+    shares = True
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, slot: int, length: int) -> None:
+    def begin(self, slot: int, length: int, source: int, cached: int) -> None:
         if length > self._engine.length:
             self._engine.grow(max(length, 2 * self._engine.length))
-        self._engine.lengths[slot] = 0
+        self._engine.copy(source, slot, cached)
 
     def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
         return [torch.from_numpy(logits.astype(np.float64)) for logits in self._engine.together(turns)]
@@ -214,9 +267,13 @@ class _OneByOne:
     def __init__(self, machine: Transformer) -> None:
         self._machine = machine
         self._caches: dict[int, Cache] = {}
+        self.shares = all(block.attn.window is None for block in machine.spec.stack.blocks)  # a window forgets
 
-    def begin(self, slot: int, length: int) -> None:
-        self._caches[slot] = self._machine.cache(1, length, chunk=CHUNK, room=min(length, CHUNK + ROOM))
+    def begin(self, slot: int, length: int, source: int, cached: int) -> None:
+        cache = self._machine.cache(1, length, chunk=CHUNK, room=min(length, CHUNK + ROOM))
+        if cached:
+            cache.copy(self._caches[source], cached)
+        self._caches[slot] = cache
 
     def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
         read: list[Tensor | Exception] = []

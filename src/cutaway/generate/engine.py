@@ -108,6 +108,18 @@ class Engine:
             self.lengths[text] += len(new)
         return [logits[start:end] for start, end in itertools.pairwise([0, *ends])]
 
+    def back(self, length: int, text: int = 0) -> None:
+        """Forget what a text has been given, but for its first ``length`` tokens."""
+        self.lengths[text] = min(length, self.lengths[text])
+
+    def copy(self, text: int, to: int, length: int) -> None:
+        """Give another place the first ``length`` tokens of a text, as if it had read them itself."""
+        if to != text:
+            panels = -(-length // PANEL) * PANEL
+            for cache in self._program.caches:
+                cache[to, :, :panels] = cache[text, :, :panels]
+        self.lengths[to] = length
+
     def grow(self, length: int) -> None:
         """Room for longer texts; those that are there stay."""
         before, texts = self._program, len(self.lengths)

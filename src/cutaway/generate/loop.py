@@ -9,6 +9,7 @@ a time, with the keys and values of the earlier ones kept. The engine does the s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.cache import Cache
 from cutaway.model.transformer import Seq2Seq, Transformer
 
-from .engine import engine
+from .broken import broken
+from .engine import Engine, engine
 from .rules import Rules
 from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
+from .speculate import MOST, Ahead, Draft, LookUp, Rewindable, Tally
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
@@ -64,7 +67,7 @@ class Step:
 @dataclass(frozen=True)
 class Generated:
     """A finished generation. ``tokens`` are the new ones, ``prompt`` those the model read; ``notes`` say in sentences
-    what the user should know, such as a text cut to the context."""
+    what the user should know, such as a text cut to the context. ``tally``: how guessing went, if it was."""
 
     text: str
     tokens: list[int]
@@ -72,6 +75,7 @@ class Generated:
     seed: int
     finish_reason: FinishReason
     notes: list[str] = field(default_factory=list)
+    tally: Tally | None = None
 
 
 class Generation(Iterator[Step]):
@@ -94,10 +98,14 @@ class Generation(Iterator[Step]):
         text: Text,
         eos: Collection[int],
         notes: list[str],
+        tally: Tally | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.prompt = prompt
         self.seed = seed
         self.notes = notes
+        self.tally = tally
+        self._machine = machine  # who is asked where NaN began
         self.tokens: list[int] = []
         self.text = ""
         self.logits: Floats | None = None  # (V,): the model's at the last step, before any rule
@@ -123,7 +131,7 @@ class Generation(Iterator[Step]):
         for _ in self:
             pass
         assert self.finish_reason is not None
-        return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes)
+        return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes, self.tally)
 
     def _run(
         self,
@@ -137,16 +145,11 @@ class Generation(Iterator[Step]):
     ) -> Generator[Step, None, None]:
         new = begin
         for index in range(count):
-            predicted = read(new).cpu()
-            if predicted.dtype not in (torch.float32, torch.float64):
-                predicted = predicted.float()
-            # In NumPy: PyTorch's threads stay awake for a while after each of its operations, beside the engine's.
-            logits = self.logits = predicted.numpy().astype(np.float64)
+            logits = self.logits = _numbers(read(new))
             written = begin + self.tokens
-            allowed = logits
-            if rules != Rules():
-                last = index == count - 1
-                allowed = rules(torch.from_numpy(logits)[None], [written], eos, len(begin), last)[0].numpy()
+            if isinstance(self._machine, Transformer) and not logits.max() < np.inf:
+                raise broken(self._machine, written)
+            allowed = _allowed(logits, written, rules, eos, len(begin), last=index == count - 1)
             token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
             new = [token]
@@ -178,6 +181,7 @@ def generate(
     eos: Collection[int] = (),
     tokenizer: Tokenizer | None = None,
     cached: bool = True,
+    draft: Transformer | Literal["prompt"] | None = None,
 ) -> Generation:
     """Continue ``ids`` by up to ``max_new_tokens``, ending early at a token of ``eos`` or where ``stop`` is written.
 
@@ -185,6 +189,9 @@ def generate(
     context. Without a tokenizer there is no text, and no stop strings. The same seed gives the same tokens.
 
     A decoder behind an encoder begins with ``ids`` what its encoder makes of ``source``, and writes a text of its own.
+
+    ``draft``: a decoder of the same tokens, or "prompt", the text itself, guesses what comes and is read ahead of
+    (speculate.py); the text is the same.
     """
     if not ids:
         raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
@@ -202,14 +209,30 @@ def generate(
         memory = source.memory
     length = len(prompt) + count - 1
     predict = predictor(model, source)
-    if cached and (native := engine(model, length, memory=memory)) is not None:
-        read: Reader = lambda new: torch.from_numpy(native.read(new))  # noqa: E731
+    used = pick_seed() if seed is None else seed
+    sampler, rules = sampler or Sampler(), rules or Rules()
+    tally = None
+    if draft is not None:
+
+        def choose(logits: Tensor, written: list[int]) -> int | None:
+            """What the loop would draw at that step if these were the model's logits; nothing follows an end."""
+            if written[-1] in eos and len(written) > len(prompt):
+                return None
+            index = len(written) - len(prompt)
+            allowed = _allowed(_numbers(logits), written, rules, eos, len(prompt), last=index == count - 1)
+            token = _chosen(allowed, written, sampler, used, index)[0]
+            return token if token < model.spec.vocabulary else None
+
+        ahead = _ahead(model, draft, choose, length, room=len(prompt) + ROOM, predict=predict)
+        read: Reader = ahead
+        tally = ahead.tally
+    elif cached and (native := engine(model, length, memory=memory)) is not None:
+        read = lambda new: torch.from_numpy(native.read(new))  # noqa: E731
     elif cached:
         read = _cached(predict, model.cache(1, length, room=len(prompt) + ROOM))
     else:
         read = _plain(predict)
-    used = pick_seed() if seed is None else seed
-    return Generation(read, shown, prompt, count, sampler or Sampler(), rules or Rules(), used, text, eos, notes)
+    return Generation(read, shown, prompt, count, sampler, rules, used, text, eos, notes, tally, model)
 
 
 def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None = None) -> tuple[list[int], list[str]]:
@@ -232,6 +255,24 @@ def fit(ids: Sequence[int], context: int, new_tokens: int = 0, bos: int | None =
     ]
 
 
+def _numbers(predicted: Tensor) -> Floats:
+    """Logits (V,) as float64. In NumPy: PyTorch's threads stay awake for a while after each of its operations, beside
+    the engine's."""
+    predicted = predicted.cpu()
+    if predicted.dtype not in (torch.float32, torch.float64):
+        predicted = predicted.float()
+    found: Floats = predicted.numpy().astype(np.float64)
+    return found
+
+
+def _allowed(logits: Floats, written: list[int], rules: Rules, eos: Collection[int], start: int, last: bool) -> Floats:
+    """What the rules make of logits (V,)."""
+    if rules == Rules():
+        return logits
+    allowed: Floats = rules(torch.from_numpy(logits)[None], [written], eos, start, last)[0].numpy()
+    return allowed
+
+
 def _chosen(
     allowed: Floats, written: list[int], sampler: Sampler, seed: int, index: int
 ) -> tuple[int, float, Callable[[], Trace]]:
@@ -250,7 +291,7 @@ def _chosen(
 # --- two ways of reading ---------------------------------------------------------------------------------------------
 
 
-Predict = Callable[[list[list[int]], Cache | None], Tensor]
+Predict = Callable[..., Tensor]
 
 
 @torch.no_grad()
@@ -264,7 +305,8 @@ def encode(model: Seq2Seq, source: Source) -> Encoded:
 
 def predictor(model: Machine, source: Source | None = None) -> Predict:
     """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
-    after the last of each; the head runs on that position only. An encoder reads its ``source`` here, once."""
+    after the last of each; the head runs on that position only. ``whole``: (B, T, V), after each of them. An encoder
+    reads its ``source`` here, once."""
     device = next(model.parameters()).device
     stream: Callable[..., Tensor] = model.stream
     if isinstance(model, Seq2Seq):
@@ -272,9 +314,9 @@ def predictor(model: Machine, source: Source | None = None) -> Predict:
         stream = functools.partial(model.stream, memory=encode(model, source).memory)
 
     @torch.no_grad()
-    def predict(rows: list[list[int]], cache: Cache | None) -> Tensor:
-        last = stream(torch.tensor(rows, device=device), cache=cache)[:, -1:]
-        return model.logits(last)[:, 0]
+    def predict(rows: list[list[int]], cache: Cache | None, whole: bool = False) -> Tensor:
+        read = stream(torch.tensor(rows, device=device), cache=cache)
+        return model.logits(read) if whole else model.logits(read[:, -1:])[:, 0]
 
     return predict
 
@@ -293,6 +335,66 @@ def _plain(predict: Predict) -> Reader:
 def _cached(predict: Predict, cache: Cache) -> Reader:
     """Read only what is new; ``cache`` has room for all."""
     return lambda new: predict([new], cache)[0]
+
+
+# --- reading ahead ---------------------------------------------------------------------------------------------------
+
+
+def _ahead(
+    model: Machine,
+    draft: Transformer | Literal["prompt"],
+    choose: Callable[[Tensor, list[int]], int | None],
+    length: int,
+    room: int,
+    predict: Predict,
+) -> Ahead:
+    """A reader of ``model`` that reads along what ``draft`` guesses."""
+    text = _rewindable(model, predict, length, room)
+    if isinstance(draft, str):
+        return Ahead(text, LookUp())
+    its = _rewindable(draft, predictor(draft), min(length, draft.spec.context), room)
+    return Ahead(text, Draft(its, draft.spec.vocabulary, choose), _size(draft) / _size(model))
+
+
+def _rewindable(model: Machine, predict: Predict, length: int, room: int) -> Rewindable:
+    fast = engine(model, length)
+    return _Slow(predict, model.cache(1, length, chunk=MOST + 1, room=room)) if fast is None else _Fast(fast)
+
+
+class _Fast:
+    """One text of the engine, which may be taken back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.room = engine, engine.length
+
+    def read(self, ids: Sequence[int], whole: bool) -> Tensor:
+        if whole:
+            return torch.from_numpy(self._engine.together([(0, ids, True)])[0])
+        return torch.from_numpy(self._engine.read(ids))[None]
+
+    def back(self, length: int) -> None:
+        self._engine.back(length)
+
+
+class _Slow:
+    """A text in a cache of PyTorch's."""
+
+    def __init__(self, predict: Predict, cache: Cache) -> None:
+        self._predict, self._cache, self.room = predict, cache, cache.capacity
+
+    def read(self, ids: Sequence[int], whole: bool) -> Tensor:
+        step = self._cache.chunk if self._cache.length else len(ids)
+        parts = [list(ids[at : at + step]) for at in range(0, len(ids), step)]
+        read = [self._predict([part], self._cache, whole=whole) for part in parts]
+        return read[0][0] if whole else read[-1]
+
+    def back(self, length: int) -> None:
+        self._cache.back(length)
+
+
+def _size(model: Machine) -> int:
+    """Bytes that are read for a token."""
+    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def _probability(logits: Floats, token: int) -> float:

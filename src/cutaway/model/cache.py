@@ -123,6 +123,23 @@ class Cache:
         self.length += count
         self.position += count
 
+    def copy(self, other: Cache, length: int) -> None:
+        """Begin with the first ``length`` tokens of a cache of the same stack, in which no window slides."""
+        if length > self.room:
+            self._grow(length)
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.k[:, :, :length], mine.v[:, :, :length] = theirs.k[:, :, :length], theirs.v[:, :, :length]
+        self.place(torch.arange(length, device=self.position.device))
+        self.advance(length)
+
+    def back(self, length: int) -> None:
+        """Forget the tokens from position ``length`` on, at most ``chunk`` of them where a ring has wrapped round."""
+        if length < self.length:
+            self.position -= self.length - length
+            self.length = length
+            for ring in self.rings.values():
+                ring.masked_fill_(ring >= length, -1)
+
     def reorder(self, rows: Tensor) -> None:
         """Keep the given batch rows, in that order (beam search)."""
         for layer, cross in zip(self.layers, self.cross, strict=True):

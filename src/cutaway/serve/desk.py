@@ -210,6 +210,7 @@ class Desk:
         part |= {} if event.token is None else {"new": 1}
         part |= {} if event.scored is None else {"token": self._shown(event.scored)}
         part |= {} if event.prompt is None else {"prompt": [self._shown(one) for one in event.prompt]}
+        part |= {"cached": event.cached} if event.cached else {}
         if event.finish_reason is not None:
             part |= {"end": event.finish_reason, "seed": event.seed}
             del ticket.running[event.handle]

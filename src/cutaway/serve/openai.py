@@ -286,7 +286,7 @@ class Choice:
 
     def __init__(self, index: int, asked: Asked) -> None:
         self.index, self._asked = index, asked
-        self.text, self.tokens = "", 0
+        self.text, self.tokens, self.cached = "", 0, 0
         self.end: str | None = None
         self.seed: int | None = None
         self._content: list[dict[str, Any]] = []
@@ -307,6 +307,7 @@ class Choice:
             _legacy(lists, part["token"], len(self.text))
         self.text += part["text"]
         self.tokens += part.get("new", 0)
+        self.cached += part.get("cached", 0)
         self.end, self.seed = part.get("end"), part.get("seed", self.seed)
         self._content += content
         for name, new in lists.items():
@@ -358,8 +359,12 @@ def _item(scored: list[Any]) -> dict[str, Any]:
     return {"token": text, "bytes": raw, "logprob": logprob, "top_logprobs": ranked}
 
 
-def usage(read: int, written: int) -> dict[str, int]:
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+def usage(read: int, written: int, cached: int) -> dict[str, Any]:
+    """``cached``: how many of the tokens read had been read before."""
+    return {
+        "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }  # fmt: skip
 
 
 def vector(row: bytes, packed: bool) -> str | list[float]:

@@ -193,8 +193,11 @@ class Answer:
         self._v1.counts["written"] += part.get("new", 0)
         return self._choices[part["i"]].add(part)
 
-    def _usage(self) -> dict[str, int]:
-        return openai.usage(self._read, sum(choice.tokens for choice in self._choices))
+    def _usage(self) -> dict[str, Any]:
+        """A prompt's tokens count as cached where none of its choices has read them."""
+        n, written = self._asked.work["n"], sum(choice.tokens for choice in self._choices)
+        cached = [choice.cached for choice in self._choices]
+        return openai.usage(self._read, written, sum(min(cached[at : at + n]) for at in range(0, len(cached), n)))
 
 
 class Streamed(Response):

@@ -39,6 +39,9 @@ INERT = {
     "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
 }  # fmt: skip
 
+#: What a folder that `cutaway quantize` wrote says of itself, by the bits of a matrix's number.
+PACKED = {bits: {"quant_method": "cutaway", "bits": bits, "version": 1} for bits in (8, 4)}
+
 # Keys any config may carry, and the values at which they change nothing; no family computes another.
 _COMMON = {
     "add_cross_attention": (False,),
@@ -48,7 +51,7 @@ _COMMON = {
     "per_layer_config": (),
     "pruned_heads": ({},),
     "quantization": (),
-    "quantization_config": (),
+    "quantization_config": tuple(PACKED.values()),
 }
 
 ACTIVATIONS = {
@@ -263,6 +266,18 @@ def dtype_of(content: dict[str, Any]) -> str | None:
     if stated not in DTYPES:
         raise Refused(f"config.json says dtype = {shown(stated)}; known are {', '.join(DTYPES)}.", "Correct it.")
     return str(stated)
+
+
+def bits_of(content: dict[str, Any]) -> int | None:
+    """The bits of a matrix's number in a folder that `cutaway quantize` wrote; None for any other checkpoint."""
+    stated = content.get("quantization_config")
+    return next((bits for bits, said in PACKED.items() if _same(stated, said)), None)
+
+
+def precision_of(content: dict[str, Any]) -> str | None:
+    """The dtype a config.json states, or "int8" or "int4" where `cutaway quantize` made it so; or None."""
+    bits = bits_of(content)
+    return dtype_of(content) if bits is None else f"int{bits}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

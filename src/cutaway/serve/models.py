@@ -24,7 +24,7 @@ from .. import hub
 from ..errors import Failed, Misuse, NotFound
 from ..families import describe
 from ..families import verify as verification
-from ..families.config import dtype_of, read_config
+from ..families.config import precision_of, read_config
 from ..families.weights import fingerprint
 from ..model import spec
 from ..tasks import ASKED, IS
@@ -55,7 +55,8 @@ class Listed:
     @property
     def bytes(self) -> int:
         """What its weights take once loaded."""
-        return spec.parameters(self.spec) * {"float16": 2, "bfloat16": 2, "float64": 8}.get(self.dtype or "", 4)
+        each = {"float16": 2, "bfloat16": 2, "float64": 8, "int8": 1.1, "int4": 1.1}  # 1.1: what embeds has 8 bits
+        return int(spec.parameters(self.spec) * each.get(self.dtype or "", 4))
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
@@ -98,7 +99,7 @@ def asked_for(name_or_path: str) -> Listed:
             f"{id} {IS[described.task]}; the page does not show such models yet.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
-    return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
+    return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, precision_of(config))
 
 
 def listed(preferred: str | None = None) -> dict[str, Listed]:
@@ -412,7 +413,7 @@ def _first_run(model: Model) -> Record:
 
 
 def _weights_bytes(model: Model) -> int:
-    return sum(weight.nbytes for weight in model.machine.parameters())
+    return sum(weight.nbytes for weight in model.machine.state_dict().values())
 
 
 def _key(name: str, at: str | None) -> str:

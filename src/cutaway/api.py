@@ -42,6 +42,7 @@ import torch
 from . import hub, look, tasks
 from .errors import Misuse, NotFound
 from .families import checkpoint, packed, verify
+from .families.config import bits_asked
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
 from .generate.manner import Manner, Speech, manner_of, speech_of, start_of, tasks_of
@@ -61,8 +62,6 @@ from .tasks.sentences import Pooling, embed, pooling_of
 from .tasks.transcribe import Transcription, Wish, prompt_of, spoken
 from .tasks.transcript import Transcript
 
-#: What `quantize` may say -> bits of a matrix's number.
-QUANTIZE = {"int8": 8, "int4": 4}
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
 
@@ -738,7 +737,7 @@ def load(
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    bits = _bits(quantize, found, dtype, device)
+    bits = bits_asked(quantize, found.config, found.spec.task, dtype, device)
     machine = found.load(torch.float32 if bits else dtype, device, progress, bits)
     try:
         tokenizer = Tokenizer.open(folder)
@@ -768,35 +767,11 @@ def quantize(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str
     found = checkpoint.open(hub.find(name_or_path))
     if found.bits is not None:
         raise Misuse(f"{name_or_path} is quantised already.", "Name the checkpoint that it was made from.")
-    bits = _bits(to, found, None, None)
-    assert bits is not None, "_bits has refused what is none"
+    bits = bits_asked(to, found.config, found.spec.task)
+    assert bits is not None, "what is none has been refused"
     files = [file for pattern in hub.SMALL_FILES if "/" not in pattern for file in found.folder.glob(pattern)]
     packed.write(found.load(torch.float32, bits=bits), bits, found.config, files, target)
     return target
-
-
-def _bits(
-    quantize: str | None,
-    found: checkpoint.Checkpoint,
-    dtype: torch.dtype | str | None,
-    device: torch.device | str | None,
-) -> int | None:
-    """How many bits a matrix's number is to have; None where the model is not to be quantised and is not."""
-    if quantize is None and found.bits is None:
-        return None
-    if quantize is not None and quantize not in QUANTIZE:
-        raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
-    if found.bits is not None and quantize not in (None, f"int{found.bits}"):
-        raise Misuse(
-            f"This model is quantised to int{found.bits} already.", "Leave quantize out, or load what it was made from."
-        )
-    if found.spec.task != "continue":
-        raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
-    if dtype not in (None, "float32", torch.float32):
-        raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
-    if torch.device("cpu" if device is None else device).type != "cpu":
-        raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
-    return found.bits if quantize is None else QUANTIZE[quantize]
 
 
 def _check_device(device: torch.device | str | None) -> None:

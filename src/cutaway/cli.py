@@ -75,16 +75,21 @@ def look(
         int | None, Parameter(converter=_whole, help="The first free one from 7345 on when not given.")
     ] = None,
     no_browser: Annotated[bool, Parameter(help="Only print the address.", show_default=False)] = False,
+    quantize: Quantize = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> int:
     """Open the page: watch a text become the next word.
 
     Serves on 127.0.0.1 until interrupted and prints the address.
     """
+    from .serve.app import How
     from .serve.app import look as serve
 
     if port is not None and not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
-    return serve(None if text is None else _read(text), model=model, port=port, browser=not no_browser)
+    text = None if text is None else _read(text)
+    return serve(text, model, port, browser=not no_browser, how=How(quantize, dtype, device))
 
 
 @app.command(sort_key=0.5)
@@ -101,17 +106,20 @@ def serve(
         list[str] | None, Parameter(help="Another name this server is reached by; may be repeated.")
     ] = None,
     metrics: Annotated[bool, Parameter(help="Answer /metrics too.", show_default=False)] = False,
+    quantize: Quantize = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> int:
     """For learning, research and small self-hosting: serve a model to programs.
 
     An API like OpenAI's at /v1, and the page, until interrupted; prints both
     addresses. For heavy traffic give the same folder to vLLM: vllm serve FOLDER.
     """
-    from .serve.app import serve_api
+    from .serve.app import How, serve_api
 
     if not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
-    return serve_api(model, host, port, api_key, allow_host or [], metrics)
+    return serve_api(model, host, port, api_key, allow_host or [], metrics, How(quantize, dtype, device))
 
 
 @app.command(sort_key=1)

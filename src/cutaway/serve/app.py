@@ -30,7 +30,7 @@ from ..errors import Failed, Misuse
 from .gate import Door, Gate
 from .limits import Limits
 from .live import Live
-from .models import asked_for
+from .models import AS_IT_IS, How, asked_for
 from .openai import refusal
 from .static import Page
 from .supervisor import COMMAND, Supervisor
@@ -85,12 +85,18 @@ def build(
     return Gate(app, port=port, token=token, limits=limits, door=door)
 
 
-def look(text: str | None = None, model: str | None = None, port: int | None = None, browser: bool = True) -> int:
+def look(
+    text: str | None = None,
+    model: str | None = None,
+    port: int | None = None,
+    browser: bool = True,
+    how: How = AS_IT_IS,
+) -> int:
     """Serve the page until interrupted; returns the exit code (130 after Ctrl-C, 143 after SIGTERM).
 
     The address goes to standard output, everything else to standard error. ``port=None`` takes the first free port from
     7345 on; a fixed one that is taken raises Failed. ``model`` is a name or path (raises NotFound, Refused or Failed);
-    the page opens with it, and with ``text``.
+    the page opens with it, loaded as ``how`` says, and with ``text``.
     """
     if text is not None and len(text) > TEXT_IN_ADDRESS:
         raise Misuse(
@@ -98,9 +104,11 @@ def look(text: str | None = None, model: str | None = None, port: int | None = N
             "Start without it and paste it into the page.",
         )
     if model is None:
+        if how != AS_IT_IS:
+            raise Misuse("quantize, dtype and device are about the model that is named.", "Name one with --model.")
         return serve(COMMAND, query={"text": text}, port=port, browser=browser)
-    asked = asked_for(model)  # fetched, or refused in one sentence, before anything is served
-    return serve((*COMMAND, model), query={"text": text, "model": asked.id}, port=port, browser=browser)
+    asked = asked_for(model, how)  # fetched, or refused in one sentence, before anything is served
+    return serve((*COMMAND, model, *how.words()), query={"text": text, "model": asked.id}, port=port, browser=browser)
 
 
 def serve_api(
@@ -110,6 +118,7 @@ def serve_api(
     key: str | None = None,
     names: Sequence[str] = (),
     metrics: bool = False,
+    how: How = AS_IT_IS,
 ) -> int:
     """Serve the page and the OpenAI-compatible API for one model until interrupted; returns the exit code, as ``look``.
 
@@ -122,9 +131,9 @@ def serve_api(
             f"Without an API key only this machine may ask, and {host} is open to others.",
             "Give a key with --api-key or CUTAWAY_API_KEY, or leave --host out.",
         )
-    asked = asked_for(model)
+    asked = asked_for(model, how)
     api = Api(asked.id, host, key, tuple(names), metrics)
-    return serve((*COMMAND, model, "--keep"), query={"model": asked.id}, port=port, api=api)
+    return serve((*COMMAND, model, "--keep", *how.words()), query={"model": asked.id}, port=port, api=api)
 
 
 def _is_loopback(host: str) -> bool:

@@ -323,6 +323,7 @@ class Supervisor:
         try:
             reply.result()
         except Problem as problem:
+            log.warning("%s could not be loaded: %s", model, problem.message)
             self._tell("failed", f"loading {model}", f"{problem.message} {problem.fix}".strip())
             raise
         self._ready(process)

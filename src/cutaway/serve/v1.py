@@ -94,7 +94,10 @@ class V1:
         return reply(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self.model, "object": "model", "created": self.created, "owned_by": "cutaway"}
+        shape = {"id": self.model, "object": "model", "created": self.created, "owned_by": "cutaway"}
+        listed = (one for one in self.supervisor.models if one["id"] == self.model)
+        dtype = next(listed, {}).get("dtype")  # not known before the worker has looked
+        return shape | ({} if dtype is None else {"dtype": dtype})
 
     def _check(self, model: str) -> None:
         if model != self.model:

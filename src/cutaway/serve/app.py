@@ -212,7 +212,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=_punctual(limits.header_seconds),
+                http=_punctual(limits.header_seconds, limits.read_seconds),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -232,11 +232,13 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _punctual(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1, closing a connection whose request headers take longer than ``seconds`` to arrive."""
+def _punctual(seconds: float, patience: float) -> type[H11Protocol]:
+    """uvicorn's HTTP/1.1, closing a connection whose request headers take longer than ``seconds`` to arrive, or whose
+    client has not read for ``patience`` what waits for it."""
 
     class Punctual(H11Protocol):
         _late: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -248,7 +250,22 @@ def _punctual(seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._rest()
+            self._has_read()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            # Not close(), which would wait for the rest to be read.
+            self._unread = asyncio.get_running_loop().call_later(patience, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._has_read()
+            super().resume_writing()
+
+        def _has_read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _watch(self) -> None:
             if self.conn.their_state is not h11.IDLE:

@@ -6,6 +6,7 @@
     run = model.run("Once upon a time there was a")        # every intermediate, by name
     run["blocks.2.attn.pattern"]                           # (H, T, T)
     cutaway.compare(run, another)                          # where two runs part
+    cutaway.quantize("stories", "smaller", to="int8")      # a folder with its matrices in 8 bits
 
 Names are imported when first used: ``import cutaway`` alone does not import torch.
 """
@@ -15,13 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Record", "compare", "load", "open"]
+__all__ = ["Model", "Record", "compare", "load", "open", "quantize"]
 
 if TYPE_CHECKING:
-    from .api import Model, load
+    from .api import Model, load, quantize
     from .look import Record, compare, open
 
-_HOMES = {"load": "api", "Model": "api", "Record": "look", "open": "look", "compare": "look"}
+_HOMES = {"load": "api", "Model": "api", "quantize": "api", "Record": "look", "open": "look", "compare": "look"}
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,8 @@ import torch
 
 from . import hub, look, tasks
 from .errors import Misuse, NotFound
-from .families import checkpoint, verify
+from .families import checkpoint, packed, verify
+from .families.config import bits_asked
 from .generate.beam import beam_search
 from .generate.loop import Generated, Generation, fit, generate
 from .generate.manner import Manner, Speech, manner_of, speech_of, start_of, tasks_of
@@ -51,7 +52,7 @@ from .inputs import audio
 from .inputs import image as pictures
 from .inputs.text import Piece, Tokenizer
 from .look.record import ModelCard, Record, stored_bytes
-from .model import quantized, spec
+from .model import spec
 from .model.tap import Edit
 from .model.transformer import Seq2Seq, Transformer
 from .native import product
@@ -63,8 +64,6 @@ from .tasks.sentences import Pooling, embed, pooling_of
 from .tasks.transcribe import Transcription, Wish, prompt_of, spoken
 from .tasks.transcript import Transcript
 
-#: What `quantize` may say -> bits of a matrix's number.
-QUANTIZE = {"int8": 8, "int4": 4}
 #: A run that would store more than this is refused; keep= says which tensors to store instead.
 RECORD_BYTES = 4 * 2**30
 
@@ -753,17 +752,15 @@ def load(
     ``dtype`` None means the file's own. Only safetensors are read, nothing in a checkpoint is executed. A checkpoint
     without a tokenizer loads too; it then takes tokens only. ``progress`` hears how many bytes of the weights are
     read, of how many. ``quantize``: "int8" or "int4" keeps the matrices of a decoder in so few bits, with a scale for
-    each 32 numbers; in both what embeds and unembeds tokens has 8. Raises Misuse, NotFound, Refused or Failed, each in
-    one sentence.
+    each 32 numbers; in both what embeds and unembeds tokens has 8. A folder that ``quantize()`` wrote is so by itself.
+    Raises Misuse, NotFound, Refused or Failed, each in one sentence.
     """
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    bits = _bits(quantize, found.spec, dtype, device)
-    machine = found.load(torch.float32 if bits else dtype, device, progress)
-    if bits:
-        quantized.quantize(machine, bits)
-        product.install()
+    bits = bits_asked(quantize, found.config, found.spec.task, dtype, device)
+    machine = found.load(torch.float32 if bits else dtype, device, progress, bits)
+    product.install()  # where there are quantised matrices
     try:
         tokenizer = Tokenizer.open(folder)
     except NotFound:
@@ -773,27 +770,30 @@ def load(
         name=str(name_or_path),
         family=found.config["model_type"],
         parameters=found.parameters,
-        dtype=quantize or str(next(machine.parameters()).dtype).removeprefix("torch."),
+        dtype=f"int{bits}" if bits else str(next(machine.parameters()).dtype).removeprefix("torch."),
         fingerprint=found.fingerprint,
         verified=None if measured is None else measured["relative"],
     )
     return Model(machine, card, tokenizer, folder, _ends(found.config, tokenizer), found.warnings, found.config)
 
 
-def _bits(
-    quantize: str | None, described: spec.Spec, dtype: torch.dtype | str | None, device: torch.device | str | None
-) -> int | None:
-    if quantize is None:
-        return None
-    if quantize not in QUANTIZE:
-        raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
-    if described.task != "continue":
-        raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
-    if dtype not in (None, "float32", torch.float32):
-        raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
-    if torch.device("cpu" if device is None else device).type != "cpu":
-        raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
-    return QUANTIZE[quantize]
+def quantize(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str], to: str = "int8") -> Path:
+    """Write a decoder with its matrices in 8 or 4 bits as ``folder``, which loads by itself: the bits, and so the
+    numbers, of ``load(name_or_path, quantize=to)``. Returns the folder.
+
+    Raises Misuse where there is something in ``folder`` already, and for what is no decoder or is quantised already;
+    Failed where it cannot be written.
+    """
+    target = Path(folder).expanduser()
+    packed.check(target)
+    found = checkpoint.open(hub.find(name_or_path))
+    if found.bits is not None:
+        raise Misuse(f"{name_or_path} is quantised already.", "Name the checkpoint that it was made from.")
+    bits = bits_asked(to, found.config, found.spec.task)
+    assert bits is not None, "what is none has been refused"
+    files = [file for pattern in hub.SMALL_FILES if "/" not in pattern for file in found.folder.glob(pattern)]
+    packed.write(found.load(torch.float32, bits=bits), bits, found.config, files, target)
+    return target
 
 
 def _check_device(device: torch.device | str | None) -> None:

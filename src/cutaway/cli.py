@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from . import __version__
-from .errors import CutawayError, Failed, Misuse
+from .errors import CutawayError, Failed, Misuse, NotFound
 
 if TYPE_CHECKING:
     from .api import Distribution, Model
@@ -75,16 +75,21 @@ def look(
         int | None, Parameter(converter=_whole, help="The first free one from 7345 on when not given.")
     ] = None,
     no_browser: Annotated[bool, Parameter(help="Only print the address.", show_default=False)] = False,
+    quantize: Quantize = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> int:
     """Open the page: watch a text become the next word.
 
     Serves on 127.0.0.1 until interrupted and prints the address.
     """
+    from .serve.app import How
     from .serve.app import look as serve
 
     if port is not None and not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
-    return serve(None if text is None else _read(text), model=model, port=port, browser=not no_browser)
+    text = None if text is None else _read(text)
+    return serve(text, model, port, browser=not no_browser, how=How(quantize, dtype, device))
 
 
 @app.command(sort_key=0.5)
@@ -101,17 +106,20 @@ def serve(
         list[str] | None, Parameter(help="Another name this server is reached by; may be repeated.")
     ] = None,
     metrics: Annotated[bool, Parameter(help="Answer /metrics too.", show_default=False)] = False,
+    quantize: Quantize = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> int:
     """For learning, research and small self-hosting: serve a model to programs.
 
     An API like OpenAI's at /v1, and the page, until interrupted; prints both
     addresses. For heavy traffic give the same folder to vLLM: vllm serve FOLDER.
     """
-    from .serve.app import serve_api
+    from .serve.app import How, serve_api
 
     if not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
-    return serve_api(model, host, port, api_key, allow_host or [], metrics)
+    return serve_api(model, host, port, api_key, allow_host or [], metrics, How(quantize, dtype, device))
 
 
 @app.command(sort_key=1)
@@ -840,6 +848,56 @@ def _show_doing(what: str) -> None:
         print(f"\r{_safe(what[:78]):78}\r", end="", file=sys.stderr, flush=True)
 
 
+@app.command(sort_key=16.6)
+def quantize(
+    model: Annotated[str, Parameter(help="A decoder: a bundled model, a folder, or a name on the hub.")],
+    out: Annotated[Path, Parameter(help="The folder to write; nothing may be in it.")],
+    /,
+    *,
+    to: Annotated[str, Parameter(help="int8 or int4.")],
+    text: Annotated[Path | None, Parameter(help="A text file: how much worse is it predicted?")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model with its matrices in 8 or 4 bits, as a folder that loads.
+
+    With --text: nats per token before and after, over at most 64 windows of 512
+    tokens from its beginning.
+    """
+    from . import hub
+
+    folder = hub.find(model)
+    passage = None if text is None else _read_file(text)
+    _loading(model)
+    from .api import load
+    from .api import quantize as write
+    from .families.weights import find_files
+    from .tasks.loss import loss, windows_of
+
+    made = write(model, out, to)
+    before, after = (sum(file.stat().st_size for file in find_files(one)) for one in (folder, made))
+    losses: dict[str, Any] = {}
+    if passage is not None:
+        its = load(made)
+        windows = windows_of(its.tokens(passage), its.context)
+        if not windows:
+            raise Misuse(f"{text} is too short to be predicted.", "Name a longer text.")
+        fewer = loss(its._must("continue"), windows)
+        del its
+        whole = loss(load(model, "float32")._must("continue"), windows)
+        losses = {
+            "tokens": sum(map(len, windows)), "loss_before": whole, "loss_after": fewer, "change": fewer / whole - 1,
+        }  # fmt: skip
+    if json:
+        _print_json(model=model, folder=str(made), to=to, bytes_before=before, bytes_after=after, **losses)
+        return
+    print(f"{made}: {to}, {after / 1e6:,.1f} MB, where {model} has {before / 1e6:,.1f} MB")
+    if losses:
+        print(
+            f"{losses['tokens']:,} tokens of {text}: {losses['loss_before']:.4f} nats per token before, "
+            f"{losses['loss_after']:.4f} after, {losses['change']:+.3%}"
+        )
+
+
 @app.command(sort_key=17)
 def train(
     recipe: Annotated[str, Parameter(help="A recipe by name (stories, digits), or the path of a .toml file.")],
@@ -991,6 +1049,17 @@ def _read_bytes(most: int, fix: str) -> bytes:
     if len(content) > most:
         raise Misuse(f"Standard input holds more than {most:,} bytes.", fix)
     return content
+
+
+def _read_file(path: Path) -> str:
+    """The beginning of a text file, as much as a measure of the loss reads."""
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.", "Name a text file.")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(MAX_STDIN_BYTES // 8)
+    except UnicodeDecodeError as error:
+        raise Misuse(f"{path} is not UTF-8: {error.reason}.", "Name a text file.") from None
 
 
 def _read_each(texts: Sequence[str]) -> list[str]:

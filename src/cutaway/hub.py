@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import CutawayError, Failed, NotFound, Refused
 from .families import describe
-from .families.config import dtype_of, read_config
+from .families.config import precision_of, read_config
 from .families.weights import FLOATING, find_files, read_headers, shard_names
 from .model import spec
 
@@ -27,7 +27,7 @@ PATIENCE = 20  # seconds in which a line has to bring something
 TRIES = 3  # without one new byte
 
 # Everything but the weights: descriptions and tokenizers. Never code, never pickles.
-_SMALL_FILES = [
+SMALL_FILES = [
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
@@ -183,7 +183,7 @@ def _entry(name: str, source: str, folder: Path) -> Entry:
         config = read_config(folder)
         found, described, _ = describe(config)
         family = found.model_type
-        dtype = dtype_of(config) or _stored_dtype(folder)
+        dtype = precision_of(config) or _stored_dtype(folder)
     except CutawayError as problem:
         return Entry(name, source, folder, family, None, None, problem)
     return Entry(name, source, folder, family, described, dtype, _incomplete(folder))
@@ -233,7 +233,7 @@ def _download(name: str, in_part: bool, progress: Progress | None = None) -> Pat
         disable_progress_bars()
     print(f"fetching {name} from the Hugging Face hub", file=sys.stderr)
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_SMALL_FILES))
+        folder = Path(snapshot_download(name, allow_patterns=SMALL_FILES))
         describe(read_config(folder))  # before gigabytes are fetched for nothing
         sharded = (folder / "model.safetensors.index.json").is_file()
         files = shard_names(folder) if sharded else ["model.safetensors"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cutaway.serve.models import How
 from tests.families.making import say
 
 # --- what they print -------------------------------------------------------------------------------------------------
@@ -241,9 +242,11 @@ def test_look_is_given_what_was_asked(cutaway: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("cutaway.serve.app.look", lambda *a, **k: asked.append((a, k)) or 130)
     assert cutaway("look", "once", "-m", "stories", "--port", 8000, "--no-browser").code == 130
     assert cutaway("look").code == 130
+    assert cutaway("look", "-m", "stories", "--quantize", "int8").code == 130
     assert asked == [
-        (("once",), {"model": "stories", "port": 8000, "browser": False}),
-        ((None,), {"model": None, "port": None, "browser": True}),
+        (("once", "stories", 8000), {"browser": False, "how": How()}),
+        ((None, None, None), {"browser": True, "how": How()}),
+        ((None, "stories", None), {"browser": True, "how": How(quantize="int8")}),
     ]
     assert cutaway("look", "--port", 0).code == 2
     assert cutaway("look", "--port", 70000).code == 2
@@ -466,3 +469,32 @@ def test_without_a_command_it_shows_what_there_is(cutaway: Any) -> None:
     code, out, _ = cutaway()
     assert code == 0
     assert "Commands:" in out
+
+
+def test_quantize_writes_a_folder_and_tells_the_loss(cutaway: Any, tmp_path: Path) -> None:
+    passage = tmp_path / "passage.txt"
+    passage.write_text("Once upon a time there was a little girl who lived in a house near the forest. " * 4)
+    code, out, _ = cutaway("quantize", "stories", tmp_path / "small", "--to", "int4", "--text", passage)
+    assert code == 0
+    first, second = out.splitlines()
+    assert first == f"{tmp_path / 'small'}: int4, 1.9 MB, where stories has 5.1 MB"
+    assert "nats per token before" in second
+    document = json.loads(
+        cutaway("quantize", "stories", tmp_path / "other", "--to", "int8", "--text", passage, "--json").out
+    )
+    assert 0 < abs(document["change"]) < 0.01
+    assert document["loss_after"] == pytest.approx(document["loss_before"] * (1 + document["change"]))
+    written = cutaway("generate", "Once", "-m", tmp_path / "small", "--seed", 1, "--max-new-tokens", 5)
+    asked = cutaway("generate", "Once", "--quantize", "int4", "--seed", 1, "--max-new-tokens", 5)
+    assert (written.code, written.out) == (0, asked.out)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [(["--to", "int3"], 2, "int8, int4"), (["--to", "int8", "--text", "no.txt"], 3, "no.txt"), ([], 2, "--to")],
+)  # fmt: skip
+def test_quantize_says_what_it_wants(cutaway: Any, tmp_path: Path, options: list[str], code: int, says: str) -> None:
+    found = cutaway("quantize", "stories", tmp_path / "small", *options)
+    assert found.code == code
+    assert says in found.err
+    assert not (tmp_path / "small").exists()

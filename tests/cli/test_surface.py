@@ -17,7 +17,7 @@ from cutaway import cli
 SURFACE = Path(__file__).with_name("surface.txt")
 VERBS = (
     "look serve generate next tokens run names explain heads lens compare fill classify see embed similar translate "
-    "summarize transcribe models verify bench train doctor"
+    "summarize transcribe models verify bench quantize train doctor"
 ).split()
 
 

@@ -331,4 +331,4 @@ def test_listing_imports_neither_torch_nor_the_hub_library():
 def test_what_makes_a_sentence_model_comes_along() -> None:
     """Without its pooling a model would give other vectors, and nobody would notice."""
     needed = {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "preprocessor_config.json"}
-    assert needed <= set(hub._SMALL_FILES)
+    assert needed <= set(hub.SMALL_FILES)

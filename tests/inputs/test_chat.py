@@ -186,6 +186,16 @@ def test_a_hostile_template_is_refused(template: Any, why: str, write: Any, byte
     with pytest.raises(Refused, match=why) as caught:
         tokenizer.chat([{"role": "user", "content": "hi"}])
     assert "\n" not in caught.value.message
+    assert str(tokenizer.folder) not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a" * (2**20 + 1)])
+def test_a_template_that_cannot_be_read_is_told_without_its_folder(content: bytes, write: Any, byte_level: str) -> None:
+    tokenizer = tokenizer_with(None, write, byte_level)
+    (tokenizer.folder / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(Refused, match="chat_template.jinja is") as caught:
+        tokenizer.chat([{"role": "user", "content": "hi"}])
+    assert str(tokenizer.folder) not in str(caught.value)
 
 
 @pytest.mark.parametrize("limit", ["CPU_SECONDS", "WALL_SECONDS"])

@@ -224,7 +224,7 @@ def test_the_browser_opens_where_there_is_one(
 
 def test_the_first_text_travels_in_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
-    monkeypatch.setattr(app, "asked_for", lambda model: SimpleNamespace(id=model))
+    monkeypatch.setattr(app, "asked_for", lambda model, how: SimpleNamespace(id=model))
     monkeypatch.setattr(app, "serve", lambda command, **named: seen.update(command=command, **named) or 0)
     assert app.look("Once & <b>", model="other", browser=False) == 0
     assert seen["query"] == {"text": "Once & <b>", "model": "other"}

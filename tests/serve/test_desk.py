@@ -34,3 +34,12 @@ def test_who_has_left_is_written_for_no_longer() -> None:
     desk.take(Reply(2, said.put), openai.completion(body.replace(b"400", b"2"), Limits()).work)
     while "answer" not in (message := said.get(timeout=30)):
         assert message["id"] == 2
+
+
+def test_a_long_prompt_is_no_standstill() -> None:
+    desk = Desk(cutaway.load("stories"))
+    said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    prompt = b'{"model":"stories","prompt":%s,"max_tokens":1}' % str([5] * 500).encode()
+    desk.take(Reply(1, said.put), openai.completion(prompt, Limits()).work)
+    heard = [said.get(timeout=30) for _ in range(4)]
+    assert [next(key for key in message if key != "id") for message in heard] == ["part", "beat", "part", "answer"]

@@ -19,7 +19,7 @@ from cutaway import hub
 from cutaway.errors import Failed, Misuse, NotFound
 from cutaway.serve.app import build
 from cutaway.serve.limits import Limits
-from cutaway.serve.models import Models, identity, listed
+from cutaway.serve.models import How, Models, identity, listed
 from cutaway.serve.supervisor import Supervisor
 from cutaway.serve.worker import Cancelled, TooLarge
 from tests.serve.served import PORT, TOKEN, client_of
@@ -430,3 +430,24 @@ def test_a_small_machine_runs_on_one_thread(models: Models, monkeypatch: pytest.
     finally:
         hook.remove()
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("to", ["int8", "int4"])
+def test_a_quantised_model_is_seen_through_like_any_other(to: str, tmp_path: Path) -> None:
+    models = Models(lambda event: None, "stories", how=How(quantize=to))
+    models.start()
+    models.load(never, model="stories")
+    direct = cutaway.load("stories", quantize=to).run(TEXT)
+    id, body = run(models, want=[*WANT, {"name": "weights.*.down.weight", "at": "7"}])
+    answered = opened(body, tmp_path)
+    for name in answered.tensors:
+        torch.testing.assert_close(answered[name], direct[name], rtol=0, atol=0)
+    for name in direct.names(views=True):  # whatever stop of the page is opened
+        answer, body = models.tensor(never, record=id, name=name, at=None)
+        found = np.frombuffer(body, "<f4").reshape(answer["shape"])
+        np.testing.assert_allclose(found, direct[name].float().numpy(), atol=1e-6, err_msg=name)
+    for cell in ("logits[-1,7]", "blocks.2.attn.q[-1,0,3]", "blocks.1.mlp.up[-1,5]", "embed[0,3]"):
+        told = json.loads(models.explain(never, record=id, cell=cell)[1])
+        assert told["cell"].partition("[")[0] == cell.partition("[")[0]
+    _, body = models.file(never, record=id, include=["shown"], weights=["stem.tokens.weight"])
+    assert opened(body, tmp_path).tokens == direct.tokens

@@ -45,16 +45,31 @@ TEMPLATE = (
 class Server:
     """`cutaway serve` as a process."""
 
-    def __init__(self, model: str, *, key: str | None = None, limits: str = "", metrics: bool = True) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        key: str | None = None,
+        limits: str = "",
+        metrics: bool = True,
+        how: str = "",
+        before: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """``before``: what runs first in the server's process."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         script = (
             "import sys; from cutaway.serve import app; from cutaway.serve.limits import Limits; whole = app.serve; "
+            f"{before or 'pass'}; "
             f"app.serve = lambda *a, **k: whole(*a, **k, limits=Limits({limits})); "
-            f"sys.exit(app.serve_api({model!r}, port={self.port}, key={key!r}, metrics={metrics}))"
+            f"sys.exit(app.serve_api({model!r}, port={self.port}, key={key!r}, metrics={metrics}, "
+            f"how=app.How({how})))"
         )
-        self.process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
         assert self.process.stdout is not None
         self.base = self.process.stdout.readline().strip()
         self.page = self.process.stdout.readline().strip()
@@ -193,6 +208,43 @@ def test_embeddings(server: Server, stories: cutaway.Model) -> None:
     answer = server.client.embeddings.create(model="stories", input=ids)
     np.testing.assert_allclose([one.embedding for one in answer.data], expected, atol=1e-5)
     assert answer.usage.prompt_tokens == sum(map(len, ids))
+
+
+def test_a_quantised_model_is_served_and_says_so(stories: cutaway.Model) -> None:
+    server = Server("stories", how="quantize='int4'")
+    try:
+        assert server.client.models.list().data[0].model_dump()["dtype"] == "int4"
+        asked = {"model": "stories", "prompt": TEXT, "max_tokens": 12, "seed": 7}
+        found = server.client.completions.create(**asked).choices[0].text
+        assert found == cutaway.load("stories", quantize="int4").generate(TEXT, max_new_tokens=12, seed=7).text
+        page = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60)
+        page.get(server.page)
+        listed = page.get("/api/models").json()
+        assert {one["id"]: one["dtype"] for one in listed}["stories"] == "int4"
+        want = [{"name": name, "at": None} for name in ("embed", "river", "blocks.*.attn.pattern", "logits.last")]
+        answer = page.post("/api/run", json={"model": "stories", "text": TEXT, "want": want})
+        assert answer.status_code == 200, answer.text
+        record = answer.headers["x-record"]
+        told = page.get(f"/api/records/{record}/explain?cell=blocks.1.mlp.up[-1,5]")
+        assert told.status_code == 200, told.text
+        page.close()
+    finally:
+        server.end()
+
+
+def test_how_a_model_is_loaded_is_checked_before_it_is_served() -> None:
+    from cutaway.serve.app import How, look, serve_api
+
+    for how, says in (
+        (How(quantize="int3"), "int8, int4"), (How("int8", dtype="bfloat16"), "float32"),
+        (How("int8", device="cuda"), "processors"), (How(dtype="int7"), "no dtype"),
+    ):  # fmt: skip
+        with pytest.raises(Misuse, match=says):
+            serve_api("stories", how=how)
+    with pytest.raises(Misuse, match="--model"):
+        look(how=How("int8"))
+    with pytest.raises(Misuse, match="Only decoders"):
+        look(model="words", how=How("int8"))
 
 
 # --- what lm-eval-harness sends ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ..model import spec
 from .config import Config
 from .names import Names
 
-_MACHINERY = {"checkpoint", "config", "decoder", "names", "rotary", "verify", "weights"}
+_MACHINERY = {"checkpoint", "config", "decoder", "names", "packed", "rotary", "verify", "weights"}
 _WELL_KNOWN = {
     "albert", "bloom", "clip", "cohere", "cohere2", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
     "electra", "falcon", "gemma", "gemma3", "gemma3n", "glm4", "gpt_bigcode", "gpt_neo", "gpt_oss", "gptj", "granite",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,11 +27,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import Failed, Misuse, NotFound, Refused
 from ..files import write_atomically
-from ..model import spec
+from ..model import quantized, spec
 from ..model.transformer import Seq2Seq, Transformer, build, embedding_of
 from . import Family, describe
-from .config import DTYPES, dtype_of, read_config
-from .names import Claim, Names
+from .config import DTYPES, bits_of, dtype_of, read_config
+from .names import SAME, Claim, Names
 from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
 
 UNEMBEDDING = "head.out.weight"
@@ -50,6 +51,7 @@ class Checkpoint:
     family: Family
     spec: spec.Spec
     warnings: list[str]
+    bits: int | None  # of a matrix's number, where the files hold quantised ones
     _tensors: dict[str, Stored] = field(repr=False)
     _plan: list[Claim] = field(repr=False)
 
@@ -62,6 +64,8 @@ class Checkpoint:
     def dtype(self) -> torch.dtype:
         """What ``load()`` makes the weights: config.json's dtype, else that of the embedding, or of the patches, in the
         file."""
+        if self.bits is not None:
+            return torch.float32
         stated = dtype_of(self.config)
         if stated is None:
             first = next(claim for claim in self._plan if claim.ours[0] in FIRST)
@@ -78,28 +82,42 @@ class Checkpoint:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         progress: Callable[[int, int], None] = lambda read, whole: None,
+        bits: int | None = None,
     ) -> Transformer | Seq2Seq:
         """The model with its weights, in ``dtype`` (None: :attr:`dtype`) on ``device`` (None: the CPU).
 
-        ``progress`` hears, before each tensor, how many bytes of the weights are read, of how many.
+        ``progress`` hears, before each tensor, how many bytes of the weights are read, of how many. ``bits``: its
+        matrices are quantised (``model.quantized``), each as soon as it is read.
         Raises Failed when the memory does not suffice, Refused for weights that are not finite numbers.
         """
         wanted = self.dtype if dtype is None else _dtype(dtype)
         where = torch.device("cpu" if device is None else device)
-        _require_memory(self.parameters * wanted.itemsize, where)
+        model = _without_memory(self.spec, self.bits or bits)
+        fewer = {} if self.bits is not None else quantized.matrices(model)
+        exact = self.bits is not None or bool(fewer)
+        size = sum(tensor.nbytes for tensor in model.state_dict().values()) if exact else 0
+        _require_memory(size or self.parameters * wanted.itemsize, where)
         parameters: dict[str, Tensor] = {}
+        claimed = Counter(name for claim in self._plan for name in claim.ours)
+        first: dict[str, Tensor] = {}  # of those claimed twice
         read, whole = 0, sum(self._tensors[claim.theirs].bytes for claim in self._plan)
         for claim, tensor in self._read():
             progress(read, whole)
             read += tensor.nbytes
             for name, part in zip(claim.ours, claim.operation.to_ours(tensor), strict=True):
-                its_dtype = torch.float32 if claim.operation.float32 else wanted
+                if name in fewer and claimed[name] == 1:
+                    parameters[quantized.packed_name(name)] = quantized.pack(part, fewer[name])
+                    continue
+                held = part.dtype is torch.uint8  # quantised matrices, as they are
+                its_dtype = part.dtype if held else torch.float32 if claim.operation.float32 else wanted
                 # A copy even where nothing changes: the model must not depend on a mapped file that may be cut short.
                 ours = part.to(where, its_dtype, copy=True, memory_format=torch.contiguous_format)
-                if name in parameters and not torch.equal(ours, parameters[name]):
+                if claimed[name] > 1 and not torch.equal(ours, first.setdefault(name, ours)):
                     raise _differs(claim, name == embedding_of(self.spec))
-                parameters[name] = ours
-        model = _without_memory(self.spec)
+                if name in fewer:
+                    parameters[quantized.packed_name(name)] = quantized.pack(ours, fewer[name])
+                else:
+                    parameters[name] = ours
         for name, stand_in in self.family.names(self.spec).absent.items():
             if name not in parameters:
                 empty = torch.zeros(model.get_parameter(name).shape, dtype=wanted, device=where)
@@ -117,7 +135,8 @@ class Checkpoint:
                 with safe_open(file, framework="pt") as opened:
                     for claim in claims:
                         tensor = opened.get_tensor(claim.theirs)
-                        _require_finite(claim.theirs, tensor)
+                        held = tensor.dtype is torch.uint8
+                        _require_finite(claim.theirs, quantized.scales_of(tensor) if held else tensor)
                         yield claim, tensor
             except (SafetensorError, OSError) as error:
                 raise Refused(f"{file} cannot be read: {error}.", "Download it again.") from None
@@ -151,13 +170,17 @@ def open(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
         raise Refused(warnings[0], "Leave strict off to read the checkpoint all the same.")
     tensors = read_headers(find_files(folder))
     dtype_of(config)
+    bits = bits_of(config)
     needed, held = spec.parameters(described), sum(stored.elements for stored in tensors.values())
     if needed > 2 * held:  # before anything is built: a wrong layer is named below, an absurd config ends here
         raise Refused(f"config.json describes {needed:,} parameters, the files hold {held:,}.", _WRONG_FILES)
     tied = described.head is not None and described.head.tied
-    plan = _claim(family.names(described), tensors, embedding_of(described) if tied else None)
-    _rehearse(plan, tensors, described, family.names(described).absent)
-    return Checkpoint(folder, config, family, described, warnings, tensors, plan)
+    if bits is None:
+        plan = _claim(family.names(described), tensors, embedding_of(described) if tied else None)
+    else:
+        plan = _claim_packed(tensors, described)
+    _rehearse(plan, tensors, described, family.names(described).absent, bits)
+    return Checkpoint(folder, config, family, described, warnings, bits, tensors, plan)
 
 
 @torch.no_grad()
@@ -168,6 +191,8 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
     describes another model. config.json is written last, so a folder with one is complete.
     """
     family, described, _ = describe(config)
+    if bits_of(config) is not None or quantized.matrices(model):
+        raise Misuse("A quantised model cannot be written as if it were whole.", "Save the one it was made from.")
     if getattr(model, "spec", None) != described:
         raise Misuse("config does not describe this model.", "Pass the config the model was made from.")
     names, state = family.names(described), model.state_dict()
@@ -223,6 +248,16 @@ def _claim(names: Names, tensors: dict[str, Stored], tied: str | None) -> list[C
     return plan
 
 
+def _claim_packed(tensors: dict[str, Stored], described: spec.Spec) -> list[Claim]:
+    """Each tensor of a quantised folder is one of ours, under our name. Raises Refused."""
+    if described.task != "continue":
+        raise Refused("config.json says the matrices are quantised; Cutaway quantises only decoders.", _WRONG_FILES)
+    for name, stored in tensors.items():
+        if stored.dtype != ("U8" if name.endswith(".packed") else "F32"):
+            raise Refused(f"A quantised folder does not hold {name} as {stored.dtype}.", _WRONG_FILES)
+    return [Claim(name, (name,), SAME) for name in sorted(tensors)]
+
+
 def _differs(claim: Claim, embedding: bool) -> Refused:
     """A file holds one of our tensors, the token ``embedding`` or another, under two names, with two values."""
     if embedding:
@@ -233,9 +268,11 @@ def _differs(claim: Claim, embedding: bool) -> Refused:
     return Refused(f"{claim.theirs} is there under another name too, with other numbers.", _WRONG_FILES)
 
 
-def _rehearse(plan: list[Claim], tensors: dict[str, Stored], described: spec.Spec, absent: Collection[str]) -> None:
+def _rehearse(
+    plan: list[Claim], tensors: dict[str, Stored], described: spec.Spec, absent: Collection[str], bits: int | None
+) -> None:
     """Load onto meta, where tensors have shapes and no numbers. Raises Refused naming what does not fit."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in _without_memory(described).state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in _without_memory(described, bits).state_dict().items()}
     filled: set[str] = set()
     extra, wrong = [], []
     for claim in plan:
@@ -269,10 +306,13 @@ class _Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _without_memory(described: spec.Spec) -> Transformer | Seq2Seq:
-    """The model on meta: every name and shape, no numbers."""
+def _without_memory(described: spec.Spec, bits: int | None = None) -> Transformer | Seq2Seq:
+    """The model on meta: every name and shape, no numbers; quantised to ``bits``, where they are said."""
     with torch.device("meta"), _Unfilled():
-        return build(described)
+        model = build(described)
+    if bits is not None:
+        quantized.quantize(model, bits)
+    return model
 
 
 def _some(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import NotFound, Refused
+from ..errors import Misuse, NotFound, Refused
 from ..model.spec import Norm
 
 LARGEST_FILE = 4 * 2**20  # bytes; real ones reach about 100 kB, with a thousand class labels
@@ -39,6 +39,11 @@ INERT = {
     "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
 }  # fmt: skip
 
+#: What `quantize` may say -> bits of a matrix's number.
+QUANTIZE = {"int8": 8, "int4": 4}
+#: What a folder that `cutaway quantize` wrote says of itself, by the bits of a matrix's number.
+PACKED = {bits: {"quant_method": "cutaway", "bits": bits, "version": 1} for bits in (8, 4)}
+
 # Keys any config may carry, and the values at which they change nothing; no family computes another.
 _COMMON = {
     "add_cross_attention": (False,),
@@ -48,7 +53,7 @@ _COMMON = {
     "per_layer_config": (),
     "pruned_heads": ({},),
     "quantization": (),
-    "quantization_config": (),
+    "quantization_config": tuple(PACKED.values()),
 }
 
 ACTIVATIONS = {
@@ -263,6 +268,43 @@ def dtype_of(content: dict[str, Any]) -> str | None:
     if stated not in DTYPES:
         raise Refused(f"config.json says dtype = {shown(stated)}; known are {', '.join(DTYPES)}.", "Correct it.")
     return str(stated)
+
+
+def bits_of(content: dict[str, Any]) -> int | None:
+    """The bits of a matrix's number in a folder that `cutaway quantize` wrote; None for any other checkpoint."""
+    stated = content.get("quantization_config")
+    return next((bits for bits, said in PACKED.items() if _same(stated, said)), None)
+
+
+def bits_asked(
+    quantize: str | None, content: dict[str, Any], task: str, dtype: object = None, device: object = None
+) -> int | None:
+    """The bits of a matrix's number to load a checkpoint that does ``task`` with; None for one that stays whole.
+
+    Raises Misuse for what is not done: another format, another kind of model, another dtype or device beside.
+    """
+    held = bits_of(content)
+    if quantize is None and held is None:
+        return None
+    if quantize is not None and quantize not in QUANTIZE:
+        raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
+    if held is not None and quantize not in (None, f"int{held}"):
+        raise Misuse(
+            f"This model is quantised to int{held} already.", "Leave quantize out, or load what it was made from."
+        )
+    if task != "continue":
+        raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
+    if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
+        raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
+    return held if quantize is None else QUANTIZE[quantize]
+
+
+def precision_of(content: dict[str, Any]) -> str | None:
+    """The dtype a config.json states, or "int8" or "int4" where `cutaway quantize` made it so; or None."""
+    bits = bits_of(content)
+    return dtype_of(content) if bits is None else f"int{bits}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Failed
+from ..errors import Failed, Misuse
 from ..files import write_atomically
 from ..model import spec
 
@@ -46,8 +46,10 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     was used: ``tokens`` (the sequences, which an encoder and its decoder both read, or a decoder behind a sound; none
     of a model that reads images), ``dtype``, ``transformers``, ``torch``, ``fingerprint``. A relative difference is
     relative to the largest logit of its position. Raises Failed when transformers is not installed or cannot load the
-    checkpoint.
+    checkpoint, Misuse for a quantised one.
     """
+    if checkpoint.bits is not None:
+        raise Misuse(f"{checkpoint.folder} is quantised; the reference cannot read it.", "Name what it was made from.")
     if importlib.util.find_spec("transformers") is None:
         raise Failed("There is nothing to compare with: transformers is not installed.", "pip install transformers")
     import torch

@@ -31,24 +31,30 @@ RENDERER = Path(__file__).with_name("render.py")
 
 
 def template_of(folder: Path, config: dict[str, Any]) -> str:
-    """The checkpoint's template: chat_template.jinja, else "chat_template" of tokenizer_config.json."""
+    """The checkpoint's template: chat_template.jinja, else "chat_template" of tokenizer_config.json.
+
+    What is wrong with it is said without the folder: a server says it to others.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return read_text(file, MAX_TEMPLATE_BYTES)
+        try:
+            return read_text(file, MAX_TEMPLATE_BYTES)
+        except Refused as error:
+            raise Refused(error.message.replace(str(file), file.name), FIX) from None
     template = config.get("chat_template")
     if isinstance(template, list):  # the older form: [{"name": ..., "template": ...}, ...]
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
         if template is None:
             names = ", ".join(map(repr, named))
-            raise NotFound(f"{folder} has chat templates {names}, but none called 'default'.", FIX)
+            raise NotFound(f"There are chat templates {names}, but none called 'default'.", FIX)
     if template is None:
         raise NotFound(
-            f"{folder} has no chat template: its model was not made for conversations.",
+            "There is no chat template: the model was not made for conversations.",
             "Give plain text instead of messages.",
         )
     if not isinstance(template, str) or len(template) > MAX_TEMPLATE_BYTES:
-        raise Refused(f"The chat template of {folder} is not a text of at most {MAX_TEMPLATE_BYTES:,} characters.", FIX)
+        raise Refused(f"The chat template is not a text of at most {MAX_TEMPLATE_BYTES:,} characters.", FIX)
     return template
 
 
@@ -111,7 +117,7 @@ def _in_a_process_of_its_own(request: str) -> str:
         except subprocess.TimeoutExpired:
             raise Refused(f"The chat template was still at work after {WALL_SECONDS:g} seconds.", FIX) from None
         except OSError as error:
-            raise Failed(f"The process that renders chat templates did not start: {error}.") from error
+            raise Failed(f"The process that renders chat templates did not start: {error.strerror}.") from error
         received.seek(0)
         written = received.read()
     if done.returncode != 0:

@@ -31,13 +31,19 @@ def pack(weight: Tensor, bits: int) -> Tensor:
     """A matrix (N, K) as codes and scales: (P, G, 544 or 288), bytes. Raises ValueError for other than 8 or 4 bits."""
     if bits not in (8, 4):
         raise ValueError(f"matrices are kept in 8 or 4 bits, not in {bits}")
-    step = max(ROWS, AT_ONCE // weight.shape[1] // ROWS * ROWS)
-    return torch.cat([_pack(part, bits) for part in torch.split(weight.detach(), step)])
+    rows, columns = weight.shape
+    panels, groups = -(-rows // ROWS) * ROWS // PANEL, -(-columns // GROUP)
+    packed = weight.new_empty(panels, groups, PANEL * (2 + GROUP * bits // 8), dtype=torch.uint8)
+    step = max(ROWS, AT_ONCE // columns // ROWS * ROWS)
+    if not weight.is_meta:
+        for at in range(0, rows, step):
+            packed[at // PANEL : (at + step) // PANEL] = _pack(weight.detach()[at : at + step], bits)
+    return packed
 
 
 def _pack(weight: Tensor, bits: int) -> Tensor:
     rows, columns = weight.shape
-    filled = nn.functional.pad(weight.float(), (0, -columns % GROUP, 0, -rows % ROWS))
+    filled = nn.functional.pad(weight.float(), (0, -columns % GROUP, 0, -rows % ROWS)).contiguous()
     groups = filled.view(-1, PANEL, filled.shape[1] // GROUP, GROUP)  # (P, 16, G, 32)
     scales = _scales8(groups) if bits == 8 else _scales4(groups)  # (P, 16, G), float16
     codes = _codes(groups, scales, bits).permute(0, 2, 3, 1)  # (P, G, 32, 16)
@@ -78,9 +84,14 @@ def _values(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
     return values
 
 
+def scales_of(packed: Tensor) -> Tensor:
+    """(P, G, 16), float16."""
+    return packed[..., : 2 * PANEL].contiguous().view(torch.half)
+
+
 def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
     """The matrix (N, K) that is meant, in float32."""
-    scales = packed[..., : 2 * PANEL].contiguous().view(torch.half).transpose(1, 2)  # (P, 16, G)
+    scales = scales_of(packed).transpose(1, 2)  # (P, 16, G)
     held = packed[..., 2 * PANEL :]
     if bits == 8:
         codes = torch.unflatten(held, 2, (8, PANEL, 4)).transpose(3, 4).flatten(2, 3)  # (P, G, 32, 16)
@@ -170,7 +181,8 @@ class QuantizedEmbedding(Quantized):
 def quantize(machine: nn.Module, bits: int) -> None:
     """Every matrix of a decoder in ``bits`` bits, in place; what embeds and unembeds tokens in 8, which it needs.
 
-    Norms, biases and vectors of positions stay as they are. Raises ValueError for other than 8 or 4 bits.
+    Norms, biases and vectors of positions stay as they are. A machine on meta becomes one of the right shapes, whose
+    matrices are then filled one by one. Raises ValueError for other than 8 or 4 bits.
     """
     for module in list(machine.modules()):
         for name, child in list(module.named_children()):
@@ -182,13 +194,23 @@ def quantize(machine: nn.Module, bits: int) -> None:
                 setattr(module, name, QuantizedEmbedding(child.weight, 8))
 
 
+def matrices(machine: nn.Module) -> dict[str, int]:
+    """The bits of each matrix that is quantised, by the name it had before: "stack.blocks.0.attn.q.weight" -> 8."""
+    return {f"{path}.weight": module.bits for path, module in machine.named_modules() if isinstance(module, Quantized)}
+
+
+def packed_name(name: str) -> str:
+    """Under which name what has become of the matrix ``name`` is held."""
+    return name.removesuffix("weight") + "packed"
+
+
 def weights(machine: nn.Module) -> Mapping[str, Tensor]:
     """Every tensor of a machine by name, quantised matrices as what they mean, each worked out when it is asked for."""
     held = dict(machine.state_dict())
     meant = {f"{path}.weight": module for path, module in machine.named_modules() if isinstance(module, Quantized)}
     if not meant:
         return held
-    packed = {name.removesuffix("weight") + "packed" for name in meant}
+    packed = {packed_name(name) for name in meant}
     return _Meant({name: tensor for name, tensor in held.items() if name not in packed}, meant)
 
 

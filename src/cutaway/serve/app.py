@@ -30,7 +30,7 @@ from ..errors import Failed, Misuse
 from .gate import Door, Gate
 from .limits import Limits
 from .live import Live
-from .models import asked_for
+from .models import AS_IT_IS, How, asked_for
 from .openai import refusal
 from .static import Page
 from .supervisor import COMMAND, Supervisor
@@ -85,12 +85,18 @@ def build(
     return Gate(app, port=port, token=token, limits=limits, door=door)
 
 
-def look(text: str | None = None, model: str | None = None, port: int | None = None, browser: bool = True) -> int:
+def look(
+    text: str | None = None,
+    model: str | None = None,
+    port: int | None = None,
+    browser: bool = True,
+    how: How = AS_IT_IS,
+) -> int:
     """Serve the page until interrupted; returns the exit code (130 after Ctrl-C, 143 after SIGTERM).
 
     The address goes to standard output, everything else to standard error. ``port=None`` takes the first free port from
     7345 on; a fixed one that is taken raises Failed. ``model`` is a name or path (raises NotFound, Refused or Failed);
-    the page opens with it, and with ``text``.
+    the page opens with it, loaded as ``how`` says, and with ``text``.
     """
     if text is not None and len(text) > TEXT_IN_ADDRESS:
         raise Misuse(
@@ -98,9 +104,11 @@ def look(text: str | None = None, model: str | None = None, port: int | None = N
             "Start without it and paste it into the page.",
         )
     if model is None:
+        if how != AS_IT_IS:
+            raise Misuse("quantize, dtype and device are about the model that is named.", "Name one with --model.")
         return serve(COMMAND, query={"text": text}, port=port, browser=browser)
-    asked = asked_for(model)  # fetched, or refused in one sentence, before anything is served
-    return serve((*COMMAND, model), query={"text": text, "model": asked.id}, port=port, browser=browser)
+    asked = asked_for(model, how)  # fetched, or refused in one sentence, before anything is served
+    return serve((*COMMAND, model, *how.words()), query={"text": text, "model": asked.id}, port=port, browser=browser)
 
 
 def serve_api(
@@ -110,6 +118,7 @@ def serve_api(
     key: str | None = None,
     names: Sequence[str] = (),
     metrics: bool = False,
+    how: How = AS_IT_IS,
 ) -> int:
     """Serve the page and the OpenAI-compatible API for one model until interrupted; returns the exit code, as ``look``.
 
@@ -122,9 +131,9 @@ def serve_api(
             f"Without an API key only this machine may ask, and {host} is open to others.",
             "Give a key with --api-key or CUTAWAY_API_KEY, or leave --host out.",
         )
-    asked = asked_for(model)
+    asked = asked_for(model, how)
     api = Api(asked.id, host, key, tuple(names), metrics)
-    return serve((*COMMAND, model, "--keep"), query={"model": asked.id}, port=port, api=api)
+    return serve((*COMMAND, model, "--keep", *how.words()), query={"model": asked.id}, port=port, api=api)
 
 
 def _is_loopback(host: str) -> bool:
@@ -203,7 +212,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=_punctual(limits.header_seconds),
+                http=_punctual(limits.header_seconds, limits.read_seconds),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -223,11 +232,13 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _punctual(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1, closing a connection whose request headers take longer than ``seconds`` to arrive."""
+def _punctual(seconds: float, patience: float) -> type[H11Protocol]:
+    """uvicorn's HTTP/1.1, closing a connection whose request headers take longer than ``seconds`` to arrive, or whose
+    client has not read for ``patience`` what waits for it."""
 
     class Punctual(H11Protocol):
         _late: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -239,7 +250,22 @@ def _punctual(seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._rest()
+            self._has_read()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            # Not close(), which would wait for the rest to be read.
+            self._unread = asyncio.get_running_loop().call_later(patience, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._has_read()
+            super().resume_writing()
+
+        def _has_read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _watch(self) -> None:
             if self.conn.their_state is not h11.IDLE:

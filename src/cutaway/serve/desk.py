@@ -8,6 +8,7 @@ batch's slots in turn, so that one of many texts does not keep out the others.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -167,11 +168,20 @@ class Desk:
     # --- while it is written, on the desk's own thread
 
     def _work(self) -> None:
-        while True:
-            self._hear()
-            self._fill()
-            for event in self._batch.step():
-                self._tell(event)
+        try:
+            while True:
+                self._hear()
+                self._fill()
+                events = self._batch.step()
+                for event in events:
+                    self._tell(event)
+                if not events and self._open:
+                    self._open[0].reply.beat()
+        except BaseException as problem:
+            # What a text meets by itself ends that text (Event.error); this is the batch's, whose state nobody knows.
+            for ticket in self._open:
+                ticket.reply.fail(problem)
+            os._exit(1)  # the server starts another process
 
     def _hear(self) -> None:
         """Take what has come and drop what was left; wait where there is nothing to do."""

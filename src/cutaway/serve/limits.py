@@ -31,6 +31,8 @@ class Limits:
     choices: int = 64  # texts one such request may ask for: its prompts times n
     parts: int = 2_048  # tokens written ahead of a client that reads slowly
     write_seconds: float = 600  # from such a request to its last token, waiting included
+    step_seconds: float = 120  # without one step of what is written, until the process that writes is taken to hang
+    read_seconds: float = 30  # for a client to read what has been sent, until its connection is closed
     connections: int = 256
     run_seconds: float = 60  # from the request to its answer, waiting included
     load_seconds: float = 600

@@ -24,7 +24,7 @@ from .. import hub
 from ..errors import Failed, Misuse, NotFound
 from ..families import describe
 from ..families import verify as verification
-from ..families.config import dtype_of, read_config
+from ..families.config import DTYPES, bits_asked, precision_of, read_config
 from ..families.weights import fingerprint
 from ..model import spec
 from ..tasks import ASKED, IS
@@ -58,7 +58,8 @@ class Listed:
     @property
     def bytes(self) -> int:
         """What its weights take once loaded."""
-        return spec.parameters(self.spec) * {"float16": 2, "bfloat16": 2, "float64": 8}.get(self.dtype or "", 4)
+        each = {"float16": 2, "bfloat16": 2, "float64": 8, "int8": 1.1, "int4": 1.1}  # 1.1: what embeds has 8 bits
+        return int(spec.parameters(self.spec) * each.get(self.dtype or "", 4))
 
     def entry(self) -> dict[str, Any]:
         """What /api/models tells the page."""
@@ -90,9 +91,25 @@ def identity(name_or_path: str | os.PathLike[str]) -> str:
     return f"local/{folder.resolve().name}" if is_local else str(name_or_path)
 
 
-def asked_for(name_or_path: str) -> Listed:
+@dataclass(frozen=True)
+class How:
+    """How the model that was named is loaded, as ``api.load`` takes it; the others are loaded as they are."""
+
+    quantize: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+    def words(self) -> list[str]:
+        """For the worker's command line."""
+        return [f"{name}={value}" for name, value in vars(self).items() if value is not None]
+
+
+AS_IT_IS = How()
+
+
+def asked_for(name_or_path: str, how: How = AS_IT_IS) -> Listed:
     """The model of that name or path, fetched where need be. Raises NotFound, Refused or Failed as ``hub.find`` and
-    ``describe`` do, and Misuse for a kind of model that the page does not show."""
+    ``describe`` do, and Misuse for a kind of model that the page does not show, or that is not to be had like that."""
     id, folder = identity(name_or_path), hub.find(name_or_path)
     config = read_config(folder)
     _, described, _ = describe(config)
@@ -101,15 +118,19 @@ def asked_for(name_or_path: str) -> Listed:
             f"{id} {IS[described.task]}; the page does not show such models yet.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
-    return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, dtype_of(config))
+    bits = bits_asked(how.quantize, config, described.task, how.dtype, how.device)
+    if how.dtype is not None and how.dtype not in DTYPES:
+        raise Misuse(f"{how.dtype} is no dtype for weights.", f"Choose one of {', '.join(DTYPES)}.")
+    precision = f"int{bits}" if bits else how.dtype or precision_of(config)
+    return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, precision)
 
 
-def listed(preferred: str | None = None) -> dict[str, Listed]:
+def listed(preferred: str | None = None, how: How = AS_IT_IS) -> dict[str, Listed]:
     """The models that can be run without a network, by id: ``preferred`` first, then the bundled, then the cached; of
     each those first that continue a text, with which the page begins."""
     found: dict[str, Listed] = {}
     if preferred is not None:
-        one = asked_for(preferred)
+        one = asked_for(preferred, how)
         found[one.id] = one
     for entries in (hub.bundled(), hub.cached()):
         shown = [
@@ -135,10 +156,16 @@ class Models:
     """
 
     def __init__(
-        self, tell: Tell, preferred: str | None = None, limits: Limits | None = None, keep: bool = False
+        self,
+        tell: Tell,
+        preferred: str | None = None,
+        limits: Limits | None = None,
+        keep: bool = False,
+        how: How = AS_IT_IS,
     ) -> None:
-        """``keep``: the model ``preferred`` is served, and never let go."""
+        """``keep``: the model ``preferred`` is served, and never let go; ``how`` it is loaded."""
         self._tell, self._preferred, self._limits = tell, preferred, limits or Limits()
+        self._how = how
         self._list: dict[str, Listed] = {}
         self._models: OrderedDict[str, Model] = OrderedDict()  # by id, the last used last
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # the last used last; with their bytes
@@ -159,7 +186,7 @@ class Models:
 
     def relist(self, check: Check) -> Answer:
         """Look which models there are, and send the list."""
-        self._list = listed(self._preferred)
+        self._list = listed(self._preferred, self._how)
         self._tell({"models": [one.entry() for one in self._list.values()]})
         return {}, b""
 
@@ -184,6 +211,8 @@ class Models:
         from .. import api
 
         told = 0.0
+        named = self._preferred is not None and model == identity(self._preferred)
+        how = vars(self._how) if named else {}
 
         def progress(read: int, whole: int) -> None:
             nonlocal told
@@ -194,7 +223,7 @@ class Models:
 
         while True:
             try:
-                loaded = api.load(self._list[model].folder, progress=progress)
+                loaded = api.load(self._list[model].folder, progress=progress, **how)
                 loaded.card = dataclasses.replace(loaded.card, name=model)
                 return loaded
             except Failed:
@@ -437,7 +466,7 @@ def _few_threads(model: Model) -> Iterator[None]:
 
 
 def _weights_bytes(model: Model) -> int:
-    return sum(weight.nbytes for weight in model.machine.parameters())
+    return sum(weight.nbytes for weight in model.machine.state_dict().values())
 
 
 def _key(name: str, at: str | None) -> str:

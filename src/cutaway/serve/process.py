@@ -39,6 +39,7 @@ class WorkerProcess:
         self.came_up = False
         self.started: asyncio.Future[None] = _future()
         self.how: str | None = None
+        self.heard = asyncio.get_running_loop().time()  # when it last told of what it writes
         self._process, self._hear_event, self._at_end = process, hear, at_end
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Answer]] = {}
@@ -85,6 +86,11 @@ class WorkerProcess:
         """Ask the worker to stop; it may take its time, or not listen at all."""
         self._write({"cancel": number})
 
+    def fail(self, how: str) -> None:
+        """Kill it, for the reason told; whoever waits for it hears that."""
+        self.how = self.how or how
+        self._kill()
+
     async def end(self, patience: float = 0) -> None:
         """Close its input, which a living worker takes as the end; kill it when it has not gone after ``patience``."""
         assert self._process.stdin is not None
@@ -110,7 +116,10 @@ class WorkerProcess:
                 head, body = json.loads(await take(head_length)), await take(body_length)
                 if "event" in head:
                     self._hear(head["event"])
+                elif "beat" in head:
+                    self.heard = asyncio.get_running_loop().time()
                 elif "part" in head:
+                    self.heard = asyncio.get_running_loop().time()
                     if (hear := self._hearers.get(head["id"])) is not None:
                         hear(head["part"])
                 elif (answer := self._calls.pop(head["id"], None)) is not None:
@@ -119,8 +128,7 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except Exception as problem:  # a process that wrote over its own memory may say anything
-            self.how = f"The process that runs the model spoke nonsense ({type(problem).__name__}) and was ended."
-            self._kill()
+            self.fail(f"The process that runs the model spoke nonsense ({type(problem).__name__}) and was ended.")
         code = await self._process.wait()
         self.how = self.how or f"The process that runs the model {_how(code)}."
         waiting: list[asyncio.Future[Any]] = [self.started, *self._calls.values()]

@@ -155,6 +155,12 @@ class Supervisor:
             self._news.set()
         return False
 
+    @property
+    def crowded(self) -> bool:
+        """Do as many wait for the model as may?"""
+        self._waiting = deque(job for job in self._waiting if not job.answer.done())
+        return len(self._waiting) >= self.limits.queue
+
     def write(self, request: dict[str, Any]) -> Writing:
         """Have the served model write, beside what ``ask`` asks. Raises Problem. Whoever asked closes it."""
         if self._closing:
@@ -163,6 +169,8 @@ class Supervisor:
             raise Full(f"{self.limits.requests} requests are already under way.")
         if not self.ready or self.process is None:
             raise Busy("The model is still being loaded.", "Try again when it is there.", after=5)
+        if not self.writings:
+            self.process.heard = asyncio.get_running_loop().time()  # its silence before was no standstill
         writing = Writing(self.process, {"do": "write", **request}, self.limits, self.writings.discard)
         self.writings.add(writing)
         return writing
@@ -189,8 +197,7 @@ class Supervisor:
         """
         if self._closing:
             raise _closing()
-        self._waiting = deque(job for job in self._waiting if not job.answer.done())
-        if len(self._waiting) >= self.limits.queue:
+        if self.crowded:
             raise Busy(f"{self.limits.queue} requests already wait for the model.")
         job = _Job(loaded, {"do": verb, **fields})
         self._waiting.append(job)
@@ -249,6 +256,7 @@ class Supervisor:
                 self._tell("failed", message=f"The process that runs the model cannot be started: {problem}.")
                 await self._asked_again()
                 continue
+            watching = asyncio.create_task(self._watch(process))
             try:
                 await process.started
                 await self._preload(process)
@@ -257,6 +265,7 @@ class Supervisor:
                 log.warning("%s", ended)
                 self._tell("failed", message=str(ended))
             finally:
+                watching.cancel()
                 await process.end(patience=1 if self._closing else 0)
             self._loading = None
             # The model used last; not one it died loading: what killed it once is not loaded unasked.
@@ -265,6 +274,14 @@ class Supervisor:
                 self._wish = self.served
             if not process.came_up:
                 await self._asked_again()
+
+    async def _watch(self, process: WorkerProcess) -> None:
+        """End the process when what it writes stands still: only its end frees those who wait for it."""
+        seconds = self.limits.step_seconds
+        while process.how is None:
+            await asyncio.sleep(seconds / 8)
+            if self.writings and asyncio.get_running_loop().time() - process.heard > seconds:
+                process.fail(f"Nothing was written for {seconds:g} seconds, so the process that writes was ended.")
 
     async def _asked_again(self) -> None:
         """A worker that never came up would be started for ever: answer who waits, then wait for somebody to ask."""
@@ -323,6 +340,7 @@ class Supervisor:
         try:
             reply.result()
         except Problem as problem:
+            log.warning("%s could not be loaded: %s", model, problem.message)
             self._tell("failed", f"loading {model}", f"{problem.message} {problem.fix}".strip())
             raise
         self._ready(process)

@@ -20,7 +20,7 @@ from .. import __version__
 from . import openai
 from .limits import Limits
 from .live import left, while_listening
-from .problem import Problem, reply
+from .problem import Full, Problem, reply
 from .supervisor import Supervisor, Writing
 
 PREFIXES = ("/v1/", "/health", "/ready", "/version", "/metrics")
@@ -94,7 +94,10 @@ class V1:
         return reply(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self.model, "object": "model", "created": self.created, "owned_by": "cutaway"}
+        shape = {"id": self.model, "object": "model", "created": self.created, "owned_by": "cutaway"}
+        listed = (one for one in self.supervisor.models if one["id"] == self.model)
+        dtype = next(listed, {}).get("dtype")  # not known before the worker has looked
+        return shape | ({} if dtype is None else {"dtype": dtype})
 
     def _check(self, model: str) -> None:
         if model != self.model:
@@ -146,6 +149,8 @@ class V1:
             group = [waiting.pop(0)]
             while waiting and sum(map(len, group)) + len(waiting[0]) <= GROUP:
                 group.append(waiting.pop(0))
+            if self.supervisor.crowded:
+                raise Full(f"{self.limits.queue} requests already wait for the model.")
             told, body = await self.supervisor.ask("embed", loaded=asked.model, model=asked.model, inputs=group)
             size = 4 * told["shape"][1]
             rows += [body[at : at + size] for at in range(0, len(body), size)]

@@ -4,6 +4,7 @@ It reads requests from its standard input and writes answers to its standard out
 
     to it    {"id": 7, "do": "run", ...}       {"cancel": 7}
     from it  {"id": 8, "part": {...}}            of what is written token by token ("do": "write"), before its answer
+             {"beat": true}                      a step was taken that brought no part
     from it  {"id": 7, "answer": {...}} + bytes  {"id": 7, "error": {"status", "message", "fix"}}
              {"id": 7, "cancelled": true}        {"event": {"stage": ..., ...}}
 
@@ -57,6 +58,10 @@ class Reply:
 
     def fail(self, problem: BaseException) -> None:
         self._send({"id": self.number, "error": told(problem)})
+
+    def beat(self) -> None:
+        """Tell that what is written does not stand still, though nothing has come of it yet."""
+        self._send({"beat": True})
 
 
 class Engine(Protocol):

@@ -12,7 +12,7 @@ from torch import nn
 
 from cutaway.errors import Misuse
 from cutaway.families import checkpoint, describe
-from cutaway.families.config import CLASSES, Config, read_config
+from cutaway.families.config import CLASSES, Config, bits_of, read_config
 from cutaway.inputs.text import Tokenizer
 from cutaway.model import spec
 
@@ -27,6 +27,8 @@ HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")  # "RobertaForMaskedLM", 
 def read_start(start: Path) -> dict[str, Any]:
     """config.json of a model that can become a classifier of texts. Raises Misuse for another."""
     config = read_config(start)
+    if bits_of(config) is not None:
+        raise Misuse(f"{start.name} is quantised, and its matrices cannot learn.", "Start from what it was made from.")
     described = describe(config)[1]
     if not isinstance(described, spec.Transformer) or not isinstance(described.stem, spec.Tokens):
         raise Misuse(

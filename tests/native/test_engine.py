@@ -298,3 +298,16 @@ def test_a_decoder_behind_an_encoder_in_bfloat16() -> None:
     found = Engine(machine, LENGTH, memory=memory).read(IDS)
     cross = whole.decode(torch.tensor([IDS]), memory.float())[:, -1].numpy()
     assert worst(found[None], cross) < 1e-2  # the keys and values of the memory are PyTorch's, in bfloat16
+
+
+def test_few_numbers_are_one_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = lively(DECODERS["llama"])
+    assert isinstance(machine, Transformer)
+    seen: list[int] = []
+    monkeypatch.setattr(engines.library.Library, "run", lambda self, ops, batch, threads: seen.append(threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    engine = Engine(machine, CONTEXT)
+    engine.read(IDS[:1])
+    monkeypatch.setattr(engines, "ALONE", 0)
+    engine.read(IDS[:1])
+    assert seen == [1, 2]

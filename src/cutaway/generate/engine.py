@@ -22,6 +22,8 @@ from cutaway.native import library
 from cutaway.native.program import KINDS, PANEL, Program
 
 CHUNK = 256  # tokens of a prompt that are read at once
+#: So few products and sums are one thread's: others would be waited for at each operation, on busy cores for long.
+ALONE = 2**22
 
 
 def engine(
@@ -144,5 +146,6 @@ class Engine:
         self, ids: Sequence[int], positions: Iterable[int], texts: Iterable[int], wanted: Sequence[int]
     ) -> npt.NDArray[np.float32]:
         batch = self._program.fill(ids, positions, texts, wanted)
-        self._library.run(self._program.ops, batch, self._threads)
+        few = batch.rows * self._program.numbers < ALONE
+        self._library.run(self._program.ops, batch, 1 if few else self._threads)
         return self._program.logits[: len(wanted)].numpy()

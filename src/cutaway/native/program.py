@@ -103,6 +103,7 @@ class Program:
         ops.append(self._unembedding(machine.head, stem, stack.norm))
         self.ops = (COp * len(ops))(*ops)
         widest = max(matrix.columns for op in ops for matrix in op.matrix[: op.matrices])
+        self.numbers = sum(matrix.rows * matrix.columns for op in ops if op.code == LINEAR for matrix in op.matrix)
         self._batch(widest)
 
     # ------------------------------------------------------------------ one run

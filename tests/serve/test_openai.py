@@ -134,6 +134,22 @@ def test_models(server: Server) -> None:
     assert caught.value.code == "model_not_found"
 
 
+def test_what_prompts_begin_with_alike_is_read_once(server: Server, stories: cutaway.Model) -> None:
+    told = "Deep in the green forest a small grey mouse sat on a stone and waited for the rain to stop falling."
+    texts = [told + end for end in (" It said", " Then came", "")]
+    alike = len(stories.tokens(told))
+    cached = []
+    for text in texts:
+        answer = server.client.completions.create(model="stories", prompt=text, max_tokens=4, seed=3, n=2)
+        assert [choice.text for choice in answer.choices] == [
+            stories.generate(text, max_new_tokens=4, seed=seed).text for seed in (3, 4)
+        ]
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    assert cached == [0, alike, alike - 1]  # somebody has read it; and the last of a prompt is always read
+
+
 def test_a_completion_is_what_python_generates(server: Server, stories: cutaway.Model) -> None:
     asked = {"model": "stories", "prompt": TEXT, "max_tokens": 12, "seed": 7}
     answer = server.client.completions.create(**asked)

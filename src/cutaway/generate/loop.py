@@ -34,6 +34,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
 Machine = Transformer | Seq2Seq
 ROOM = 64  # new tokens a cache has room for at first
+REST = 4 * 2**20  # bytes that a processor reads while a token is drawn and shown
 
 
 @dataclass(frozen=True)
@@ -393,8 +394,8 @@ class _Slow:
 
 
 def _size(model: Machine) -> int:
-    """Bytes that are read for a token."""
-    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+    """Bytes that are read for a token, and those that could be in the time that the rest of a step takes."""
+    return REST + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def _probability(logits: Floats, token: int) -> float:

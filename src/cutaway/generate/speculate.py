@@ -7,9 +7,10 @@ before they are drawn. So the distribution is that of plain generation, and the 
 guesses or none.
 
 Two ways of guessing: what followed when the last tokens were read before (prompt look-up, Saxena 2023), and a smaller
-model, which draws with the very random number the large one will use, so that the two mostly agree where their
-distributions do (common random numbers; Daliri et al. 2024, "Coupling without communication and drafter-invariant
-speculative decoding").
+model, which draws with the very random number the large one will use (common random numbers; Daliri et al. 2024,
+"Coupling without communication and drafter-invariant speculative decoding", compare such couplings). Where nothing is
+left to chance the two differ only where their favourites do. Where much is, draws by cumulated probability differ more
+often than the distributions do: that is the price of a text that does not depend on who guessed.
 
 Reading many tokens in one run may round otherwise than one by one. A quantised machine's rows do not see each other in
 the engine: there the text is the same to the last bit. In float32 logits move by 1e-6 of the largest, and a token falls

@@ -100,7 +100,8 @@ class Batch:
 
     def cancel(self, handle: int) -> None:
         """Take no further step for it, and let its slot go. One that has ended already is no matter."""
-        self._running.pop(handle, None)
+        if (writing := self._running.pop(handle, None)) is not None:
+            writing.end()
 
     def step(self) -> list[Event]:
         """One token of every generation, and up to one chunk of prompts."""
@@ -119,6 +120,7 @@ class Batch:
             events.append(event)
             if event.finish_reason is not None or event.error is not None:
                 del self._running[writing.handle]
+                writing.end()
         return events
 
 
@@ -141,6 +143,12 @@ class _Writing:
     def scores(self) -> bool:
         """Are logits wanted after each token that is read, and not only after the last?"""
         return self.reading and self._request.score
+
+    def end(self) -> None:
+        """Let go of what it read with. A generator in the middle holds itself: its tensors would stay until the oldest
+        garbage is collected, thousands of requests later."""
+        if self._generation is not None:
+            self._generation.close()
 
     def wants(self, room: int) -> list[int]:
         """The tokens to read next, ``room`` at most of a prompt."""
@@ -179,11 +187,11 @@ class _Writing:
         return Event(self.handle, step.id, step.text, its, told, generation.seed, generation.finish_reason)
 
     def _begin(self) -> Generation:
-        request, ids = self._request, list(self._request.ids)
+        request, ids, unread = self._request, list(self._request.ids), self._unread  # no self: it would be a cycle
         seed = pick_seed() if request.seed is None else request.seed
         text = Text(None if self._tokenizer is None else self._tokenizer.stream(ids), request.stop)
         return Generation(
-            lambda new: self._unread.pop(),
+            lambda new: unread.pop(),
             ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
         )  # fmt: skip
 

@@ -214,9 +214,8 @@ def streams(server: Api, count: int, tokens: int) -> bool:
     ]
     same = sum(one == other for one, other in zip(texts, alone, strict=True))
     p95 = health[int(0.95 * len(health))]
-    print(
-        f"{count} streams of {tokens} tokens: {count * tokens / (ended - began):,.0f} tokens/s, {same} of {count} as alone"
-    )
+    rate = count * tokens / (ended - began)
+    print(f"{count} streams of {tokens} tokens: {rate:,.0f} tokens/s, {same} of {count} as alone")
     print(
         f"/health meanwhile, {len(health)} times: median {statistics.median(health):.1f} ms, p95 {p95:.1f} ms, "
         f"longest {health[-1]:.1f} ms",

@@ -89,7 +89,8 @@ def look(
     if port is not None and not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
     text = None if text is None else _read(text)
-    return serve(text, model, port, browser=not no_browser, how=How(quantize, dtype, device))
+    how = How(quantize, dtype, device)
+    return serve(text, model=model, port=port, browser=not no_browser, how=how)
 
 
 @app.command(sort_key=0.5)

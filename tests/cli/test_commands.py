@@ -242,11 +242,11 @@ def test_look_is_given_what_was_asked(cutaway: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("cutaway.serve.app.look", lambda *a, **k: asked.append((a, k)) or 130)
     assert cutaway("look", "once", "-m", "stories", "--port", 8000, "--no-browser").code == 130
     assert cutaway("look").code == 130
-    assert cutaway("look", "-m", "stories", "--quantize", "int8").code == 130
+    assert cutaway("look", "-m", "stories", "--quantize", "int8", "--dtype", "float32", "--device", "cpu").code == 130
     assert asked == [
-        (("once", "stories", 8000), {"browser": False, "how": How()}),
-        ((None, None, None), {"browser": True, "how": How()}),
-        ((None, "stories", None), {"browser": True, "how": How(quantize="int8")}),
+        (("once",), {"model": "stories", "port": 8000, "browser": False, "how": How()}),
+        ((None,), {"model": None, "port": None, "browser": True, "how": How()}),
+        ((None,), {"model": "stories", "port": None, "browser": True, "how": How("int8", "float32", "cpu")}),
     ]
     assert cutaway("look", "--port", 0).code == 2
     assert cutaway("look", "--port", 70000).code == 2

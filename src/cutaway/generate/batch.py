@@ -106,8 +106,10 @@ class Batch:
 
     def cancel(self, handle: int) -> None:
         """Take no further step for it, and let its slot go. One that has ended already is no matter."""
-        if (writing := self._running.pop(handle, None)) is not None and writing.slot is not None:
-            self._left[writing.slot] = next(self._handles)
+        if (writing := self._running.pop(handle, None)) is not None:
+            writing.end()
+            if writing.slot is not None:
+                self._left[writing.slot] = next(self._handles)
 
     def step(self) -> list[Event]:
         """One token of every generation, and up to one chunk of prompts."""
@@ -191,6 +193,12 @@ class _Writing:
         """Are logits wanted after each token that is read, and not only after the last?"""
         return self.reading and self.request.score
 
+    def end(self) -> None:
+        """Let go of what it read with. A generator in the middle holds itself: its tensors would stay until the oldest
+        garbage is collected, thousands of requests later."""
+        if self._generation is not None:
+            self._generation.close()
+
     def wants(self, room: int) -> list[int]:
         """The tokens to read next, ``room`` at most of a prompt."""
         return self._left[:room] if self._generation is None else [self._generation.tokens[-1]]
@@ -229,11 +237,11 @@ class _Writing:
         return Event(self.handle, step.id, step.text, its, told, cached, generation.seed, generation.finish_reason)
 
     def _begin(self) -> Generation:
-        request, ids = self.request, list(self.request.ids)
+        request, ids, unread = self.request, list(self.request.ids), self._unread  # no self: it would be a cycle
         seed = pick_seed() if request.seed is None else request.seed
         text = Text(None if self._tokenizer is None else self._tokenizer.stream(ids), request.stop)
         return Generation(
-            lambda new: self._unread.pop(),
+            lambda new: unread.pop(),
             ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
             machine=self._machine,
         )  # fmt: skip

@@ -171,7 +171,14 @@ INLINE vec load(const float *x) { return *(const vec *)x; }
 INLINE void store(float *x, vec v) { *(vec *)x = v; }
 INLINE vec splat(float x) { return (vec){0} + x; }
 INLINE vec choose(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
-INLINE vec most(vec a, vec b) { return choose(a > b, a, b); }
+/* Where one of them is NaN, it is b. */
+INLINE vec most(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
 
 INLINE float total(vec v) {
 #if defined(__AVX512F__)
@@ -200,7 +207,12 @@ INLINE float maximum(vec v) {
 /* e^x: 2^n by the exponent's bits, the rest by a polynomial (Cephes' expf); 0 far below, NaN stays NaN. */
 INLINE vec exponential(vec x) {
     const vec magic = splat(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
+#if defined(__AVX512F__)
+    vec y = most(splat(-105.f), x); /* where it is NaN it stays that */
+    y = (vec)_mm512_min_ps((__m512)splat(88.f), (__m512)y);
+#else
     vec y = choose(x > 88.f, splat(88.f), x);
+#endif
     vec n = y * 1.44269504088896341f + magic;
     ints whole = (ints)n - (ints)magic;
     n = n - magic;
@@ -212,6 +224,10 @@ INLINE vec exponential(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
+#if defined(__AVX512F__)
+    (void)whole;
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#endif
     vec found = choose(x < -87.f, splat(0), (vec)((ints)p + (whole << 23)));
     return choose(x == x, found, x);
 }
@@ -520,6 +536,27 @@ INLINE void along(int rows, int count, int kind, const char *w, int64_t columns,
     }
 }
 
+#define AHEAD 4096 /* bytes: what is read next is sent for */
+
+/* One input with `count` rows of a float matrix, row after row: memory is read the fastest in its order. */
+INLINE void along_one(int kind, const char *w, int64_t columns, const float *x, int64_t count, float *out) {
+    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), vectors = columns / PANEL * PANEL, full = columns / (8 * PANEL) * 8 * PANEL;
+    for (int64_t n = 0; n < count; n++, w += bytes) {
+        vec sum[8];
+        EACH(i) = 0; i < 8; i++) sum[i] = splat(0);
+        for (int64_t k = 0; k < full; k += 8 * PANEL) {
+            EACH(i) = 0; i < 8; i++) {
+                if (kind == FLOAT32 || i % 2 == 0) __builtin_prefetch(w + (k + i * PANEL) * (kind == FLOAT32 ? 4 : 2) + AHEAD);
+                sum[i] += weights_at(kind, w, k + i * PANEL) * load(x + k + i * PANEL);
+            }
+        }
+        for (int64_t k = full; k < vectors; k += PANEL) sum[0] += weights_at(kind, w, k) * load(x + k);
+        float found = total(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
+        for (int64_t k = vectors; k < columns; k++) found += weight_at(kind, w, k) * x[k];
+        out[n] = found;
+    }
+}
+
 /* 16, 32 or 48 inputs, laid side by side (K, 48), with `count` rows of a float matrix: out (count, 48). */
 INLINE void across(int side, int count, const float *w, int64_t columns, const float *x, float *out) {
     vec sum[SIDE * STREAMS];
@@ -544,41 +581,52 @@ typedef struct {
     char *scratch;
 } Thread;
 
-/* `found` (rows, panels * 16) and, where a gate is, `second`: bias, activation, gate, scale; then to the output. */
-static void finish(const Op *op, const Matrix *matrix, int64_t row, int64_t rows, int64_t first, int64_t count,
-                   const float *found, const float *second, int64_t stride) {
-    const Matrix *other = matrix + 1;
+/* `found` (rows, panels * 16) and, where a gate is, `second`: bias, activation, gate, scale; then to the output. The
+   activation is a constant where it is called, and so is whether there is a gate. */
+INLINE void finish_as(int activation, int gated, const Op *op, const Matrix *matrix, int64_t row, int64_t rows,
+                      int64_t first, int64_t count, const float *found, const float *second, int64_t stride) {
+    const float *bias = matrix->bias, *other_bias = gated ? matrix[1].bias : 0;
+    const float scale = op->scale, softcap = op->softcap;
+    const int add = op->add != 0, scaled = scale != 1, capped = softcap != 0;
+    count = matrix->rows - first < count ? matrix->rows - first : count;
     for (int64_t m = 0; m < rows; m++) {
         float *out = matrix->out + (row + m) * matrix->rows + first;
         for (int64_t n = 0; n < count; n += PANEL) {
-            int64_t left = matrix->rows - first - n < count - n ? matrix->rows - first - n : count - n;
-            if (left <= 0) break;
-            float whole[4][PANEL];
-            int part = left < PANEL;
-            const float *bias = matrix->bias ? matrix->bias + first + n : 0;
-            const float *other_bias = op->gated && other->bias ? other->bias + first + n : 0;
+            int part = count - n < PANEL;
+            int64_t bytes = (part ? count - n : PANEL) * sizeof(float);
+            float own[3][PANEL] = {{0}}; /* what there is of a part of a vector */
+            const float *b = bias ? bias + first + n : 0, *other = other_bias ? other_bias + first + n : 0, *before = out + n;
             if (part) {
-                memset(whole, 0, sizeof whole);
-                if (bias) bias = memcpy(whole[0], bias, left * 4);
-                if (other_bias) other_bias = memcpy(whole[1], other_bias, left * 4);
-                if (op->add) memcpy(whole[2], out + n, left * 4);
+                if (b) b = memcpy(own[0], b, bytes);
+                if (other) other = memcpy(own[1], other, bytes);
+                if (add) before = memcpy(own[2], before, bytes);
             }
-            vec v = load(found + m * stride + n) * (float)op->scale;
-            if (bias) v += load(bias);
-            v = activate(op->activation, v);
-            if (op->gated) {
+            vec v = load(found + m * stride + n);
+            if (scaled) v *= scale;
+            if (b) v += load(b);
+            v = activate(activation, v);
+            if (gated) {
                 vec up = load(second + m * stride + n);
-                if (other_bias) up += load(other_bias);
+                if (other) up += load(other);
                 v *= up;
             }
-            if (op->softcap != 0) v = tangent(v / (float)op->softcap) * (float)op->softcap;
-            if (op->add) v += load(part ? whole[2] : out + n);
+            if (capped) v = tangent(v / softcap) * softcap;
+            if (add) v += load(before);
             if (part) {
-                store(whole[3], v);
-                memcpy(out + n, whole[3], left * 4);
+                store(own[0], v);
+                memcpy(out + n, own[0], bytes);
             } else
                 store(out + n, v);
         }
+    }
+}
+
+static void finish(const Op *op, const Matrix *matrix, int64_t row, int64_t rows, int64_t first, int64_t count,
+                   const float *found, const float *second, int64_t stride) {
+#define FINISH(a, g) case (a) * 2 + (g): finish_as(a, g, op, matrix, row, rows, first, count, found, second, stride); break;
+    switch (op->activation * 2 + (op->gated != 0)) {
+        FINISH(IDENTITY, 0) FINISH(GELU, 0) FINISH(GELU_TANH, 0) FINISH(RELU, 0) FINISH(SILU, 0) FINISH(TANH, 0)
+        FINISH(IDENTITY, 1) FINISH(GELU, 1) FINISH(GELU_TANH, 1) FINISH(RELU, 1) FINISH(SILU, 1) FINISH(TANH, 1)
     }
 }
 
@@ -743,8 +791,13 @@ static void linear(Thread *me, const Op *op) {
                     const float *x = floats + m * width;
                     float *to = found + b * 32 * 4;
 #define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
-#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else if (some == 2) ALONG(2, c, k); else ALONG(1, c, k); } while (0)
+#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else ALONG(2, c, k); } while (0)
                     int64_t n = 0;
+                    if (some == 1) {
+                        n = left;
+                        if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, left, to);
+                        else along_one(BFLOAT16, w, width, x, left, to);
+                    }
                     for (; n + 4 <= left; n += 4)
                         if (matrix->kind == FLOAT32) ALONG_ROWS(4, FLOAT32);
                         else ALONG_ROWS(4, BFLOAT16);
@@ -788,7 +841,7 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 /* The scores of a panel of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
 INLINE vec seen(const Attention *attn, int64_t head, vec score, int64_t s, int64_t last) {
     const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vec v = score * (float)attn->scale, slot = lane + (float)s;
+    vec v = score, slot = lane + (float)s;
     int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
     if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
     if (attn->relative)
@@ -804,6 +857,9 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
     int64_t width = attn->width, first = from / PANEL * PANEL;
     vec largest[TILE];
     EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
+    /* Slots before `plain` are seen by every query, and their scores are nothing but products. */
+    int64_t plain = attn->window || attn->softcap != 0 || attn->relative ? 0 : attn->lengths ? to : positions[0] + 1;
+    const float scale = attn->scale;
     for (int64_t s = first; s < to;) {
 #define SCORES(c)                                                                                                      \
     do {                                                                                                               \
@@ -815,9 +871,11 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
             EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
         }                                                                                                              \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
-            vec v = seen(attn, head, score[m * (c) + j], s + j * PANEL, attn->lengths ? to - 1 : positions[m]);        \
+            vec v = score[m * (c) + j] * scale;                                                                        \
+            if (s + PANEL * (c) > plain)                                                                               \
+                v = seen(attn, head, v, s + j * PANEL, attn->lengths ? to - 1 : positions[m]);                         \
             store(p + m * p_stride + s + j * PANEL - first, v);                                                        \
-            largest[m] = choose(v > largest[m], v, choose(v == v, largest[m], v));                                     \
+            largest[m] = most(v, largest[m]); /* NaN is met again below */                                             \
         }                                                                                                              \
         s += PANEL * (c);                                                                                              \
     } while (0)
@@ -1011,6 +1069,7 @@ static void *worker(void *given) {
         wait(pool, &pool->run, done);
         walk(pool, thread);
     }
+    return 0;
 }
 
 Pool *cutaway_pool(int threads) {

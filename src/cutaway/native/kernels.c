@@ -26,6 +26,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(n) _Pragma("GCC unroll 32") for (int64_t n
+#define AHEAD 4096 /* bytes: what is read next, and lies in order, is sent for */
 #define PANEL 16
 #define GROUP 32   /* weights, or inputs, that share a scale */
 #if defined(__AVX2__)
@@ -449,6 +450,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
         if (kind == INT8) {
             EACH(c) = 0; c < GROUP / 4; c++) {
                 ints weights[WIDE];
+                if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
                 EACH(p) = 0; p < panels; p++) weights[p] = *(const ints *)(group[p] + 64 * c);
                 EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
                     sum[m * panels + p] = dot(sum[m * panels + p], weights[p], four(its + m * x_stride + 4 * c));
@@ -456,6 +458,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
         } else {
             EACH(c) = 0; c < GROUP / 8; c++) {
                 ints low[WIDE], high[WIDE];
+                if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
                 EACH(p) = 0; p < panels; p++) {
                     bits two = *(const bits *)(group[p] + 64 * c);
                     low[p] = (ints)(two & 0x0f0f0f0fu);
@@ -535,8 +538,6 @@ INLINE void along(int rows, int count, int kind, const char *w, int64_t columns,
         out[m * out_stride + n] = found;
     }
 }
-
-#define AHEAD 4096 /* bytes: what is read next is sent for */
 
 /* One input with `count` rows of a float matrix, row after row: memory is read the fastest in its order. */
 INLINE void along_one(int kind, const char *w, int64_t columns, const float *x, int64_t count, float *out) {

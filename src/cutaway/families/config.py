@@ -287,13 +287,11 @@ def bits_asked(
     if quantize is None and held is None:
         return None
     if quantize is not None and quantize not in QUANTIZE:
-        raise Misuse(f"quantize is {quantize!r}.", f"Give one of {', '.join(QUANTIZE)}, or leave it out.")
+        raise Misuse(f"Matrices are kept in {' or '.join(QUANTIZE)}, not in {quantize!r}.", "Give one of those.")
     if held is not None and quantize not in (None, f"int{held}"):
-        raise Misuse(
-            f"This model is quantised to int{held} already.", "Leave quantize out, or load what it was made from."
-        )
+        raise Misuse(f"This model is quantised to int{held} already.", "Take it as it is, or what it was made from.")
     if task != "continue":
-        raise Misuse("Only decoders are quantised yet, and this model is none.", "Leave quantize out.")
+        raise Misuse("Only decoders are quantised yet, and this model is none.", "Take it as it is.")
     if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
         raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
     if device is not None and str(device).partition(":")[0] != "cpu":

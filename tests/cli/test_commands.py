@@ -491,7 +491,7 @@ def test_quantize_writes_a_folder_and_tells_the_loss(cutaway: Any, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("options", "code", "says"),
-    [(["--to", "int3"], 2, "int8, int4"), (["--to", "int8", "--text", "no.txt"], 3, "no.txt"), ([], 2, "--to")],
+    [(["--to", "int3"], 2, "int8 or int4"), (["--to", "int8", "--text", "no.txt"], 3, "no.txt"), ([], 2, "--to")],
 )  # fmt: skip
 def test_quantize_says_what_it_wants(cutaway: Any, tmp_path: Path, options: list[str], code: int, says: str) -> None:
     found = cutaway("quantize", "stories", tmp_path / "small", *options)

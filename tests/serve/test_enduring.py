@@ -68,7 +68,7 @@ def events(server: Server, **value: object) -> list[dict | str]:
 
 @linux
 def test_a_client_that_never_reads_is_let_go_and_stalls_nobody() -> None:
-    with serving("read_seconds=1, keep_alive_seconds=1") as server:
+    with serving("read_seconds=1, keep_alive_seconds=1, parts=512") as server:
         events(server, **{**LONG, "max_tokens": 2, "n": 8, "logprobs": 20})
         before = memory(server.process.pid)
         silent = [begin(server, **{**LONG, "n": 60, "logprobs": 20}) for _ in range(3)]

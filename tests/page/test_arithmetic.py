@@ -19,7 +19,7 @@ from .test_page import TEXT, type_text
 WEB = Path(__file__).resolve().parents[2] / "web/src"
 PANEL = ".arithmetic"
 #: The page's run may go on from what was typed before; then its products had fewer rows than the record's here.
-ROUNDING = 3e-6
+ROUNDING = 1e-5
 SCROLL = """(grid, top) => new Promise(done => {
     grid.scrollTop = top
     requestAnimationFrame(() => requestAnimationFrame(done))

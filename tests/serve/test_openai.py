@@ -252,7 +252,7 @@ def test_how_a_model_is_loaded_is_checked_before_it_is_served() -> None:
     from cutaway.serve.app import How, look, serve_api
 
     for how, says in (
-        (How(quantize="int3"), "int8, int4"), (How("int8", dtype="bfloat16"), "float32"),
+        (How(quantize="int3"), "int8 or int4"), (How("int8", dtype="bfloat16"), "float32"),
         (How("int8", device="cuda"), "processors"), (How(dtype="int7"), "no dtype"),
     ):  # fmt: skip
         with pytest.raises(Misuse, match=says):

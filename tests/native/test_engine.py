@@ -31,14 +31,6 @@ LENGTH = 23
 IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kernels() -> library.Library:
-    try:
-        return library.load()
-    except library.Unavailable as reason:
-        pytest.skip(f"needs the kernels in C: {reason}")
-
-
 @pytest.fixture(params=sorted(DECODERS))
 def machine(request: pytest.FixtureRequest) -> Transformer:
     return lively(DECODERS[request.param])  # type: ignore[return-value]
@@ -264,6 +256,8 @@ def test_what_is_written_is_what_the_machine_writes(name: str, monkeypatch: pyte
 
     def both() -> tuple[list[int], list[list[int]]]:
         drawn = loop.generate(machine, [1], source=given, max_new_tokens=15, seed=3).finish().tokens
+        guessed = loop.generate(machine, [1], source=given, max_new_tokens=15, seed=3, draft="prompt").finish().tokens
+        assert guessed == drawn
         found = beam.beam_search(machine, [1], source=given, beams=3, max_new_tokens=15, eos=[2])
         return drawn, [one.tokens for one in found]
 

@@ -10,16 +10,7 @@ import torch
 
 import cutaway
 from cutaway.model.quantized import QuantizedLinear, pack, unpack, unpacked_product
-from cutaway.native import library
 from cutaway.native.product import _product, install
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kernels() -> library.Library:
-    try:
-        return library.load()
-    except library.Unavailable as reason:
-        pytest.skip(f"needs the kernels in C: {reason}")
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -44,13 +35,7 @@ def test_any_leading_axes_and_any_layout() -> None:
 def test_nan_is_not_lost() -> None:
     x = torch.ones(5, 64)
     x[3, 7] = torch.nan
-    assert _product(x, pack(torch.randn(32, 64), 4), 4, 32).isnan().any(-1).tolist() == [
-        False,
-        False,
-        False,
-        True,
-        False,
-    ]
+    assert _product(x, pack(torch.randn(32, 64), 4), 4, 32).isnan().any(-1).tolist() == [i == 3 for i in range(5)]
 
 
 def test_it_is_an_operation_of_pytorchs() -> None:

@@ -22,7 +22,7 @@ from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq
 
 from .engine import Engine, engine, one_thread
-from .loop import ROOM, FinishReason, Machine, Source, encode, fit, predictor
+from .loop import ROOM, FinishReason, Machine, Source, encode, fit, memory_of, predictor
 from .rules import Rules
 
 MAX_BEAMS = 64
@@ -71,9 +71,10 @@ def beam_search(
     limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
     device = next(model.parameters()).device
     length = len(prompt) + limit - 1
-    encoded = encode(model, source) if isinstance(model, Seq2Seq) and source is not None else None
-    native = engine(model, length, beams, memory=None if encoded is None else encoded.memory)
-    reads = _Machine(model, encoded, beams, length, len(prompt)) if native is None else _Native(native, beams)
+    if isinstance(model, Seq2Seq) and source is not None:
+        source = encode(model, source)
+    native = engine(model, length, beams, memory=memory_of(source))
+    reads = _Machine(model, source, beams, length, len(prompt)) if native is None else _Native(native, beams)
     with contextlib.nullcontext() if native is None else one_thread():
         return _search(reads, prompt, limit, beams, set(eos), length_penalty, early_stopping, rules or Rules(), device)
 

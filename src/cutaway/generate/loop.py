@@ -203,11 +203,10 @@ def generate(
     shown = prompt if source is None else [] if isinstance(source, Tensor | Encoded) else list(source)
     text = Text(None if tokenizer is None else tokenizer.stream(prompt if source is None else ()), stop)
     count = min(max_new_tokens, context - len(prompt) + 1)  # the last token is never read
-    memory = None
     if isinstance(model, Seq2Seq):
         assert source is not None, "an encoder has something to read"
         source = encode(model, source)
-        memory = source.memory
+    memory = memory_of(source)
     length = len(prompt) + count - 1
     predict = predictor(model, source)
     used = pick_seed() if seed is None else seed
@@ -224,7 +223,7 @@ def generate(
             token = _chosen(allowed, written, sampler, used, index)[0]
             return token if token < model.spec.vocabulary else None
 
-        ahead = _ahead(model, draft, choose, length, room=len(prompt) + ROOM, predict=predict)
+        ahead = _ahead(model, draft, choose, length, room=len(prompt) + ROOM, predict=predict, memory=memory)
         read: Reader = ahead
         tally = ahead.tally
     elif cached and (native := engine(model, length, memory=memory)) is not None:
@@ -304,6 +303,11 @@ def encode(model: Seq2Seq, source: Source) -> Encoded:
     return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
 
 
+def memory_of(source: Source | None) -> Tensor | None:
+    """What an encoder has made, (1, S, D); None where there is none."""
+    return source.memory if isinstance(source, Encoded) else None
+
+
 def predictor(model: Machine, source: Source | None = None) -> Predict:
     """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
     after the last of each; the head runs on that position only. ``whole``: (B, T, V), after each of them. An encoder
@@ -348,17 +352,18 @@ def _ahead(
     length: int,
     room: int,
     predict: Predict,
+    memory: Tensor | None,
 ) -> Ahead:
     """A reader of ``model`` that reads along what ``draft`` guesses."""
-    text = _rewindable(model, predict, length, room)
+    text = _rewindable(model, predict, length, room, memory)
     if isinstance(draft, str):
         return Ahead(text, LookUp())
     its = _rewindable(draft, predictor(draft), min(length, draft.spec.context), room)
     return Ahead(text, Draft(its, draft.spec.vocabulary, choose), _size(draft) / _size(model))
 
 
-def _rewindable(model: Machine, predict: Predict, length: int, room: int) -> Rewindable:
-    fast = engine(model, length)
+def _rewindable(model: Machine, predict: Predict, length: int, room: int, memory: Tensor | None = None) -> Rewindable:
+    fast = engine(model, length, memory=memory)
     return _Slow(predict, model.cache(1, length, chunk=MOST + 1, room=room)) if fast is None else _Fast(fast)
 
 

@@ -24,19 +24,19 @@ from peers import FOLDER, ROOT
 
 import cutaway
 from cutaway import hub
+from cutaway.tasks import loss
 
 TEXT = ROOT.parent / "shared" / "data" / "children_stories" / "test.txt.gz"
-LONGEST = 512
 
 
 def windows_of(text: Path, model: str, count: int) -> list[list[int]]:
     """Consecutive windows of the text's tokens, the last one whole."""
     reader = gzip.open if text.suffix == ".gz" else open
     with reader(text, "rt", encoding="utf-8") as file:
-        content = file.read(count * LONGEST * 8)  # a token is rarely longer than that
+        content = file.read(count * loss.LONGEST * 8)  # a token is rarely longer than that
     loaded = cutaway.load(model)
-    ids, length = loaded.tokens(content), min(loaded.context, LONGEST)
-    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)][:count]
+    windows = loss.windows_of(loaded.tokens(content), loaded.context, count)
+    return [window for window in windows if len(window) == len(windows[0])]
 
 
 def main() -> None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from cutaway import families
+from cutaway.bench import limits
+from cutaway.model.transformer import Transformer, build
+
 Config = dict[str, Any]
 
 SHAPES: dict[str, Config] = {
@@ -24,13 +30,8 @@ BITS = {"fp32": 32.0, "int8": 8.0, "int4": 4.5}
 
 def matrices(config: Config) -> tuple[int, int]:
     """The weights of all blocks' matrices, and of the unembedding, which a token reads; the rest is next to nothing."""
-    if config["model_type"] == "gpt2":
-        width = config["n_embd"]
-        return config["n_layer"] * 12 * width**2, config["vocab_size"] * width
-    width, heads = config["hidden_size"], config["num_attention_heads"]
-    attention = 2 * width**2 + 2 * width**2 * config["num_key_value_heads"] // heads
-    block = attention + 3 * width * config["intermediate_size"]
-    return config["num_hidden_layers"] * block, config["vocab_size"] * width
+    blocks, head = limits.matrices(_machine(config))
+    return blocks.numbers, head.numbers
 
 
 def bytes_per_token(config: Config, precision: str) -> float:
@@ -40,5 +41,12 @@ def bytes_per_token(config: Config, precision: str) -> float:
 
 def operations(config: Config, tokens: int) -> float:
     """Of a prompt in one go, its last position unembedded: what its matrices multiply and add, without attention."""
-    blocks, head = matrices(config)
-    return 2.0 * (blocks * tokens + head)
+    return limits.operations_of_a_prompt(_machine(config), tokens)
+
+
+def _machine(config: Config) -> Transformer:
+    """A model of that shape, which takes no memory."""
+    with torch.device("meta"):
+        machine = build(families.describe(config)[1])
+    assert isinstance(machine, Transformer), "the shapes are decoders"
+    return machine

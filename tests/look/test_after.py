@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cutaway.look import Record, run
-from cutaway.look.after import can_be_gone_on_from, in_common
+from cutaway.look.after import begun, can_be_gone_on_from
 from cutaway.model.transformer import Transformer
 from tests.look.test_record import CARD, ran
 from tests.model import machines
@@ -26,7 +26,7 @@ def test_it_holds_what_a_whole_run_holds(name: str, changed: int) -> None:
     model, _, earlier = ran(name, length=24)
     fresh = [(token + 1) % 7 for token in earlier.tokens[-changed:]]
     tokens = earlier.tokens[:-changed] + fresh + [3, 1]
-    assert in_common(earlier, tokens) == 24 - changed
+    assert begun(earlier, tokens) == 24 - changed
     whole, gone_on = again(model, tokens, None), again(model, tokens, earlier)
     assert gone_on.names() == whole.names()
     for key, x in whole.tensors.items():
@@ -61,7 +61,7 @@ def test_what_cannot_be_gone_on_from_is_run_whole() -> None:
     encoder = replace(earlier, spec=replace(model.spec, stack=replace(stack, blocks=blocks)))
     other = replace(earlier, tokens=[tokens[0] + 1, *tokens[1:]])
     assert [can_be_gone_on_from(one) for one in (earlier, edited, part, encoder)] == [True, False, False, False]
-    assert [in_common(earlier, tokens), in_common(other, tokens), in_common(earlier, [])] == [23, 0, 0]
+    assert [begun(earlier, tokens), begun(other, tokens), begun(earlier, [])] == [23, 0, 0]
     assert torch.equal(again(model, tokens, edited)["logits"], earlier["logits"])
 
 

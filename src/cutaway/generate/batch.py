@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cutaway.inputs.text import Tokenizer
-from cutaway.model.cache import Cache
+from cutaway.model.cache import Cache, in_common
 from cutaway.model.transformer import Transformer
 
 from .engine import Engine, engine
@@ -141,9 +141,9 @@ class Batch:
         """Give it a place, with what it shares with the one that shares most; False: it waits for one to read more."""
         ids, most = writing.request.ids, writing.may_share if self._reader.shares else 0
         begun = [one for one in self._running.values() if one.slot is not None]
-        shared = [_common(held, ids, most) for held in self._held]
+        shared = [in_common(held, ids[:most]) for held in self._held]
         cached = max(shared)
-        coming = max((_common(one.request.ids, ids, most) for one in begun if one.reading), default=0)
+        coming = max((in_common(one.request.ids, ids[:most]) for one in begun if one.reading), default=0)
         if coming >= cached + SHARED:
             return False
         free = set(range(self._slots)) - {one.slot for one in begun}
@@ -155,12 +155,6 @@ class Batch:
         self._held[slot] = list(ids[:cached])
         writing.begin(slot, cached)
         return True
-
-
-def _common(held: Sequence[int], ids: Sequence[int], most: int) -> int:
-    """How many tokens both begin with, ``most`` at most."""
-    most = min(most, len(held))
-    return next((at for at in range(most) if held[at] != ids[at]), most)
 
 
 class _Writing:

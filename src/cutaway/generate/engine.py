@@ -46,8 +46,8 @@ def _suits(machine: Transformer | Seq2Seq) -> bool:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """What PyTorch does in here beside an engine takes one thread: it leaves more of them awake for a while after each
-    of its operations, on the cores that the engine is about to need."""
+    """What PyTorch does in here takes one thread. It leaves more of them awake for a while after each of its
+    operations, on cores that others are about to need: an engine beside it, a browser."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..model import spec as specs
+from ..model.cache import in_common
 from ..model.tap import record as taped
 from ..model.transformer import Transformer
 from . import names as naming
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
     from .record import Record
 
 
-def in_common(earlier: Record, tokens: Sequence[int]) -> int:
+def begun(earlier: Record, tokens: Sequence[int]) -> int:
     """How many tokens a run over ``tokens`` begins with as an earlier one; never its last, which is run anyway."""
-    most = min(len(earlier.tokens), len(tokens) - 1)
-    return next((i for i in range(most) if earlier.tokens[i] != tokens[i]), max(most, 0))
+    return in_common(earlier.tokens, tokens[:-1])
 
 
 def can_be_gone_on_from(earlier: Record) -> bool:
@@ -46,12 +46,11 @@ def go_on(model: Transformer, earlier: Mapping[str, Tensor], count: int, ids: Te
     """The tensors of a run over ``ids`` (1, T), of which the first ``count`` tokens left theirs in ``earlier``."""
     length = ids.shape[1]
     cache = model.cache(1, length, chunk=length - count)
-    positions = cache.next_positions(count)
-    cache.place(positions)
-    for i, layer in enumerate(cache.layers):
-        keys, values = (earlier[f"blocks.{i}.attn.{name}"][None, :count].transpose(1, 2) for name in ("k_rot", "v"))
-        layer.write(keys, values, positions)
-    cache.advance(count)
+
+    def left(block: int, name: str) -> Tensor:
+        return earlier[f"blocks.{block}.attn.{name}"][None, :count].transpose(1, 2)
+
+    cache.begin(((left(block, "k_rot"), left(block, "v")) for block in range(len(cache.layers))), count)
     with torch.no_grad(), taped(model, naming.all_stored(model.spec).__contains__) as tape:
         model.stream(ids[:, count:], cache=cache)
     return {name: torch.cat([earlier[name][:count], x]) for name, x in tape.tensors.items()}

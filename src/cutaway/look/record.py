@@ -38,7 +38,7 @@ from ..model.tap import Edit, record
 from ..model.transformer import Head, Rows, Seq2Seq, Transformer, embedding_of
 from . import heads, neurons
 from . import names as naming
-from .after import can_be_gone_on_from, go_on, in_common
+from .after import begun, can_be_gone_on_from, go_on
 from .lens import lens
 from .names import TOP, WEIGHT
 
@@ -650,9 +650,9 @@ def run(
     the record as it is (text, tokens, pieces, settings). Raises Misuse for names this model does not have.
     """
     if after is not None and keep is None and not edit and isinstance(model, Transformer):
-        begun = in_common(after, inputs[0][0].tolist())
-        if begun and can_be_gone_on_from(after):
-            tensors = go_on(model, after.tensors, begun, inputs[0])
+        count = begun(after, inputs[0][0].tolist())
+        if count and can_be_gone_on_from(after):
+            tensors = go_on(model, after.tensors, count, inputs[0])
             return Record(card, model.spec, tensors=tensors, weights=weights(model), **described)
     edit = dict(edit or {})
     known = naming.names(model.spec)

@@ -11,11 +11,19 @@ moved about.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import spec
+
+
+def in_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike: so many need not be read again."""
+    most = min(len(first), len(second))
+    return next((at for at in range(most) if first[at] != second[at]), most)
 
 
 class LayerCache:
@@ -123,14 +131,17 @@ class Cache:
         self.length += count
         self.position += count
 
+    def begin(self, given: Iterable[tuple[Tensor, Tensor]], length: int) -> None:
+        """Begin with ``length`` tokens that another run has read: keys and values (B, K, T, E) for each layer."""
+        positions = self.next_positions(length)
+        self.place(positions)
+        for layer, (k, v) in zip(self.layers, given, strict=True):
+            layer.write(k, v, positions)
+        self.advance(length)
+
     def copy(self, other: Cache, length: int) -> None:
         """Begin with the first ``length`` tokens of a cache of the same stack, in which no window slides."""
-        if length > self.room:
-            self._grow(length)
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.k[:, :, :length], mine.v[:, :, :length] = theirs.k[:, :, :length], theirs.v[:, :, :length]
-        self.place(torch.arange(length, device=self.position.device))
-        self.advance(length)
+        self.begin(((layer.k[:, :, :length], layer.v[:, :, :length]) for layer in other.layers), length)
 
     def back(self, length: int) -> None:
         """Forget the tokens from position ``length`` on, at most ``chunk`` of them where a ring has wrapped round."""

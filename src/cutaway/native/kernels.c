@@ -50,6 +50,7 @@
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
+typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
 
 /* ------------------------------------------------------------------ what Python fills in */
 
@@ -215,7 +216,9 @@ INLINE vec exponential(vec x) {
     vec y = choose(x > 88.f, splat(88.f), x);
 #endif
     vec n = y * 1.44269504088896341f + magic;
+#if !defined(__AVX512F__)
     ints whole = (ints)n - (ints)magic;
+#endif
     n = n - magic;
     vec r = y - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = splat(1.9875691500e-4f);
@@ -226,11 +229,11 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
 #if defined(__AVX512F__)
-    (void)whole;
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
-#endif
+#else
     vec found = choose(x < -87.f, splat(0), (vec)((ints)p + (whole << 23)));
     return choose(x == x, found, x);
+#endif
 }
 
 INLINE vec tangent(vec x) {
@@ -340,12 +343,9 @@ INLINE vec load_half(const void *at) {
 #if defined(__AVX512F__)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(at));
 #else
-    typedef _Float16 some __attribute__((vector_size(32), aligned(2), may_alias));
-    return __builtin_convertvector(*(const some *)at, vec);
+    return __builtin_convertvector(*(const halves *)at, vec);
 #endif
 }
-
-typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
 
 /* What float16 cannot hold becomes the largest that it can. */
 INLINE void store_half(void *at, vec v) {
@@ -840,9 +840,9 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 }
 
 /* The scores of a panel of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
-INLINE vec seen(const Attention *attn, int64_t head, vec score, int64_t s, int64_t last) {
+INLINE vec seen(const Attention *attn, int64_t head, vec v, int64_t s, int64_t last) {
     const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vec v = score, slot = lane + (float)s;
+    vec slot = lane + (float)s;
     int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
     if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
     if (attn->relative)

@@ -294,10 +294,10 @@ class Models:
 
     def _closest(self, model: Model, ids: list[int]) -> Record | None:
         """Of the kept runs of this model the one that has most tokens in common with a new one."""
-        from ..look.after import in_common
+        from ..look.after import begun
 
         its = (record for record, _ in reversed(self._records.values()) if record.model.name == model.card.name)
-        return max(its, key=lambda record: in_common(record, ids), default=None)
+        return max(its, key=lambda record: begun(record, ids), default=None)
 
     def tensor(self, check: Check, *, record: str, name: str, at: str | None) -> Answer:
         """One tensor of a kept record, or what an index takes of it, as little-endian float32."""
@@ -451,18 +451,11 @@ def _first_run(model: Model) -> Record:
     return model.run(image=Image.new("L", (stem.image, stem.image)))
 
 
-@contextlib.contextmanager
-def _few_threads(model: Model) -> Iterator[None]:
-    """One thread in here for a small machine."""
-    import torch
+def _few_threads(model: Model) -> contextlib.AbstractContextManager[None]:
+    """One thread in there for a small machine."""
+    from ..generate.engine import one_thread
 
-    before = torch.get_num_threads()
-    try:
-        if _weights_bytes(model) < SMALL:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return one_thread() if _weights_bytes(model) < SMALL else contextlib.nullcontext()
 
 
 def _weights_bytes(model: Model) -> int:

@@ -15,11 +15,11 @@ LONGEST, WINDOWS = 512, 64  # tokens read together; how many such windows are en
 AT_ONCE = 128  # tokens whose logits are held
 
 
-def windows_of(ids: Sequence[int], context: int) -> list[list[int]]:
-    """The beginning of a text in windows that are read each for itself; the last may be shorter, but predicts a token.
-    None of fewer than two tokens."""
+def windows_of(ids: Sequence[int], context: int, count: int = WINDOWS) -> list[list[int]]:
+    """The beginning of a text in at most ``count`` windows that are read each for itself; the last may be shorter, but
+    predicts a token. None of fewer than two tokens."""
     length = min(context, LONGEST)
-    windows = [list(ids[at : at + length]) for at in range(0, len(ids), length)][:WINDOWS]
+    windows = [list(ids[at : at + length]) for at in range(0, len(ids), length)][:count]
     return [window for window in windows if len(window) > 1]
 
 

@@ -34,8 +34,9 @@ from typing import Any
 
 import torch
 from contestants import CONTESTANTS, OURS, Contestant, present, workers, write
+from counts import BITS, bytes_per_token, matrices, operations
 from peers import FOLDER
-from shapes import BITS, SHAPES, Config, bytes_per_token, matrices, operations
+from shapes import SHAPES, Config
 from turns import hardware
 
 PROMPT, NEW, LONG = 32, 128, 512

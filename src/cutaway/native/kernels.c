@@ -552,6 +552,7 @@ INLINE void along(int rows, int count, int kind, const char *w, int64_t columns,
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < full; k += PANEL) {
         EACH(n) = 0; n < count; n++) {
+            if (count > 1 && (kind == FLOAT32 || k % (2 * PANEL) == 0)) __builtin_prefetch(w + (n + count) * bytes + k * (kind == FLOAT32 ? 4 : 2));
             vec weights = weights_at(kind, w + n * bytes, k);
             EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
         }

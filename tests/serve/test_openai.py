@@ -313,7 +313,10 @@ GOOD = {"model": "stories", "prompt": TEXT, "max_tokens": 1}
         ({"stop": ""}, 400, "stop"), ({"suffix": "end"}, 400, "suffix"), ({"best_of": 3}, 400, "best_of"),
         ({"stream": "yes"}, 400, "stream"), ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"seed": 10**30}, 400, "seed"), ({"nonsense": 1}, 400, "nonsense"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"), ({"best_of": True}, 400, "best_of"),
+        ({"store": 0}, 400, "store"), ({"stream_options": 0}, 400, "stream_options"), ({"n": True}, 400, "n"),
+        ({"stream": True, "stream_options": {"other": 1}}, 400, "stream_options"),
+        ({"logit_bias": {"5": None}}, 400, "logit_bias"), ({"prompt": ["a", 1]}, 400, "prompt"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_a_sentence(
@@ -327,6 +330,24 @@ def test_what_makes_no_sense_is_a_sentence(
     assert error["type"] == "invalid_request_error"
     assert error["message"].endswith(".")
     assert server.post("completions", **GOOD).status_code == 200
+
+
+def test_a_whole_number_may_be_written_with_a_point(server: Server) -> None:
+    answers = [server.post("completions", **{**GOOD, "prompt": ids, "max_tokens": most, "seed": 5})
+               for ids, most in (([5, 6], 3), ([5.0, 6], 3.0))]  # fmt: skip
+    assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
+
+
+def test_a_message_holds_texts_only(server: Server) -> None:
+    for content in (None, 5, [{"type": "image_url", "text": "a"}], [{"type": "text", "text": "a", "more": 1}], ["a"]):
+        error = server.post("chat/completions", model="stories", messages=[{"role": "user", "content": content}]).json()
+        assert error["error"]["param"] == "messages"
+    error = server.post("chat/completions", model="stories", messages=[{"role": "cook", "content": "a"}]).json()[
+        "error"
+    ]
+    assert error["message"] == (
+        'The request was not understood: "messages[].role" is not one of system, developer, user, assistant, tool.'
+    )
 
 
 def test_a_prompt_longer_than_the_context_names_both_numbers(server: Server, stories: cutaway.Model) -> None:
@@ -405,6 +426,11 @@ def test_what_is_not_there(server: Server) -> None:
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
     answer = server.http.get("/v1/completions")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for path in ("/v1/models", "/v1/models/stories", "/health", "/metrics"):
+        answer = server.http.post(path, json={})
+        assert (answer.status_code, answer.headers["allow"], answer.json()["error"]["param"]) == (405, "GET", None)
+    for path in ("/v1/models/two%0Alines", "/health/x"):
+        assert server.http.get(path).json()["error"]["type"] == "invalid_request_error"
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
@@ -496,7 +522,7 @@ def test_docs_describe_every_route() -> None:
     from cutaway.serve.v1 import V1
 
     document = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    for route in V1(Supervisor(), Limits(), metrics=True).routes()[:-1]:
+    for route in V1(Supervisor(), Limits(), metrics=True).answered():
         method = next(iter(route.methods - {"HEAD"}))
         assert f"`{method} {route.path.replace(':path', '')}`" in document
 

@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 import h11
 import uvicorn
 from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import Failed, Misuse
@@ -32,6 +33,7 @@ from .limits import Limits
 from .live import Live
 from .models import AS_IT_IS, How, asked_for
 from .openai import refusal
+from .problem import Problem
 from .static import Page
 from .supervisor import COMMAND, Supervisor
 from .v1 import OPEN, PREFIXES, V1
@@ -74,15 +76,20 @@ def build(
             await supervisor.stop()
 
     # A bare router: what a route raises, the gate answers. Redirected slashes would make an address of the request.
-    v1 = [] if api is None else V1(supervisor, limits, api.metrics).routes()
+    v1 = [] if api is None else V1(supervisor, limits, api.metrics, OPEN if api.key else None).routes()
     routes = [*v1, *Live(supervisor, limits).routes(), Route("/{path:path}", Page(page).answer, methods=["GET"])]
     door = None
     if api is not None:
         near = _is_loopback(api.host)
         names = tuple(name.lower() for name in (*api.names, *(() if near else (api.host,))))
         door = Door(PREFIXES, OPEN, refusal, api.key, names, anywhere=not near)
-    app = Router(routes, redirect_slashes=False, lifespan=lifespan)
+    app = Router(routes, redirect_slashes=False, default=_nowhere, lifespan=lifespan)
     return Gate(app, port=port, token=token, limits=limits, door=door)
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """What no route takes: a path with a line break, which Starlette's patterns do not match."""
+    raise Problem(404, "There is nothing at this address.")
 
 
 def look(

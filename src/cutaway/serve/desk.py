@@ -2,8 +2,9 @@
 
     request -> a pool of threads: template, tokens, limits -> the desk's thread: Batch.step(), and parts go out
 
-What the desk holds is bounded by the server, which counts the requests under way. Texts of several requests share the
-batch's slots in turn, so that one of many texts does not keep out the others.
+What the desk holds is bounded by the server, which counts the requests under way. A free place goes to the request with
+the fewest texts under way, and one place is kept for a request that has none while another has several: so one of many
+texts does not keep out the others.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 from ..api import Model, checked_tokens
 from ..errors import Misuse, NotFound
-from ..generate.batch import Batch, Event, Request, Scored
+from ..generate.batch import SLOTS, Batch, Event, Request, Scored
 from ..generate.rules import Leanings, Rules
 from ..generate.sampler import Sampler
 from ..model.transformer import Transformer
 from ..tasks import ASKED, IS
 from .worker import Reply
 
+SPARE = 1  # places beside those that are filled
 PREPARING = 4  # threads; a template is a process of its own and takes a third of a second
 
 
@@ -58,7 +60,7 @@ class Desk:
         self._pool = ThreadPoolExecutor(PREPARING, "prepare")
         self._open: deque[Ticket] = deque()
         if isinstance(model.machine, Transformer):
-            self._batch = Batch(model.machine, model.tokenizer)
+            self._batch = Batch(model.machine, model.tokenizer, SLOTS + SPARE)
             threading.Thread(target=self._work, name="desk", daemon=True).start()
 
     def take(self, reply: Reply, request: dict[str, Any]) -> None:
@@ -203,12 +205,21 @@ class Desk:
         del self._tickets[ticket.reply.number]
 
     def _fill(self) -> None:
-        """Free slots go to the requests in turn."""
-        while self._batch.free and (ticket := next((one for one in self._open if one.waiting), None)) is not None:
+        """Give places to texts that wait, as long as there is one for the next."""
+        while (ticket := self._next()) is not None:
             index, request = ticket.waiting.popleft()
             ticket.running[self._batch.submit(request)] = index
             self._open.remove(ticket)
             self._open.append(ticket)
+
+    def _next(self) -> Ticket | None:
+        """Of the requests with texts that wait, the one with the fewest under way, and of those the one whose turn was
+        longest ago; None where there is no place for it."""
+        ticket = min((one for one in self._open if one.waiting), key=lambda one: len(one.running), default=None)
+        if ticket is None or self._batch.free > SPARE:
+            return ticket
+        kept_out = not ticket.running and any(len(one.running) > 1 for one in self._open)
+        return ticket if kept_out and self._batch.free else None
 
     def _tell(self, event: Event) -> None:
         ticket = next(one for one in self._open if event.handle in one.running)

@@ -8,34 +8,123 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from starlette.responses import Response
 
 from . import strict
+from .fields import (
+    Among,
+    Anything,
+    Each,
+    Either,
+    Field,
+    Flag,
+    Number,
+    Several,
+    Shape,
+    Text,
+    Unsupported,
+    Whole,
+    bad,
+    too_long,
+)
 from .limits import Limits
 from .problem import Problem, reply
 
 TOP = 20  # log-probabilities of the most probable tokens, at most
 STOPS, STOP_CHARACTERS, BIASES = 4, 200, 300
 ROLES = ("system", "developer", "user", "assistant", "tool")
+ID = Whole(0, (1 << 31) - 1)  # of a token
 
-_NOTHING: dict[str, tuple[Any, ...]] = {  # values that ask for nothing; None does so everywhere
-    "user": (), "metadata": (), "service_tier": (), "safety_identifier": (), "prompt_cache_key": (),
+_READ_OVER = {name: Field(Anything(), says="Changes nothing.") for name in (
+    "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
+)}  # fmt: skip
+_REFUSED = {name: Field(Unsupported(nothing), says="Not supported.") for name, nothing in {
     "store": (False,), "suffix": ("",), "best_of": (1,), "tools": ([],), "tool_choice": ("none", "auto"),
     "functions": ([],), "function_call": ("none", "auto"), "response_format": ({"type": "text"},),
     "parallel_tool_calls": (True, False), "modalities": (["text"],), "audio": (), "prediction": (),
     "reasoning_effort": (), "verbosity": (), "web_search_options": (), "dimensions": (), "echo": (False,),
-}  # fmt: skip
-_READ_OVER = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
-_BOTH = {
-    "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "stop", "seed",
-    "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_k", "min_p", "repetition_penalty",
-    "ignore_eos",
-}  # fmt: skip
-_COMPLETION = {"prompt", "echo", *_BOTH}
-_CHAT = {"messages", "top_logprobs", "max_completion_tokens", *_BOTH}
-_EMBEDDING = {"model", "input", "encoding_format"}
+}.items()}  # fmt: skip
+_NOTHING = {**_READ_OVER, **_REFUSED}
+_MODEL = Field(Text(), required=True)
+
+
+@cache
+def completion_shape(limits: Limits) -> Shape:
+    """The body of ``POST /v1/completions``."""
+    prompt = Field(_inputs(limits, least=0), says="A text, token ids, or lists of these.", required=True)
+    most = Field(Whole(0, limits.tokens), says="16 where nothing is said, or what the context has room for.")
+    ranked = Field(Whole(0, TOP), says="Of each token, with those of so many most probable ones.")
+    own = {"model": _MODEL, "prompt": prompt, "max_tokens": most, "echo": Field(Flag(), False), "logprobs": ranked}
+    return Shape({**_NOTHING, **_settings(limits), **own})
+
+
+@cache
+def chat_shape(limits: Limits) -> Shape:
+    """The body of ``POST /v1/chat/completions``."""
+    text = Text(most=limits.text_characters)
+    part = Shape({"type": Field(Among(("text",)), required=True), "text": Field(text, required=True)})
+    content = Either("a text; images and sounds are not read here", (text, Several(part)))
+    message = Shape(
+        {
+            "role": Field(Among(ROLES), required=True),
+            "content": Field(content, required=True),
+            "name": Field(text),
+        }
+    )
+    most = Field(Whole(1, limits.tokens), says="What the context has room for, where nothing is said.")
+    own = {
+        "model": _MODEL,
+        "messages": Field(Several(message, least=1), required=True),
+        "max_completion_tokens": most,
+        "max_tokens": Field(most.kind, says="The former name of max_completion_tokens."),
+        "logprobs": Field(Flag(), False),
+        "top_logprobs": Field(Whole(0, TOP), says='Needs "logprobs": true.'),
+    }
+    return Shape({**_NOTHING, **_settings(limits), **own})
+
+
+@cache
+def embedding_shape(limits: Limits) -> Shape:
+    """The body of ``POST /v1/embeddings``."""
+    inputs = Field(_inputs(limits, least=1), says="A text, token ids, or lists of these.", required=True)
+    form = Field(Among(("float", "base64")), "float", says="base64: of little-endian float32.")
+    return Shape({**_NOTHING, "model": _MODEL, "input": inputs, "encoding_format": form})
+
+
+def _settings(limits: Limits) -> dict[str, Field]:
+    """What completions and chats share."""
+    stop = Text(1, STOP_CHARACTERS)
+    return {
+        "temperature": Field(Number(0, 2), 1.0),
+        "top_p": Field(Number(0, 1, above=True)),
+        "top_k": Field(Whole(0, 1 << 31)),
+        "min_p": Field(Number(0, 1)),
+        "repetition_penalty": Field(Number(0.01, 100)),
+        "presence_penalty": Field(Number(-2, 2), 0.0),
+        "frequency_penalty": Field(Number(-2, 2), 0.0),
+        "logit_bias": Field(Each(Number(-100, 100), BIASES), says="By token id."),
+        "n": Field(Whole(1, limits.choices), 1, says=f"Times the number of prompts at most {limits.choices}."),
+        "seed": Field(Whole(-(1 << 63), (1 << 63) - 1), says="Choice i is drawn with seed + i."),
+        "stop": Field(Either(f"a text or a list of at most {STOPS}", (stop, Several(stop, most=STOPS)))),
+        "ignore_eos": Field(Flag(), False),
+        "stream": Field(Flag(), False),
+        "stream_options": Field(
+            Shape(
+                {"include_usage": Field(Flag(), False), "include_obfuscation": Field(Flag(), says="Changes nothing.")}
+            ),
+            says='Needs "stream": true.',
+        ),
+    }
+
+
+def _inputs(limits: Limits, least: int) -> Either:
+    """One text, one list of token ids, or several of these; ``least``: how long each is at least."""
+    text, ids = Text(least, limits.text_characters), Several(ID, least=1)
+    one = Either("a text or a list of token ids", (text, Several(ID, least)))
+    return Either("a text, token ids, or a list of these", (text, ids, Several(one, 1, limits.choices)))
 
 
 @dataclass(frozen=True)
@@ -61,11 +150,9 @@ class Embedding:
 
 def completion(body: bytes, limits: Limits) -> Asked:
     """The checked body of ``POST /v1/completions``. Raises a 400 or 413."""
-    value = _object(body, _COMPLETION, {"model", "prompt"})
-    prompts = _inputs(value["prompt"], "prompt", limits)
-    top = _whole(value, "logprobs", 0, TOP)
-    work = _work(value, limits, len(prompts), least=0) | {"prompts": prompts, "top": top}
-    work["echo"] = bool(_flag(value, "echo"))
+    value = completion_shape(limits).read(strict.parse(body))
+    prompts = _each(value["prompt"])
+    work = _work(value, limits, len(prompts)) | {"prompts": prompts, "top": value["logprobs"], "echo": value["echo"]}
     if work["max_tokens"] is None:
         work["most"] = 16
     return _asked(value, work, False, len(prompts))
@@ -73,197 +160,65 @@ def completion(body: bytes, limits: Limits) -> Asked:
 
 def chat(body: bytes, limits: Limits) -> Asked:
     """The checked body of ``POST /v1/chat/completions``. Raises a 400 or 413."""
-    value = _object(body, _CHAT, {"model", "messages"})
-    if "max_completion_tokens" in value:
-        if "max_tokens" in value:
-            raise _bad('"max_tokens" and "max_completion_tokens" are both given; give one', "max_tokens")
-        value["max_tokens"] = value.pop("max_completion_tokens")
-    top, wanted = _whole(value, "top_logprobs", 0, TOP), _flag(value, "logprobs")
+    value = chat_shape(limits).read(strict.parse(body))
+    if value["max_completion_tokens"] is not None:
+        if value["max_tokens"] is not None:
+            raise bad('"max_tokens" and "max_completion_tokens" are both given; give one', "max_tokens")
+        value["max_tokens"] = value["max_completion_tokens"]
+    top, wanted = value["top_logprobs"], value["logprobs"]
     if top is not None and not wanted:
-        raise _bad('"top_logprobs" needs "logprobs": true', "top_logprobs")
-    work = _work(value, limits, 1, least=1)
-    work |= {"messages": _messages(value["messages"], limits), "top": (top or 0) if wanted else None, "echo": False}
+        raise bad('"top_logprobs" needs "logprobs": true', "top_logprobs")
+    messages = [_message(one) for one in value["messages"]]
+    if (characters := sum(len(one["content"]) for one in messages)) > limits.text_characters:
+        raise too_long(characters, limits.text_characters, "messages")
+    work = _work(value, limits, 1) | {"messages": messages, "top": (top or 0) if wanted else None, "echo": False}
     return _asked(value, work, True, 1)
 
 
 def embedding(body: bytes, limits: Limits) -> Embedding:
     """The checked body of ``POST /v1/embeddings``. Raises a 400 or 413."""
-    value = _object(body, _EMBEDDING, {"model", "input"})
-    form = value.get("encoding_format", "float")
-    if form not in ("float", "base64"):
-        raise _bad('"encoding_format" is neither "float" nor "base64"', "encoding_format")
-    inputs = _inputs(value["input"], "input", limits)
-    if any(not one for one in inputs):
-        raise _bad('"input" holds an empty text', "input")
-    return Embedding(_text(value["model"], "model"), inputs, form == "base64")
+    value = embedding_shape(limits).read(strict.parse(body))
+    return Embedding(value["model"], _each(value["input"]), value["encoding_format"] == "base64")
+
+
+def _each(inputs: Any) -> list[Any]:
+    """One text, several, one list of token ids, or several: as a list of texts and lists of ids."""
+    one = isinstance(inputs, str) or isinstance(inputs[0], int)
+    return [inputs] if one else inputs
+
+
+def _message(value: dict[str, Any]) -> dict[str, str]:
+    content = value["content"]
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    name = {} if value["name"] is None else {"name": value["name"]}
+    return {"role": value["role"], "content": text, **name}
 
 
 def _asked(value: dict[str, Any], work: dict[str, Any], chat: bool, prompts: int) -> Asked:
-    stream = bool(_flag(value, "stream"))
-    options = value.get("stream_options") or {}
-    if not isinstance(options, dict) or options.keys() - {"include_usage", "include_obfuscation"}:
-        raise _bad('"stream_options" is not an object of "include_usage"', "stream_options")
-    if options and not stream:
-        raise _bad('"stream_options" needs "stream": true', "stream_options")
-    usage = bool(_flag(options, "include_usage"))
-    return Asked(_text(value["model"], "model"), work, chat, prompts * work["n"], stream, usage)
+    options = value["stream_options"]
+    if options is not None and not value["stream"]:
+        raise bad('"stream_options" needs "stream": true', "stream_options")
+    usage = options is not None and options["include_usage"]
+    return Asked(value["model"], work, chat, prompts * work["n"], value["stream"], usage)
 
 
-def _work(value: dict[str, Any], limits: Limits, prompts: int, least: int) -> dict[str, Any]:
+def _work(value: dict[str, Any], limits: Limits, prompts: int) -> dict[str, Any]:
     """The settings that completions and chats share."""
-    n = _whole(value, "n", 1, limits.choices) or 1
+    n, stop = value["n"], value["stop"]
     if prompts * n > limits.choices:
-        raise _bad(f"{prompts * n} texts are asked for; at most {limits.choices} are written", "n")
-    top_p = _number(value, "top_p", 0, 1)
-    if top_p == 0:
-        raise _bad('"top_p" is 0; give a number above 0, at most 1', "top_p")
-    repetition = _number(value, "repetition_penalty", 0.01, 100)
-    temperature = _number(value, "temperature", 0, 2)
-    seed = _whole(value, "seed", -(1 << 63), (1 << 63) - 1)
+        raise bad(f"{prompts * n} texts are asked for; at most {limits.choices} are written", "n")
     return {
         "n": n,
-        "max_tokens": _whole(value, "max_tokens", least, limits.tokens),
+        "max_tokens": value["max_tokens"],
         "most": limits.tokens,
-        "sampler": {
-            "temperature": 1.0 if temperature is None else temperature,
-            "top_k": _whole(value, "top_k", 0, 1 << 31),
-            "top_p": top_p,
-            "min_p": _number(value, "min_p", 0, 1),
-            "repetition_penalty": repetition,
-        },
-        "presence": _number(value, "presence_penalty", -2, 2) or 0.0,
-        "frequency": _number(value, "frequency_penalty", -2, 2) or 0.0,
-        "bias": _bias(value.get("logit_bias")),
-        "seed": seed,
-        "stop": _stop(value.get("stop")),
-        "ignore_eos": bool(_flag(value, "ignore_eos")),
+        "sampler": {name: value[name] for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")},
+        "presence": value["presence_penalty"],
+        "frequency": value["frequency_penalty"],
+        "bias": value["logit_bias"] or [],
+        "seed": value["seed"],
+        "stop": [stop] if isinstance(stop, str) else stop or [],
+        "ignore_eos": value["ignore_eos"],
     }
-
-
-def _object(body: bytes, known: set[str], required: set[str]) -> dict[str, Any]:
-    """The body's keys that ask for something; null does not."""
-    value = strict.parse(body)
-    if not isinstance(value, dict):
-        raise _bad("it is not a JSON object", None)
-    asks = {}
-    for key, content in value.items():
-        if key in known:
-            if content is not None:
-                asks[key] = content
-        elif key not in _NOTHING:
-            raise _bad(f'the key "{_short(key)}" is not known', _short(key))
-        elif content is not None and key not in _READ_OVER and content not in _NOTHING[key]:
-            raise Problem(
-                400, f'"{key}" is not supported here.', "Leave it out.", param=key, code="unsupported_parameter"
-            )
-    if missing := sorted(required - asks.keys()):
-        raise _bad(f'it lacks "{missing[0]}"', missing[0])
-    return asks
-
-
-def _inputs(value: Any, name: str, limits: Limits) -> list[Any]:
-    """One text, several, one list of token ids, or several: as a list of texts and lists of ids."""
-    one = isinstance(value, str) or (isinstance(value, list) and value and all(type(id) is int for id in value))
-    inputs = [value] if one else value
-    if not isinstance(inputs, list) or not inputs:
-        raise _bad(f'"{name}" is no text, no list of texts and no token ids', name)
-    if len(inputs) > limits.choices:
-        raise _bad(f'"{name}" has {len(inputs):,} entries; at most {limits.choices} are read', name)
-    for entry in inputs:
-        if isinstance(entry, str):
-            if len(_text(entry, name)) > limits.text_characters:
-                raise _too_long(len(entry), limits, name)
-        elif not isinstance(entry, list) or not all(type(id) is int and 0 <= id < 1 << 31 for id in entry):
-            raise _bad(f'"{name}" holds something that is neither a text nor a list of token ids', name)
-    return inputs
-
-
-def _messages(value: Any, limits: Limits) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise _bad('"messages" is not a list of at least one message', "messages")
-    messages, characters = [], 0
-    for message in value:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise _bad(f'a message has no "role" of {", ".join(ROLES)}', "messages")
-        unknown = sorted(key for key in message if key not in ("role", "content", "name") and message[key] is not None)
-        if unknown:
-            raise _bad(f'"{_short(unknown[0])}" of a message is not supported here', "messages")
-        content = message.get("content")
-        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        if not all(isinstance(part, dict) and part.keys() == {"type", "text"} for part in parts):
-            raise _bad('the "content" of a message is not a text; images and sounds are not read here', "messages")
-        text = "".join(_text(part["text"], "messages") for part in parts)
-        characters += len(text)
-        name = {"name": _text(message["name"], "messages")} if message.get("name") is not None else {}
-        messages.append({"role": message["role"], "content": text, **name})
-    if characters > limits.text_characters:
-        raise _too_long(characters, limits, "messages")
-    return messages
-
-
-def _stop(value: Any) -> list[str]:
-    stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > STOPS:
-        raise _bad(f'"stop" is not a text or a list of at most {STOPS}', "stop")
-    if not all(0 < len(_text(one, "stop")) <= STOP_CHARACTERS for one in stops):
-        raise _bad(f'a text of "stop" has not 1 to {STOP_CHARACTERS} characters', "stop")
-    return stops
-
-
-def _bias(value: Any) -> list[list[float]]:
-    if value is None:
-        return []
-    if not isinstance(value, dict) or len(value) > BIASES:
-        raise _bad(f'"logit_bias" is not an object of at most {BIASES} token ids', "logit_bias")
-    if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in value):
-        raise _bad('a key of "logit_bias" is not a token id', "logit_bias")
-    return [[int(key), _number(value, key, -100, 100, "logit_bias") or 0.0] for key in value]
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _bad(f'"{name}" is not a text', name)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _bad(f'"{name}" holds half of a character (a lone surrogate)', name) from None
-    return value
-
-
-def _whole(value: dict[str, Any], name: str, least: int, most: int) -> int | None:
-    number = value.get(name)
-    if number is not None and (type(number) is not int or not least <= number <= most):
-        raise _bad(f'"{name}" is not a whole number from {least:,} to {most:,}', name)
-    return number
-
-
-def _number(value: dict[str, Any], name: str, least: float, most: float, param: str | None = None) -> float | None:
-    number = value.get(name)
-    if number is None:
-        return None
-    if type(number) not in (int, float) or not least <= number <= most:
-        raise _bad(f'"{param or name}" is not a number from {least:g} to {most:g}', param or name)
-    return float(number)
-
-
-def _flag(value: dict[str, Any], name: str) -> bool | None:
-    flag = value.get(name)
-    if flag is not None and type(flag) is not bool:
-        raise _bad(f'"{name}" is neither true nor false', name)
-    return flag
-
-
-def _short(key: str) -> str:
-    return key[:40].encode("ascii", "backslashreplace").decode()
-
-
-def _bad(why: str, param: str | None) -> Problem:
-    return Problem(400, f"The request was not understood: {why}.", param=param)
-
-
-def _too_long(characters: int, limits: Limits, param: str) -> Problem:
-    most = f"{limits.text_characters:,}"
-    return Problem(413, f"The text has {characters:,} characters; at most {most} are read.", "Shorten it.", param=param)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """The OpenAI-compatible API: /v1/models, /v1/completions, /v1/chat/completions, /v1/embeddings; and what watches it:
-/health, /ready, /version, /metrics."""
+/health, /ready, /version, /metrics; and what it is described by: /openapi.json."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from .. import __version__
-from . import openai
+from . import described, openai
 from .limits import Limits
 from .live import left, while_listening
 from .problem import Full, Problem, reply
 from .supervisor import Supervisor, Writing
 
-PREFIXES = ("/v1/", "/health", "/ready", "/version", "/metrics")
+PREFIXES = ("/v1/", "/health", "/ready", "/version", "/metrics", "/openapi.json")
 OPEN = ("/health", "/ready")  # what watches a server has no key, and they tell nothing else
 GROUP = 8_192  # characters or tokens of texts that are embedded at a time, so that others get their turn
 EVENTS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}  # a proxy is not to keep them back
@@ -32,13 +32,20 @@ EVENTS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}  # a p
 class V1:
     """The routes; one model is served, the supervisor's."""
 
-    def __init__(self, supervisor: Supervisor, limits: Limits, metrics: bool = False) -> None:
-        self.supervisor, self.limits, self.metrics = supervisor, limits, metrics
+    def __init__(
+        self, supervisor: Supervisor, limits: Limits, metrics: bool = False, open: Collection[str] | None = None
+    ) -> None:
+        """``open``: the addresses that need no key; None: none needs one."""
+        self.supervisor, self.limits, self.metrics, self.open = supervisor, limits, metrics, open
         self.model = supervisor.served or ""
         self.created = int(time.time())
         self.counts: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
+        nothing = [Route(f"{prefix}{{path:path}}", self.nothing, methods=["GET", "POST"]) for prefix in PREFIXES]
+        return [*self.answered(), *nothing]
+
+    def answered(self) -> list[Route]:
         watching = [Route("/metrics", self.told, methods=["GET"])] if self.metrics else []
         return [
             Route("/v1/models", self.models, methods=["GET"]),
@@ -49,16 +56,18 @@ class V1:
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/version", self.version, methods=["GET"]),
+            Route("/openapi.json", self.described, methods=["GET"]),
             *watching,
-            Route("/v1/{path:path}", self.nothing, methods=["GET", "POST"]),
         ]
 
     async def nothing(self, request: Request) -> Response:
         """An address that is none, or one that is asked with the other method."""
-        for route in self.routes()[:-1]:
-            if route.path == request.scope["path"]:
+        for route in self.answered():
+            if route.matches(request.scope)[0] is Match.PARTIAL:
                 method = "POST" if request.method == "GET" else "GET"
-                raise Problem(405, f"{route.path} is asked with {method}.", headers={"Allow": method})
+                raise Problem(
+                    405, f"{route.path.replace(':path', '')} is asked with {method}.", headers={"Allow": method}
+                )
         raise Problem(404, "There is nothing at this address.", "docs/serving.md lists what is.")
 
     async def health(self, request: Request) -> Response:
@@ -72,6 +81,10 @@ class V1:
 
     async def version(self, request: Request) -> Response:
         return reply({"version": __version__})
+
+    async def described(self, request: Request) -> Response:
+        addresses = [route.path.replace(":path}", "}") for route in self.answered()]
+        return reply(described.document(addresses, self.model, self.limits, self.open))
 
     async def told(self, request: Request) -> Response:
         """Counters in the text format of Prometheus."""

@@ -548,11 +548,11 @@ static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
 INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
                   float *out, int64_t out_stride) {
     vec sum[16];
-    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), full = columns / PANEL * PANEL;
+    int64_t line = kind == FLOAT32 ? 16 : 32, bytes = columns * 64 / line, full = columns / PANEL * PANEL;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < full; k += PANEL) {
         EACH(n) = 0; n < count; n++) {
-            if (count > 1 && (kind == FLOAT32 || k % (2 * PANEL) == 0)) __builtin_prefetch(w + (n + count) * bytes + k * (kind == FLOAT32 ? 4 : 2));
+            if (count > 1 && k % line == 0) __builtin_prefetch(w + (n + count) * bytes + k * 64 / line); /* the next rows */
             vec weights = weights_at(kind, w + n * bytes, k);
             EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
         }

@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,10 +129,12 @@ typedef struct {
     int64_t *room;
 } Pool;
 
-/* Wait until `*at` is no longer `old`: a moment awake, then asleep, so that a core that is short of time gets it. */
+/* Wait until `*at` is no longer `old`: a moment awake, then giving way to whoever else wants this core (the one waited
+   for, where others keep the other cores busy), then asleep. */
 static void wait(Pool *pool, atomic_int *at, int old) {
     for (int turns = 0; turns < 2000; turns++) {
         if (atomic_load_explicit(at, memory_order_acquire) != old) return;
+        if (turns >= 200 && turns % 20 == 0) sched_yield();
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif

@@ -758,8 +758,13 @@ static void linear(Thread *me, const Op *op) {
                 continue;
             }
             int64_t tiles = (rows + TILE - 1) / TILE, even = (rows + tiles - 1) / tiles;
+            int64_t stride = groups * (matrix->kind == INT8 ? ROWS8 : ROWS4), part = panels * stride / tiles + 64;
             for (int64_t m = 0; m < rows; m += even) {
                 int64_t some = rows - m < even ? rows - m : even;
+                for (int b = 0; b < both; b++) { /* of the panels that come next a part is sent for with each tile */
+                    const char *next = (const char *)matrix[b].data + (first / PANEL + panels) * stride + m / even * part;
+                    for (int64_t i = 0; i < part; i += 64) __builtin_prefetch(next + i);
+                }
                 for (int b = 0; b < both; b++)
                     product(matrix + b, first / PANEL, panels, m, some, bytes, scales, sums, wide[b], found + b * 64 * TILE);
                 finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);

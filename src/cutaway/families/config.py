@@ -279,9 +279,9 @@ def bits_of(content: dict[str, Any]) -> int | None:
 def bits_asked(
     quantize: str | None, content: dict[str, Any], task: str, dtype: object = None, device: object = None
 ) -> int | None:
-    """The bits of a matrix's number to load a checkpoint that does ``task`` with; None for one that stays whole.
+    """The bits of a matrix's number to load a checkpoint with, whatever its ``task``; None for one that stays whole.
 
-    Raises Misuse for what is not done: another format, another kind of model, another dtype or device beside.
+    Raises Misuse for what is not done: another format, another dtype or device beside.
     """
     held = bits_of(content)
     if quantize is None and held is None:
@@ -290,8 +290,6 @@ def bits_asked(
         raise Misuse(f"Matrices are kept in {' or '.join(QUANTIZE)}, not in {quantize!r}.", "Give one of those.")
     if held is not None and quantize not in (None, f"int{held}"):
         raise Misuse(f"This model is quantised to int{held} already.", "Take it as it is, or what it was made from.")
-    if task != "continue":
-        raise Misuse("Only decoders are quantised yet, and this model is none.", "Take it as it is.")
     if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
         raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
     if device is not None and str(device).partition(":")[0] != "cpu":

@@ -338,16 +338,15 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
 def inside(folder: Path, name: str) -> Path:
     """``folder``/``name``, if that is a plain file name and the file lies in the folder.
 
-    A link may leave the folder only as the Hugging Face cache lays it out: from snapshots/REVISION to the same
-    repository's blobs. Raises Refused otherwise; a missing file is no error here.
+    A link may leave the folder only as the Hugging Face cache lays it out: from snapshots/REVISION, or from a folder in
+    it, to the same repository's blobs. Raises Refused otherwise; a missing file is no error here.
     """
     if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
         raise Refused(f"{folder} refers to a file outside itself: {shown(name)}.", "Do not use this checkpoint.")
     path = folder / name
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
+    snapshots = [place.parent for place in (root, root.parent) if place.parent.name == "snapshots"]
+    allowed = [root, *(place.parent / "blobs" for place in snapshots)]
     if not any(real.is_relative_to(place) for place in allowed):
         raise Refused(f"{path} is a link to {real}, outside its folder.", "Replace the link by a copy of the file.")
     return path

@@ -12,7 +12,9 @@ With 4 bits a byte holds two codes of one row, four columns apart: the first in 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -132,6 +134,21 @@ torch.library.register_fake("cutaway::product", _meta, lib=LIBRARY)
 torch.library.register_autograd("cutaway::product", _backward, setup_context=_keep, lib=LIBRARY)
 
 
+#: May inputs take 8 bits? See ``rounded``.
+ROUNDED: ContextVar[bool] = ContextVar("rounded", default=False)
+
+
+@contextlib.contextmanager
+def rounded() -> Iterator[None]:
+    """In here the kernels put inputs of quantised matrices in 8 bits, 32 by 32, as they do where text is written: some
+    three times as fast, and a percent off. Nothing that is recorded is read like this."""
+    before = ROUNDED.set(True)
+    try:
+        yield
+    finally:
+        ROUNDED.reset(before)
+
+
 class Quantized(nn.Module):
     """What a matrix (N, K) has become. ``weight`` is what it means, worked out whenever it is asked for."""
 
@@ -149,7 +166,7 @@ class Quantized(nn.Module):
         return unpack(self.packed, self.bits, self.rows, self.columns)
 
     def product(self, x: Tensor) -> Tensor:
-        """x W^T with what W has become; x stays as it is."""
+        """x W^T with what W has become; x stays as it is, unless ``rounded``."""
         found: Tensor = torch.ops.cutaway.product(x, self.packed, self.bits, self.rows)
         return found
 

@@ -751,7 +751,7 @@ def load(
 
     ``dtype`` None means the file's own. Only safetensors are read, nothing in a checkpoint is executed. A checkpoint
     without a tokenizer loads too; it then takes tokens only. ``progress`` hears how many bytes of the weights are
-    read, of how many. ``quantize``: "int8" or "int4" keeps the matrices of a decoder in so few bits, with a scale for
+    read, of how many. ``quantize``: "int8" or "int4" keeps the matrices of a model in so few bits, with a scale for
     each 32 numbers; in both what embeds and unembeds tokens has 8. A folder that ``quantize()`` wrote is so by itself.
     Raises Misuse, NotFound, Refused or Failed, each in one sentence.
     """
@@ -778,11 +778,11 @@ def load(
 
 
 def quantize(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str], to: str = "int8") -> Path:
-    """Write a decoder with its matrices in 8 or 4 bits as ``folder``, which loads by itself: the bits, and so the
+    """Write a model with its matrices in 8 or 4 bits as ``folder``, which loads by itself: the bits, and so the
     numbers, of ``load(name_or_path, quantize=to)``. Returns the folder.
 
-    Raises Misuse where there is something in ``folder`` already, and for what is no decoder or is quantised already;
-    Failed where it cannot be written.
+    Raises Misuse where there is something in ``folder`` already, and for what is quantised already; Failed where it
+    cannot be written.
     """
     target = Path(folder).expanduser()
     packed.check(target)
@@ -791,8 +791,9 @@ def quantize(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str
         raise Misuse(f"{name_or_path} is quantised already.", "Name the checkpoint that it was made from.")
     bits = bits_asked(to, found.config, found.spec.task)
     assert bits is not None, "what is none has been refused"
-    files = [file for pattern in hub.SMALL_FILES if "/" not in pattern for file in found.folder.glob(pattern)]
-    packed.write(found.load(torch.float32, bits=bits), bits, found.config, files, target)
+    whole = found.folder
+    files = [str(file.relative_to(whole)) for pattern in hub.SMALL_FILES for file in whole.glob(pattern)]
+    packed.write(found.load(torch.float32, bits=bits), bits, found.config, whole, files, target)
     return target
 
 

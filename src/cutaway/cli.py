@@ -617,12 +617,13 @@ def translate(
     model: RewriterName,
     task: Annotated[str | None, Parameter(help="One config.json names, such as translation_en_to_de.")] = None,
     writing: Writing = Writing(),
+    quantize: Quantize = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Translate a text, with models such as OPUS-MT and T5."""
-    _rewrite("translate", text, model, {"task": task} if task else {}, writing, dtype, device, json)
+    _rewrite("translate", text, model, {"task": task} if task else {}, writing, (dtype, device, quantize), json)
 
 
 @app.command(sort_key=14.2)
@@ -632,12 +633,13 @@ def summarize(
     *,
     model: RewriterName,
     writing: Writing = Writing(),
+    quantize: Quantize = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Sum up a text, with models such as BART and T5."""
-    _rewrite("summarize", text, model, {}, writing, dtype, device, json)
+    _rewrite("summarize", text, model, {}, writing, (dtype, device, quantize), json)
 
 
 def _rewrite(
@@ -646,16 +648,16 @@ def _rewrite(
     model: str,
     task: dict[str, str],
     writing: Writing,
-    dtype: str | None,
-    device: str | None,
+    how: tuple[str | None, str | None, str | None],
     json: bool,
 ) -> None:
-    """What ``translate`` and ``summarize`` do: as it is written, or at once what a search has found."""
+    """What ``translate`` and ``summarize`` do: as it is written, or at once what a search has found. ``how``: dtype,
+    device and quantize."""
     text = _read(text)
     settings = {name: value for name, value in vars(writing).items() if value is not None} | task
     unsaid = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}
     _check_sampling({**unsaid, "max_new_tokens": 1, **settings})
-    loaded = _load(model, dtype, device)
+    loaded = _load(model, *how)
     result = getattr(loaded, verb)(text, **settings, stream=True)
     steps: list[dict[str, Any]] = []
     if hasattr(result, "finish"):
@@ -693,6 +695,7 @@ def transcribe(
         float | None, Parameter(help="0: the most probable only; else 0, and up to 1 where that makes no sense.")
     ] = None,
     seed: Annotated[int | None, Parameter(converter=_whole, help="The same seed, the same text; else picked.")] = None,
+    quantize: Quantize = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
@@ -704,7 +707,7 @@ def transcribe(
     if srt and json:
         raise Misuse("--srt and --json ask for two kinds of output.", "Give one of them.")
     source = _read_sound(sound)
-    loaded = _load(model, dtype, device)
+    loaded = _load(model, dtype, device, quantize)
     chosen = {} if temperature is None else {"temperature": temperature}
     result: Any = loaded.transcribe(
         source, language=language, timestamps=timestamps or srt, words=words, seed=seed, progress=_show_seconds(json),
@@ -851,7 +854,7 @@ def _show_doing(what: str) -> None:
 
 @app.command(sort_key=16.6)
 def quantize(
-    model: Annotated[str, Parameter(help="A decoder: a bundled model, a folder, or a name on the hub.")],
+    model: Annotated[str, Parameter(help="A bundled model, a folder, or a name on the hub.")],
     out: Annotated[Path, Parameter(help="The folder to write; nothing may be in it.")],
     /,
     *,
@@ -862,11 +865,17 @@ def quantize(
     """Write a model with its matrices in 8 or 4 bits, as a folder that loads.
 
     With --text: nats per token before and after, over at most 64 windows of 512
-    tokens from its beginning.
+    tokens from its beginning; of models that continue a text.
     """
     from . import hub
+    from .families import describe
+    from .families.config import read_config
+    from .tasks import IS
 
     folder = hub.find(model)
+    task = describe(read_config(folder))[1].task
+    if text is not None and task != "continue":
+        raise Misuse(f"{model} {IS[task]}; --text is for models that continue one.", "Leave --text out.")
     passage = None if text is None else _read_file(text)
     _loading(model)
     from .api import load

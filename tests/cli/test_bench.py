@@ -17,6 +17,9 @@ from cutaway.bench import limits, measure, report
 from cutaway.bench.measure import Bench, Measured
 from cutaway.bench.processes import OURS, Process
 from cutaway.errors import Failed, Misuse
+from tests.families.making import make
+from tests.tasks.speech import write
+from tests.tasks.test_rewrite import T5
 
 ABOUT = {
     "family": "llama", "parameters": 1_000_000, "dtype": "float32", "device": "cpu", "device_name": None, "threads": 2,
@@ -71,6 +74,51 @@ def test_the_report_says_what_the_machine_allows() -> None:
     assert "Cutaway writes 2.00 times as fast as transformers and reads 2.00 times as fast" in told
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes", "how"),
+    [("t5", [10, 39, 39], []), ("whisper", [30, 31, 30], []), ("whisper", [30, 31, 30], ["--quantize", "int8"])],
+)
+def test_a_decoder_behind_an_encoder_is_measured_too(
+    cutaway: Any, kind: str, sizes: list[int], how: list[str], tmp_path: Path
+) -> None:
+    """After a source, or a whole window of sound, and beside transformers, whose tokens are the same."""
+    folder = make(tmp_path, T5) if kind == "t5" else write(tmp_path, 1)
+    code, out, err = cutaway("bench", folder, "--json", *how)
+    assert code == 0
+    assert "Beams are not measured" in err
+    assert "llama.cpp" not in err
+    document = json.loads(out)
+    ours, theirs = document["engines"]
+    assert [document[name] for name in ("prompt", "new", "long")] == sizes
+    assert how or ours["same"] == [sizes[1]]
+    for engine in (ours, theirs):
+        assert min(engine["written"] + engine["read"] + engine["first"]) > 0
+    assert document["about"]["bytes_of_a_token"] > 0
+    assert (document["arithmetic"] is None) == bool(how)
+
+
+def test_what_an_encoder_reads_is_said_so() -> None:
+    for task, read in (("rewrite", "after a source of 8"), ("transcribe", "after a sound of 8")):
+        told = "\n".join(report.lines(Bench("some", 8, 24, 31, ABOUT, [measured(OURS, 100)], [], task)))
+        assert read in told
+        assert "each token reads 4.0 MB of weights and of what the encoder made; 2.0 GB/s are read here" in told
+    assert "moments/s, a sound of 31" in told
+
+
+def test_what_a_token_reads_behind_an_encoder(tmp_path: Path) -> None:
+    """No matrix that makes keys and values of a source; these themselves."""
+    from cutaway.api import load
+
+    machine: Any = load(write(tmp_path)).machine
+    across = [part.weight.numel() for block in machine.decoder.blocks for part in (block.cross.k, block.cross.v)]
+    blocks = sum(p.numel() for p in machine.decoder.parameters() if p.dim() > 1) - sum(across)
+    head = machine.target.tokens.weight.numel()
+    assert limits.bytes_of_a_token(machine, 30) == 4 * (blocks + head + 2 * 2 * 30 * 32)
+    encoder = sum(p.numel() for p in machine.encoder.parameters() if p.dim() > 1) + sum(across)
+    heard = 2 * machine.source.conv1.weight.numel() + machine.source.conv2.weight.numel()
+    assert limits.operations_of_a_prompt(machine, 30) == 2 * (30 * (encoder + heard) + blocks + head)
+
+
 def test_a_share_without_a_peak_is_left_out() -> None:
     about = ABOUT | {"dtype": "int8", "operations_a_second": None}
     bench = Bench("some", 8, 24, 31, about, [measured(OURS, 100)], [])
@@ -98,8 +146,8 @@ def test_what_a_token_reads(tiny: Path, small: None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["words"], 2, "words fills in what is masked in a text, and only models that continue a text are measured."),
-        (["spoken"], 2, "spoken writes down what is said"),
+        (["words"], 2, "words fills in what is masked in a text, and only models that write a text are measured."),
+        (["digits"], 2, "digits tells what an image shows"),
         (["nobody/nothing"], 3, "nobody/nothing"),
         (["stories", "--peers", "nowhere"], 2, "nowhere is no Python environment"),
         (["stories", "--quantize", "int3"], 2, "Matrices are kept in int8 or int4, not in 'int3'."),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cutaway import load
 from cutaway.api import Model
@@ -106,3 +109,25 @@ def test_heads_lens_and_compare_show_both_sides(cutaway: Any, opus: Callable[...
     code, out, _ = cutaway("compare", "the fox", "the moon", "-m", folder)
     assert code == 0
     assert out.startswith("They part at token 2: f in the first, m in the second.")
+
+
+@pytest.mark.parametrize("how", [["--temperature", 0], ["--beams", 3]])
+def test_a_quantised_translator(cutaway: Any, opus: Callable[..., Model], tmp_path: Path, how: list[Any]) -> None:
+    folder, small = opus().folder, tmp_path / "small"
+    code, out, _ = cutaway("quantize", folder, small, "--to", "int4")
+    assert (code, out.splitlines()) == (0, [out.rstrip("\n")])
+    written = cutaway("translate", "the fox", "-m", small, *how)
+    asked = cutaway("translate", "the fox", "-m", folder, "--quantize", "int4", *how)
+    assert (written.code, asked.code) == (0, 0)
+    assert written.out == asked.out == cutaway("translate", "the fox", "-m", small, *how).out
+    assert cutaway("translate", "the fox", "-m", folder, "--quantize", "int3").code == 2
+
+
+def test_how_well_a_translator_predicts_a_text_is_not_asked(cutaway: Any, opus: Callable[..., Model]) -> None:
+    folder = opus().folder
+    small, text = folder / "small", folder / "text.txt"
+    text.write_text("the fox " * 30)
+    code, out, err = cutaway("quantize", folder, small, "--to", "int8", "--text", text)
+    assert (code, out) == (2, "")
+    assert f"{folder} turns one text into another; --text is for models that continue one." in err
+    assert not small.exists()

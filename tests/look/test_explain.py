@@ -22,6 +22,7 @@ from cutaway.look.explain.work import Work
 from cutaway.look.names import names
 from cutaway.model import spec
 from cutaway.model.block import ACTIVATIONS
+from cutaway.model.quantized import quantize
 from tests.families.variants import VARIANTS
 from tests.model import machines
 from tests.model.machines import LAYER, RMS, attention, decoder
@@ -231,6 +232,21 @@ def check(record: Record) -> None:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_number_is_derived_from_those_before_it(name: str) -> None:
+    check(ran(MACHINES[name]))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("t5, not gated, untied", 8), ("marian", 4), ("whisper", 8),
+                                            ("masked words", 4), ("distilled", 8)])  # fmt: skip
+def test_so_is_every_number_of_a_quantised_machine(name: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what its matrices mean, in every kind of stem, attention and head."""
+    lively = machines.lively
+
+    def quantised(machine: spec.Spec) -> object:
+        model = lively(machine)
+        quantize(model, bits)
+        return model
+
+    monkeypatch.setattr(machines, "lively", quantised)
     check(ran(MACHINES[name]))
 
 

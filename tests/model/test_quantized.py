@@ -75,5 +75,3 @@ def test_a_quantised_model_says_what_it_wants() -> None:
         cutaway.load("stories", quantize="int3")
     with pytest.raises(Misuse, match="stays in float32"):
         cutaway.load("stories", quantize="int8", dtype="bfloat16")
-    with pytest.raises(Misuse, match="Only decoders"):
-        cutaway.load("words", quantize="int8")

@@ -25,7 +25,8 @@ from cutaway.model.attention import Attention
 from cutaway.model.quantized import Quantized, quantize
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
-from tests.model.machines import CONTEXT, DECODERS, T5, VOCABULARY, WHISPER, lively
+from cutaway.native.product import install
+from tests.model.machines import CONTEXT, DECODERS, T5, VOCABULARY, WHISPER, in_8_bits, lively
 
 LENGTH = 23
 IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -115,15 +116,6 @@ def test_quantised_it_differs_by_what_its_inputs_lose(machine: Transformer, bits
     assert worst(found, exact) < 0.03
 
 
-def in_8_bits(x: Tensor) -> Tensor:
-    if not x.is_floating_point():  # ids
-        return x
-    groups = nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
-    largest = groups.abs().amax(-1, keepdim=True)
-    codes = (groups * torch.where(largest > 0, 127 / largest, 0)).round()
-    return (codes * largest / 127).flatten(-2)[..., : x.shape[-1]]
-
-
 @pytest.mark.parametrize("sampler", [Sampler(temperature=0), Sampler(temperature=1.2, top_k=30)])
 def test_what_is_written_is_what_the_plain_loop_writes(
     machine: Transformer, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +186,7 @@ def written(name: str, bits: int | None = None) -> tuple[Seq2Seq, Tensor, np.nda
     assert isinstance(machine, Seq2Seq)
     if bits is not None:
         quantize(machine, bits)
+        install()
     generator = torch.Generator().manual_seed(5)
     if isinstance(machine.spec.source, spec.Tokens):
         inputs = torch.randint(0, VOCABULARY, (2, 19), generator=generator)
@@ -228,11 +221,40 @@ def test_texts_that_read_one_memory_or_each_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_quantised_decoder_behind_an_encoder(bits: int) -> None:
-    """As near as a quantised decoder is: its inputs take 8 bits."""
-    machine, memory, expected = written("t5", bits)
-    found = Engine(machine, LENGTH, memory=memory[:1]).read(IDS)
-    assert worst(found[None], expected[0, -1:]) < 0.05
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_a_quantised_decoder_behind_an_encoder(name: str, bits: int) -> None:
+    """As near as a quantised decoder is: its inputs take 8 bits. To the last bit the same whole, in pieces, beside
+    another with a source of its own, and as three beams."""
+    machine, memory, expected = written(name, bits)
+    alone = []
+    for which in range(2):
+        engine = Engine(machine, LENGTH, memory=memory[which : which + 1])
+        alone.append(np.stack([engine.read([token]).copy() for token in IDS]))
+        assert worst(alone[which], expected[which]) < 0.05
+        for size in (5, LENGTH):
+            engine.back(0)
+            for start in range(0, LENGTH, size):
+                piece = IDS[start : start + size]
+                assert np.array_equal(engine.read(piece), alone[which][start + len(piece) - 1])
+    own = Engine(machine, LENGTH, texts=2, memory=memory).together([(0, IDS[:9], False), (1, IDS[:9], False)])
+    assert all((row == rows[8]).all() for row, rows in zip(own, alone, strict=True))
+    beams = Engine(machine, LENGTH, texts=3, memory=memory[:1])
+    beams.read(IDS[:4])
+    beams.reorder([0, 0, 0])
+    assert all((row == alone[0][4]).all() for row in beams.together([(text, [IDS[4]], False) for text in range(3)]))
+
+
+@torch.no_grad()
+def test_a_quantised_encoder_rounds_what_its_matrices_read_where_text_is_written() -> None:
+    """And nowhere else: what is recorded is what the weights as they are kept make."""
+    machine, memory, _ = written("whisper", 8)
+    stem = machine.spec.source
+    assert isinstance(stem, spec.Mel)
+    sound = torch.randn(2, stem.bins, 2 * stem.length, generator=torch.Generator().manual_seed(5))[:1]
+    found = loop.encode(machine, sound).memory
+    assert 1e-4 < worst(found[0].numpy(), memory[0].numpy()) < 0.05
+    assert torch.equal(loop.encode(machine, sound).memory, found)
+    assert worst(machine.encode(sound)[0].numpy(), memory[0].numpy()) < 2e-6
 
 
 def test_places_go_on_with_each_others_texts() -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.model.quantized import QuantizedLinear, pack, unpack, unpacked_product
+from cutaway.model.quantized import QuantizedLinear, pack, rounded, unpack, unpacked_product
 from cutaway.native.product import _product, install
+from tests.model.machines import in_8_bits
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -23,6 +24,20 @@ def test_it_is_the_product_with_what_the_matrix_means(shape: tuple[int, int], co
     found = _product(x, packed, bits, shape[0])
     expected = x.double() @ unpack(packed, bits, *shape).double().T
     assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("shape", [(97, 48), (200, 330)])
+def test_where_inputs_may_be_rounded_they_are(shape: tuple[int, int], bits: int) -> None:
+    """To 8 bits, 32 by 32; a row's numbers do not hang on those beside it."""
+    packed = pack(torch.randn(shape, generator=torch.Generator().manual_seed(1)), bits)
+    x = torch.randn(29, shape[1], generator=torch.Generator().manual_seed(2))
+    with rounded():
+        found = _product(x, packed, bits, shape[0])
+        assert torch.equal(torch.cat([_product(row[None], packed, bits, shape[0]) for row in x]), found)
+    expected = in_8_bits(x) @ unpack(packed, bits, *shape).T
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (_product(x, packed, bits, shape[0]) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
 def test_any_leading_axes_and_any_layout() -> None:

@@ -259,8 +259,6 @@ def test_how_a_model_is_loaded_is_checked_before_it_is_served() -> None:
             serve_api("stories", how=how)
     with pytest.raises(Misuse, match="--model"):
         look(how=How("int8"))
-    with pytest.raises(Misuse, match="Only decoders"):
-        look(model="words", how=How("int8"))
 
 
 # --- what lm-eval-harness sends ---------------------------------------------------------------------------------------

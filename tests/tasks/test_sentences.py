@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,25 @@ def test_paths_cannot_escape(plain: Path) -> None:
     (plain / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(Refused, match="outside"):
         cutaway.load(plain).embed("The cat.")
+
+
+def test_a_model_in_the_hugging_face_cache(plain: Path, tmp_path: Path) -> None:
+    """Its files are links to blobs, and so are those that say how vectors are pooled."""
+    say(plain, {"pooling_mode": "cls"})
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    (snapshot / "1_Pooling").mkdir(parents=True)
+    for i, file in enumerate(file for file in plain.rglob("*") if file.is_file()):
+        place = snapshot / file.relative_to(plain)
+        os.replace(file, blobs / str(i))
+        place.symlink_to(os.path.relpath(blobs / str(i), place.parent))
+    assert cutaway.load(snapshot).pooling.modes == ("cls",)
+    assert cutaway.load(cutaway.quantize(snapshot, tmp_path / "small")).pooling.modes == ("cls",)
+    (tmp_path / "says").write_text("{}")
+    (snapshot / "1_Pooling" / "config.json").unlink()
+    (snapshot / "1_Pooling" / "config.json").symlink_to(tmp_path / "says")
+    with pytest.raises(Refused, match="is a link"):
+        cutaway.load(snapshot).embed("The cat.")
 
 
 def test_nothing_to_read(plain: Path) -> None:

@@ -19,7 +19,7 @@ from cutaway.tasks.transcribe import parts_of
 from cutaway.tasks.transcript import Segment, Transcript
 from tests.families.making import make
 
-from .speech import DE, EN, END, GENERATION, LONG, SHORT, START, TASK, TIME, UNTIMED, file
+from .speech import DE, EN, END, GENERATION, LONG, SHORT, START, TASK, TIME, UNTIMED, WORDS_ONLY, file
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -253,6 +253,16 @@ def test_the_command_prints_what_python_says(whisper, tmp_path, capsys):
     assert call(["transcribe", str(tmp_path / "none.wav"), "-m", str(folder)]) == 3
     (tmp_path / "talk.wav").write_bytes(b"RIFF and no sound")
     assert call(["transcribe", str(talk), "-m", str(folder)]) == 4
+
+
+@pytest.mark.parametrize("to", ["int8", "int4"])
+def test_quantised_it_writes_the_same_from_its_folder_twice(whisper, tmp_path, to):
+    folder = whisper(**WORDS_ONLY)
+    small = cutaway.load(cutaway.quantize(folder, tmp_path / "small", to))
+    asked = cutaway.load(folder, quantize=to)
+    heard = [model.transcribe(LONG, language="en", words=True, seed=3) for model in (small, small, asked)]
+    assert heard[0].text
+    assert heard[0] == heard[1] == heard[2]
 
 
 def test_the_command_records_a_run_of_a_sound(whisper, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What a machine allows: how fast it reads memory and multiplies matrices, and what a decoder asks of it."""
+"""What a machine allows: how fast it reads memory and multiplies matrices, and what a model that writes asks of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from cutaway.model.linear import linear
 from cutaway.model.quantized import Quantized
-from cutaway.model.stems import TokenStem
-from cutaway.model.transformer import Transformer
+from cutaway.model.stems import MelStem, TokenStem
+from cutaway.model.transformer import Seq2Seq, Transformer
 
 READ = 512 * 2**20  # bytes: far more than caches hold
 SIDE = {"cpu": 1024, "cuda": 8192, "mps": 4096}  # of a square matrix
@@ -52,23 +52,50 @@ class Matrices:
     numbers: int
     bytes: int
 
+    def __sub__(self, other: Matrices) -> Matrices:
+        return Matrices(self.numbers - other.numbers, self.bytes - other.bytes)
 
-def matrices(machine: Transformer) -> tuple[Matrices, Matrices]:
-    """A decoder's blocks and its unembedding, which each new token reads; the rest of it is next to nothing."""
+
+def matrices(machine: Transformer | Seq2Seq) -> tuple[Matrices, Matrices]:
+    """The blocks that write and the unembedding, which each new token reads; the rest of it is next to nothing."""
+    if isinstance(machine, Seq2Seq):
+        blocks = _matrices([machine.decoder]) - _matrices(_across(machine))
+    else:
+        blocks = _matrices([machine.stack])
+    stem = machine.target if isinstance(machine, Seq2Seq) else machine.stem
     head: list[nn.Module] = [] if machine.head is None else [machine.head]
-    if machine.head is not None and machine.head.head.tied and isinstance(machine.stem, TokenStem):
-        head.append(machine.stem.tokens)
-    return _matrices([machine.stack]), _matrices(head)
+    if machine.head is not None and machine.head.head.tied and isinstance(stem, TokenStem):
+        head.append(stem.tokens)
+    return blocks, _matrices(head)
 
 
-def bytes_of_a_token(machine: Transformer) -> int:
-    return sum(part.bytes for part in matrices(machine))
+def bytes_of_a_token(machine: Transformer | Seq2Seq, source: int = 0) -> int:
+    """Of matrices, and of the keys and values of ``source`` positions, where an encoder has read so many."""
+    kept = sum(part.bytes for part in matrices(machine))
+    if not isinstance(machine, Seq2Seq):
+        return kept
+    some = next(machine.parameters())
+    number = 4 if some.device.type == "cpu" else some.element_size()  # the engine in C keeps them in float32
+    looks = [block.cross for block in machine.spec.decoder.blocks if block.cross is not None]
+    return kept + sum(2 * number * source * its.kv_heads * its.width for its in looks)
 
 
-def operations_of_a_prompt(machine: Transformer, tokens: int) -> float:
-    """Of a prompt in one go, its last position unembedded: what its matrices multiply and add, without attention."""
+def operations_of_a_prompt(machine: Transformer | Seq2Seq, tokens: int) -> float:
+    """Of a prompt in one go, its last position unembedded: what its matrices multiply and add, without attention. Of
+    so long a source, those of the encoder, and of one token."""
     blocks, head = matrices(machine)
-    return 2.0 * (blocks.numbers * tokens + head.numbers)
+    if not isinstance(machine, Seq2Seq):
+        return 2.0 * (blocks.numbers * tokens + head.numbers)
+    each = _matrices([machine.encoder, *_across(machine)]).numbers
+    if isinstance(stem := machine.source, MelStem):  # the first at twice as many places
+        each += 2 * stem.conv1.weight.numel() + stem.conv2.weight.numel()
+    return 2.0 * (each * tokens + blocks.numbers + head.numbers)
+
+
+def _across(machine: Seq2Seq) -> list[nn.Module]:
+    """What makes keys and values of what the encoder made: once for each of its positions, and for no token."""
+    looks = [module for name, module in machine.decoder.named_modules() if name.endswith(".cross")]
+    return [part for look in looks for part in (look.k, look.v)]
 
 
 def _matrices(roots: list[nn.Module]) -> Matrices:

@@ -20,7 +20,7 @@ from cutaway import hub
 from cutaway.errors import Failed, Misuse
 from cutaway.families import describe
 from cutaway.families.config import read_config
-from cutaway.model.spec import Transformer
+from cutaway.model.spec import Mel, Seq2Seq, Transformer
 from cutaway.tasks import IS
 
 from .processes import OURS, Process, python_of
@@ -55,9 +55,10 @@ class Measured:
 @dataclass(frozen=True)
 class Bench:
     """``prompt``, ``new``, ``long``: tokens read before a text, written, and of the prompt that is read for its own
-    sake. ``about``: the model (worker.Cutaway.about), and the most that the machine was seen to do between the turns:
-    bytes it reads a second, and operations in a product of matrices, None where the model's have fewer bits.
-    ``engines``: ours first. ``notes``: sentences."""
+    sake; behind an encoder the tokens, or moments of a sound, that it reads. ``about``: the model
+    (worker.Cutaway.about), and the most that the machine was seen to do between the turns: bytes it reads a second, and
+    operations in a product of matrices, None where the model's have fewer bits. ``engines``: ours first. ``notes``:
+    sentences. ``task``: what the model does."""
 
     model: str
     prompt: int
@@ -66,10 +67,12 @@ class Bench:
     about: Mapping[str, Any]
     engines: list[Measured]
     notes: list[str]
+    task: str = "continue"
 
     @property
     def bandwidth(self) -> float:
-        """The share of the memory's speed at which every weight is read once for each token written."""
+        """The share of the memory's speed at which every weight is read once for each token written, and every key and
+        value of what an encoder made."""
         read: float = self.about["bytes_of_a_token"] / self.about["bytes_a_second"]
         return read * statistics.median(self.engines[0].written)
 
@@ -101,18 +104,20 @@ def bench(
     environment: Path | None = None,
     progress: Progress = lambda doing: None,
 ) -> Bench:
-    """Measure ``model``, beside the engines of this environment or of another. Raises Misuse for a model that does not
-    continue texts, and for an ``environment`` that is none; Failed where Cutaway itself stops."""
+    """Measure ``model``, beside the engines of this environment or of another. Raises Misuse for a model that writes
+    no text, and for an ``environment`` that is none; Failed where Cutaway itself stops."""
     folder = hub.find(model)
-    _, described, _ = describe(read_config(folder))
-    if not isinstance(described, Transformer) or described.task != "continue":
+    config = read_config(folder)
+    _, described, _ = describe(config)
+    if not isinstance(described, Seq2Seq) and described.task != "continue":
         raise Misuse(
-            f"{model} {IS[described.task]}, and only models that continue a text are measured.",
+            f"{model} {IS[described.task]}, and only models that write a text are measured.",
             "Name one of those: cutaway models lists them.",
         )
     there = engines_of(environment)
-    prompt, long = min(PROMPT, described.context // 4), min(LONG, described.context - 1)
-    new = min(NEW, described.context - prompt)
+    begin = config.get("decoder_start_token_id") or 0
+    asked = Turn(described, begin if isinstance(begin, int) else 0)
+    prompt, new, long = asked.sizes
     if prompt < 1 or new < 2:
         raise Misuse(f"{model} reads {described.context} tokens at most.", "Name a model with room for a text.")
     notes = _busy()
@@ -139,37 +144,63 @@ def bench(
                 progress("the machine itself")
                 seen.append(machine.ask({"limits": True}))
 
-        new = _turns(running, described.vocabulary, (prompt, new, long), between, notes, progress)
+        new = _turns(running, asked, between, notes, progress)
         for process, result in running:
             result.memory = process.ask({"memory": True})["bytes"]
-        about = ours.ask({"about": long})
+        about = ours.ask({"about": long, "source": prompt if isinstance(described, Seq2Seq) else 0})
     about["bytes_a_second"] = max(one["bytes_a_second"] for one in seen)
     about["operations_a_second"] = None if quantize else max(one["operations_a_second"] for one in seen)
-    return Bench(model, prompt, new, long, about, [result for _, result in running], [*notes, *_needed(there)])
+    notes += _needed(there, described.task)
+    return Bench(model, prompt, new, long, about, [result for _, result in running], notes, described.task)
+
+
+class Turn:
+    """What is asked in a turn, of random tokens or sounds: to write a text, and to read. ``sizes``: how many tokens, or
+    moments of a sound, are read before, written, and read for their own sake. ``begin``: with which token a decoder
+    behind an encoder begins."""
+
+    def __init__(self, described: Transformer | Seq2Seq, begin: int) -> None:
+        self._described, self._begin, self._rng = described, begin, random.Random(0)
+        context, source = described.context, described.stem
+        prompt, long = min(PROMPT, context // 4), min(LONG, context - 1)
+        if isinstance(source, Mel):  # a window, whatever is in it
+            prompt = long = source.length
+        behind = isinstance(described, Seq2Seq)
+        self.sizes = prompt, min(NEW, context - (1 if behind else prompt)), long
+
+    def questions(self) -> list[dict[str, Any]]:
+        """What is to be continued, then what is to be read."""
+        return [self._question(count) for count in (self.sizes[0], self.sizes[2])]
+
+    def _question(self, count: int) -> dict[str, Any]:
+        source = self._described.stem
+        if isinstance(source, Mel):
+            return {"prompt": [self._begin], "sound": [self._rng.randrange(2**31), source.bins, 2 * source.length]}
+        ids = [self._rng.randrange(self._described.vocabulary) for _ in range(count)]
+        return {"prompt": [self._begin], "source": ids} if isinstance(self._described, Seq2Seq) else {"prompt": ids}
 
 
 def _turns(
     running: list[tuple[Process, Measured]],
-    vocabulary: int,
-    sizes: tuple[int, int, int],
+    asked: Turn,
     between: Callable[[int], None],
     notes: list[str],
     progress: Progress,
 ) -> int:
     """Fill in what the engines' turns take, and return how many tokens are written in each; an engine that stops, other
     than ours, is left out of ``running``, and said."""
-    rng, (prompt, new, long) = random.Random(0), sizes
+    _, new, long = asked.sizes
     begun = time.monotonic()
     for turn in range(MOST + 1):
         if turn > TURNS and time.monotonic() - begun > SPENT:
             break
-        ids, many = ([rng.randrange(vocabulary) for _ in range(count)] for count in (prompt, long))
+        text, much = asked.questions()
         rates, tokens = [], {}
         for process, result in running[:: 1 if turn % 2 else -1]:
             progress(f"turn {turn}: {result.engine}" if turn else f"{result.engine} warms up")
             with contextlib.nullcontext() if result.engine == OURS else _or_said(notes):
                 count = new if turn else min(new, FEWEST)
-                written, read = process.ask({"prompt": ids, "count": count}), process.ask({"prompt": many, "count": 1})
+                written, read = process.ask(text | {"count": count}), process.ask(much | {"count": 1})
                 rate = (count - 1) / (written["times"][-1] - written["times"][0])
                 tokens[result.engine] = written["tokens"]
                 rates.append(rate)
@@ -211,9 +242,11 @@ def _busy() -> list[str]:
     return [busy] if load > processors / 2 else []
 
 
-def _needed(there: list[str]) -> list[str]:
-    """What would have to be there to compare with more."""
+def _needed(there: list[str], task: str) -> list[str]:
+    """What would have to be there to compare with more, and what is not measured."""
     missing = [] if PEER in there else [f"There is no {PEER} to compare with: pip install {PEER}, or --peers FOLDER."]
+    if task != "continue":
+        return [*missing, "Beams are not measured, nor what is done with a text or a sound before and after."]
     return [
         *missing,
         "llama.cpp, CTranslate2 and OpenVINO open only files of their own formats; benchmarks/generate.py in Cutaway's "

@@ -7,20 +7,24 @@ from collections.abc import Sequence
 
 from .measure import Bench, Measured
 
+#: What a model of each kind reads, and what that is counted in.
+READ = {"continue": ("a prompt", "tokens"), "rewrite": ("a source", "tokens"), "transcribe": ("a sound", "moments")}
+
 
 def lines(bench: Bench) -> list[str]:
     """Our own figures, what the machine allows, and a table beside the others."""
     about, ours = bench.about, bench.engines[0]
     size, processor = about["parameters"], about["device"] == "cpu"
     where = f"{about['threads']} threads" if processor else about["device_name"] or about["device"]
+    read, counted = READ[bench.task]
     told = [
         f"{bench.model}: {about['family']}, {size:,} parameters, {ours.dtype}; {where}; "
         f"{'the engine in C writes' if about['engine'] == 'C' else 'PyTorch writes'}; {len(ours.written)} turns",
         "",
         f"{'':14}{'median':>12}  {'least to most':18}",
-        _row("written", ours.written, "tokens/s", f"{bench.new} tokens after {bench.prompt}"),
-        _row("first token", [1000 * s for s in ours.first], "ms", f"after a prompt of {bench.prompt}"),
-        _row("read", ours.read, "tokens/s", f"a prompt of {bench.long}"),
+        _row("written", ours.written, "tokens/s", f"{bench.new} tokens after {bench.prompt:,}"),
+        _row("first token", [1000 * s for s in ours.first], "ms", f"after {read} of {bench.prompt:,}"),
+        _row("read", ours.read, f"{counted}/s", f"{read} of {bench.long:,}"),
         f"{'load':14}{ours.load:12.3f}  {'':18} s, after {ours.imports:.1f} s of imports",
         f"{'memory':14}{ours.memory / 2**20:12,.0f}  {'':18} MB, the most that was held",
         "",
@@ -35,8 +39,9 @@ def _limits(bench: Bench) -> list[str]:
     about = bench.about
     weights, memory = about["bytes_of_a_token"], about["bytes_a_second"]
     copied = "" if about["device"] == "cpu" else ", in a copy"
+    read = "of weights" if bench.task == "continue" else "of weights and of what the encoder made"
     told = [
-        f"of memory     {bench.bandwidth:12.1%}  each token reads {weights / 1e6:,.1f} MB of weights; "
+        f"of memory     {bench.bandwidth:12.1%}  each token reads {weights / 1e6:,.1f} MB {read}; "
         f"{memory / 1e9:,.1f} GB/s are read here{copied}"
     ]
     if bench.bandwidth > 1:
@@ -44,8 +49,8 @@ def _limits(bench: Bench) -> list[str]:
     if bench.arithmetic is not None:
         peak = about["operations_a_second"]
         told.append(
-            f"of arithmetic {bench.arithmetic:12.1%}  in matrices, of a prompt; {peak / 1e9:,.0f} GFLOP/s in a large "
-            f"product of {about['dtype']}"
+            f"of arithmetic {bench.arithmetic:12.1%}  in matrices, of {READ[bench.task][0]}; {peak / 1e9:,.0f} GFLOP/s "
+            f"in a large product of {about['dtype']}"
         )
     else:
         told.append(f"of arithmetic {'':12}  not said: nothing measures the most that {about['dtype']} allows")

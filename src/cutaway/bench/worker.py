@@ -8,10 +8,13 @@ benchmarks/engines.py adds engines that the package does not know. 0 threads: as
 was loaded; or {"refused": ...}, an error of Cutaway's, and ends. A question is a line of JSON, and so is its answer:
 
     {"prompt": [ids], "count": n}    the n most probable tokens, end tokens ignored: {"tokens": [...], "times": [...]},
-                                     seconds from the question to each of them
+                                     seconds from the question to each of them. A decoder behind an encoder begins
+                                     with ``prompt`` what that makes of "source": [ids], or of "sound": [seed, bins,
+                                     frames], frames drawn at random
     {"windows": [[ids], ...]}        {"losses": [...]}, nats for each token of each window but its first
     {"memory": true}                 {"bytes": the most this process has held, or on a GPU its memory}
-    {"about": n}                     of Cutaway: the model, and what it asks of a machine to read n tokens
+    {"about": n, "source": m}        of Cutaway: the model, and what it asks of a machine to read n tokens, and to write
+                                     one behind an encoder that has read m
     {"limits": true}                 of the machine, which stands among the engines: what it allows
 """
 
@@ -36,8 +39,9 @@ Asked = dict[str, str | None]
 class Engine(Protocol):
     def __init__(self, path: str, threads: int, asked: Asked) -> None: ...
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int | tuple[int, float]]:
-        """The most probable tokens, each as soon as it is there, or with the moment when it was."""
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int | tuple[int, float]]:
+        """The most probable tokens, each as soon as it is there, or with the moment when it was. ``source``: what an
+        encoder reads before, ids (1, S) or frames (1, M, R)."""
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """(T, V), of every position."""
@@ -57,11 +61,27 @@ class Cutaway:
         self.model.eos = frozenset()
         self.dtype: str = self.model.card.dtype
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
-        for step in self.model.generate(tokens=prompt, max_new_tokens=count, temperature=0, stream=True):
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int]:
+        if source:
+            written = self._behind(prompt, count, source[0])
+        else:
+            written = self.model.generate(tokens=prompt, max_new_tokens=count, temperature=0, stream=True)
+        for step in written:
             yield step.id
 
-    def about(self, prompt: int) -> dict[str, Any]:
+    def _behind(self, prompt: list[int], count: int, source: np.ndarray) -> Any:
+        import torch
+
+        from cutaway.generate.loop import generate
+        from cutaway.generate.sampler import Sampler
+
+        machine, dtype = self.model.machine, next(self.model.machine.parameters()).dtype
+        given = torch.from_numpy(source).to(self.model.device)
+        if given.is_floating_point():
+            given = given.to(dtype)
+        return generate(machine, prompt, sampler=Sampler(temperature=0), max_new_tokens=count, source=given)
+
+    def about(self, prompt: int, source: int) -> dict[str, Any]:
         """The model, and what it asks of a machine to write a token and to read a prompt."""
         import torch
 
@@ -69,6 +89,8 @@ class Cutaway:
         from cutaway.generate.engine import engine
 
         machine, card, device = self.model.machine, self.model.card, self.model.device
+        width, dtype = machine.spec.stacks[-1].width, next(machine.parameters()).dtype
+        memory = torch.zeros(1, 1, width, dtype=dtype, device=device) if source else None
         return {
             "family": card.family,
             "parameters": card.parameters,
@@ -76,8 +98,8 @@ class Cutaway:
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
-            "engine": "PyTorch" if engine(machine, 1) is None else "C",
-            "bytes_of_a_token": limits.bytes_of_a_token(machine),
+            "engine": "PyTorch" if engine(machine, 1, memory=memory) is None else "C",
+            "bytes_of_a_token": limits.bytes_of_a_token(machine, source),
             "operations_of_a_prompt": limits.operations_of_a_prompt(machine, prompt),
         }
 
@@ -95,18 +117,31 @@ class Transformers:
 
         if threads:
             torch.set_num_threads(threads)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=asked["dtype"] or "auto").eval()
+        its = transformers.AutoConfig.from_pretrained(path)
+        behind = transformers.AutoModelForSeq2SeqLM if its.is_encoder_decoder else transformers.AutoModelForCausalLM
+        kind = transformers.AutoModelForSpeechSeq2Seq if hasattr(its, "num_mel_bins") else behind
+        self.model = kind.from_pretrained(path, dtype=asked["dtype"] or "auto").eval()
         self.model.to(asked["device"] or "cpu")
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.model.generation_config = transformers.GenerationConfig(do_sample=False, pad_token_id=0)
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int]:
         import torch
+        import transformers
 
-        written = Streamed()
-        given = torch.tensor([prompt], device=self.model.device)
-        self.model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=count, streamer=written, eos_token_id=None
+        written: Any = Streamed()
+        more: dict[str, Any] = {}
+        given = begun = torch.tensor([prompt], device=self.model.device)
+        if source:
+            given = torch.from_numpy(source[0]).to(self.model.device)
+            more = {"decoder_input_ids": begun, "decoder_start_token_id": prompt[0]}
+        if given.is_floating_point():
+            given = given.to(self.model.dtype)
+        else:
+            more["attention_mask"] = torch.ones_like(given)
+        # Not a model's own, which of speech writes windows down.
+        transformers.GenerationMixin.generate(
+            self.model, given, max_new_tokens=count, streamer=written, eos_token_id=None, **more
         )
         yield from written.replay()
 
@@ -174,10 +209,19 @@ NEEDS = {
 }
 
 
-def generated(engine: Engine, prompt: list[int], count: int) -> dict[str, Any]:
+def source_of(asked: dict[str, Any]) -> list[np.ndarray]:
+    """What an encoder reads, where there is one."""
+    if "sound" in asked:
+        seed, bins, frames = asked["sound"]
+        return [np.random.default_rng(seed).standard_normal((1, bins, frames), np.float32)]
+    return [np.array([asked["source"]])] if "source" in asked else []
+
+
+def generated(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
+    source, count = source_of(asked), asked["count"]
     start = time.perf_counter()
     tokens, times = [], []
-    for found in engine.tokens(prompt, count):
+    for found in engine.tokens(asked["prompt"], count, *source):
         token, moment = found if isinstance(found, tuple) else (found, time.perf_counter())
         tokens.append(token)
         times.append(moment - start)
@@ -243,11 +287,11 @@ def main() -> None:
         if isinstance(engine, Machine):
             answer: dict[str, Any] = engine.limits()
         elif "prompt" in asked:
-            answer = generated(engine, asked["prompt"], asked["count"])
+            answer = generated(engine, asked)
         elif "windows" in asked:
             answer = losses(engine, asked["windows"])
         elif "about" in asked and isinstance(engine, Cutaway):
-            answer = engine.about(asked["about"])
+            answer = engine.about(asked["about"], asked["source"])
         else:
             answer = {"bytes": most_held(engine)}
         print(json.dumps(answer), file=answers, flush=True)

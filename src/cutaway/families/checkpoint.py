@@ -29,9 +29,9 @@ from ..errors import Failed, Misuse, NotFound, Refused
 from ..files import write_atomically
 from ..model import quantized, spec
 from ..model.transformer import Seq2Seq, Transformer, build, embedding_of
-from . import Family, describe
+from . import Family, describe, packed
 from .config import DTYPES, bits_of, dtype_of, read_config
-from .names import SAME, Claim, Names
+from .names import SAME, SHARED, Claim, Names
 from .weights import FLOATING, Stored, find_files, fingerprint, read_headers
 
 UNEMBEDDING = "head.out.weight"
@@ -93,9 +93,8 @@ class Checkpoint:
         wanted = self.dtype if dtype is None else _dtype(dtype)
         where = torch.device("cpu" if device is None else device)
         model = _without_memory(self.spec, self.bits or bits)
-        fewer = {} if self.bits is not None else quantized.matrices(model)
-        exact = self.bits is not None or bool(fewer)
-        size = sum(tensor.nbytes for tensor in model.state_dict().values()) if exact else 0
+        fewer = quantized.matrices(model)
+        size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) if fewer else 0
         _require_memory(size or self.parameters * wanted.itemsize, where)
         parameters: dict[str, Tensor] = {}
         claimed = Counter(name for claim in self._plan for name in claim.ours)
@@ -119,9 +118,11 @@ class Checkpoint:
                 else:
                     parameters[name] = ours
         for name, stand_in in self.family.names(self.spec).absent.items():
-            if name not in parameters:
-                empty = torch.zeros(model.get_parameter(name).shape, dtype=wanted, device=where)
-                parameters[name] = empty if stand_in is None else parameters[stand_in].clone()
+            place = _held_as(name, fewer)
+            if place not in parameters and stand_in is None:
+                parameters[place] = torch.zeros(model.get_parameter(name).shape, dtype=wanted, device=where)
+            elif place not in parameters and stand_in is not None:
+                parameters[place] = parameters[_held_as(stand_in, fewer)].clone()
         try:
             model.load_state_dict(parameters, assign=True)
         except RuntimeError:  # names and shapes agreed when the headers were read
@@ -249,13 +250,16 @@ def _claim(names: Names, tensors: dict[str, Stored], tied: str | None) -> list[C
 
 
 def _claim_packed(tensors: dict[str, Stored], described: spec.Spec) -> list[Claim]:
-    """Each tensor of a quantised folder is one of ours, under our name. Raises Refused."""
-    if described.task != "continue":
-        raise Refused("config.json says the matrices are quantised; Cutaway quantises only decoders.", _WRONG_FILES)
+    """Each tensor of a quantised folder is one of ours, under our name; what encoder and decoder share is there once.
+    Raises Refused."""
     for name, stored in tensors.items():
         if stored.dtype != ("U8" if name.endswith(".packed") else "F32"):
             raise Refused(f"A quantised folder does not hold {name} as {stored.dtype}.", _WRONG_FILES)
-    return [Claim(name, (name,), SAME) for name in sorted(tensors)]
+    claims = {name: Claim(name, (name,), SAME) for name in sorted(tensors)}
+    one = packed.SHARED[0]
+    if isinstance(described, spec.Seq2Seq) and described.shared_embedding and one in claims:
+        claims[one] = Claim(one, packed.SHARED, SHARED)
+    return list(claims.values())
 
 
 def _differs(claim: Claim, embedding: bool) -> Refused:
@@ -313,6 +317,11 @@ def _without_memory(described: spec.Spec, bits: int | None = None) -> Transforme
     if bits is not None:
         quantized.quantize(model, bits)
     return model
+
+
+def _held_as(name: str, fewer: Collection[str]) -> str:
+    """Under which name our tensor ``name`` is held, those in ``fewer`` being quantised."""
+    return quantized.packed_name(name) if name in fewer else name
 
 
 def _some(names: list[str]) -> str:

@@ -279,9 +279,9 @@ def bits_of(content: dict[str, Any]) -> int | None:
 def bits_asked(
     quantize: str | None, content: dict[str, Any], task: str, dtype: object = None, device: object = None
 ) -> int | None:
-    """The bits of a matrix's number to load a checkpoint that does ``task`` with; None for one that stays whole.
+    """The bits of a matrix's number to load a checkpoint with, whatever its ``task``; None for one that stays whole.
 
-    Raises Misuse for what is not done: another format, another kind of model, another dtype or device beside.
+    Raises Misuse for what is not done: another format, another dtype or device beside.
     """
     held = bits_of(content)
     if quantize is None and held is None:
@@ -290,8 +290,6 @@ def bits_asked(
         raise Misuse(f"Matrices are kept in {' or '.join(QUANTIZE)}, not in {quantize!r}.", "Give one of those.")
     if held is not None and quantize not in (None, f"int{held}"):
         raise Misuse(f"This model is quantised to int{held} already.", "Take it as it is, or what it was made from.")
-    if task != "continue":
-        raise Misuse("Only decoders are quantised yet, and this model is none.", "Take it as it is.")
     if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
         raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
     if device is not None and str(device).partition(":")[0] != "cpu":
@@ -340,16 +338,15 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
 def inside(folder: Path, name: str) -> Path:
     """``folder``/``name``, if that is a plain file name and the file lies in the folder.
 
-    A link may leave the folder only as the Hugging Face cache lays it out: from snapshots/REVISION to the same
-    repository's blobs. Raises Refused otherwise; a missing file is no error here.
+    A link may leave the folder only as the Hugging Face cache lays it out: from snapshots/REVISION, or from a folder in
+    it, to the same repository's blobs. Raises Refused otherwise; a missing file is no error here.
     """
     if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
         raise Refused(f"{folder} refers to a file outside itself: {shown(name)}.", "Do not use this checkpoint.")
     path = folder / name
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
+    snapshots = [place.parent for place in (root, root.parent) if place.parent.name == "snapshots"]
+    allowed = [root, *(place.parent / "blobs" for place in snapshots)]
     if not any(real.is_relative_to(place) for place in allowed):
         raise Refused(f"{path} is a link to {real}, outside its folder.", "Replace the link by a copy of the file.")
     return path

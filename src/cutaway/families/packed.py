@@ -1,4 +1,4 @@
-"""A folder of a quantised decoder: model.safetensors with what `model.quantized` makes of each matrix, under our own
+"""A folder of a quantised model: model.safetensors with what `model.quantized` makes of each matrix, under our own
 names, and config.json with a "quantization_config" that other programs do not know, so that they refuse it.
 
     stack.blocks.0.attn.q.packed   U8, (P, G, 544 or 288)      everything else, such as .bias: F32
@@ -8,6 +8,7 @@ It is written beside, and given its name when it is whole. checkpoint.open reads
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -23,6 +24,9 @@ from ..errors import Failed, Misuse
 from ..files import sync, write_atomically
 from .config import PACKED, inside
 
+#: Where an encoder and its decoder share an embedding it is there under the first name, and stands for both.
+SHARED = ("source.tokens.packed", "target.tokens.packed")
+
 
 def check(folder: Path) -> None:
     """Raises Misuse where no quantised model can be written: over something, or in a folder that is not there."""
@@ -34,20 +38,25 @@ def check(folder: Path) -> None:
         raise Failed(f"{folder.parent} cannot be written to.", "Choose another folder.")
 
 
-def write(machine: nn.Module, bits: int, config: dict[str, object], files: Iterable[Path], folder: Path) -> None:
-    """Write a machine that is quantised to ``bits`` as ``folder``, with copies of ``files`` of the folder it came from:
-    its tokenizer, its license. Raises as ``check`` does, and Failed when it cannot be written."""
+def write(
+    machine: nn.Module, bits: int, config: dict[str, object], whole: Path, files: Iterable[str], folder: Path
+) -> None:
+    """Write a machine that is quantised to ``bits`` as ``folder``, with copies of ``files`` of ``whole``, the folder it
+    came from: its tokenizer, its license. Raises as ``check`` does, and Failed when it cannot be written."""
     check(folder)
     final = folder.absolute()
     beside = final.with_name(f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         beside.mkdir()
-        for file in files:
-            if file.name != "config.json" and not file.name.endswith(".index.json"):
-                with write_atomically(beside / file.name) as path:
+        for name in files:
+            if name != "config.json" and not name.endswith(".index.json"):
+                file, copy = whole / name, beside / name
+                copy.parent.mkdir(exist_ok=True)
+                with write_atomically(copy) as path:
                     shutil.copyfile(inside(file.parent, file.name), path)
         with write_atomically(beside / "model.safetensors") as path:
-            save_file({name: tensor.contiguous() for name, tensor in machine.state_dict().items()}, path)
+            each = itertools.chain(machine.named_parameters(), machine.named_buffers())  # what two places share once
+            save_file({name: tensor.detach().contiguous() for name, tensor in each}, path)
         kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
         with write_atomically(beside / "config.json") as path:
             said = {**kept, "dtype": "float32", "quantization_config": PACKED[bits]}

@@ -169,4 +169,4 @@ def _matrices(model: Machine) -> Iterator[Tensor]:
     if model.head is not None:
         yield from model.head.parameters()
         if model.head.head.tied and isinstance(tokens, TokenStem):
-            yield tokens.tokens.weight
+            yield from tokens.tokens.parameters()  # of a quantised one there are none

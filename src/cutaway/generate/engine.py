@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
 from cutaway.native.program import KINDS, PANEL, Program
@@ -69,7 +70,7 @@ class Engine:
     ) -> None:
         self._library = library.load()  # raises Unavailable
         self._machine, self._rows, self._memory = machine, chunk, memory
-        self._program = Program(machine, texts, length, min(chunk, texts * length), memory)
+        self._program = self._written_down(texts, length)
         self._threads = torch.get_num_threads()
         self.lengths = [0] * texts
         self.length = length
@@ -125,12 +126,16 @@ class Engine:
     def grow(self, length: int) -> None:
         """Room for longer texts; those that are there stay."""
         before, texts = self._program, len(self.lengths)
-        self._program = Program(self._machine, texts, length, min(self._rows, texts * length), self._memory)
+        self._program = self._written_down(texts, length)
         self.length = length
         for old, new in zip(before.caches, self._program.caches, strict=True):
             for text, filled in enumerate(self.lengths):
                 panels = -(-filled // PANEL) * PANEL
                 new[text, :, :panels] = old[text, :, :panels]
+
+    def _written_down(self, texts: int, length: int) -> Program:
+        with rounded():  # keys and values of what an encoder made are made here
+            return Program(self._machine, texts, length, min(self._rows, texts * length), self._memory)
 
     def reorder(self, texts: Sequence[int]) -> None:
         """Each place goes on with the text of another, as beams do."""

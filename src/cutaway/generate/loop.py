@@ -22,6 +22,7 @@ from torch import Tensor
 from cutaway.errors import Misuse
 from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.cache import Cache
+from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 from .broken import broken
@@ -296,11 +297,13 @@ Predict = Callable[..., Tensor]
 
 @torch.no_grad()
 def encode(model: Seq2Seq, source: Source) -> Encoded:
-    """What the encoder makes of its ``source``, if it has not read it yet."""
+    """What the encoder makes of its ``source``, if it has not read it yet. A quantised one may round what its matrices
+    read, as its decoder does."""
     if isinstance(source, Encoded):
         return source
     device = next(model.parameters()).device
-    return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
+    with rounded():
+        return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
 
 
 def memory_of(source: Source | None) -> Tensor | None:

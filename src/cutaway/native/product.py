@@ -1,4 +1,5 @@
-"""Products with quantised matrices for PyTorch: inputs stay as they are, and the matrix is read as it is kept.
+"""Products with quantised matrices for PyTorch: the matrix is read as it is kept, and inputs stay as they are, unless
+they may be rounded.
 
 Shapes: M vectors, N rows, K columns of the matrix.
 """
@@ -31,10 +32,16 @@ def _product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
     columns = x.shape[-1]
     vectors, padded = given.numel() // columns, -(-columns // GROUP) * GROUP
     out = torch.empty(*x.shape[:-1], rows)
-    op = COp(code=LINEAR, input=given.data_ptr(), width=columns, matrices=1, scale=1, exact=1)
+    exact = not quantized.ROUNDED.get()
+    op = COp(code=LINEAR, input=given.data_ptr(), width=columns, matrices=1, scale=1, exact=exact)
     op.matrix[0] = CMatrix(packed.data_ptr(), None, out.data_ptr(), QUANTIZED[bits], rows, columns)
-    inputs = torch.empty(-(-vectors // ABREAST) * ABREAST, padded)
-    own = 2 * 64 * 64 * 4 + padded * 16 + 4096 + 4 * (padded // GROUP) * (2 * PANEL + PANEL * GROUP)
-    batch = CBatch(rows=vectors, floats=inputs.data_ptr(), scratch=own)
+    blocks, groups = -(-vectors // ABREAST) * ABREAST, padded // GROUP
+    inputs, scales = torch.empty(blocks, padded), torch.empty(blocks, groups)
+    codes, sums = torch.empty(blocks, padded, dtype=torch.int8), torch.empty(blocks, groups, dtype=torch.int32)
+    own = 2 * 64 * 64 * 4 + padded * 16 + 4096 + 4 * groups * (2 * PANEL + PANEL * GROUP)
+    batch = CBatch(
+        rows=vectors, floats=inputs.data_ptr(), bytes=codes.data_ptr(), scales=scales.data_ptr(), sums=sums.data_ptr(),
+        scratch=own,
+    )  # fmt: skip
     kernels.run((COp * 1)(op), batch, torch.get_num_threads())
     return out

@@ -41,8 +41,10 @@
 #define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
 #define ABREAST (SIDE * PANEL)
 #if defined(__AVX512F__)
+#define BESIDE 8 /* rows of inputs that meet those of a float matrix, along them */
 #define STREAMS 8 /* rows of a float matrix that are read side by side */
 #else
+#define BESIDE 4
 #define STREAMS 2
 #endif
 
@@ -811,15 +813,23 @@ static void linear(Thread *me, const Op *op) {
             }
         } else {
             for (int64_t m = 0; m < rows;) {
-                int64_t some = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
+                int64_t left_rows = rows - m, some = left_rows >= BESIDE ? BESIDE : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
                 for (int b = 0; b < both; b++) {
                     int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
                     const char *w = (const char *)matrix[b].data + first * bytes_each;
                     const float *x = floats + m * width;
-                    float *to = found + b * 32 * 4;
+                    float *to = found + b * 32 * BESIDE;
+                    int64_t n = 0;
 #define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
 #define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else ALONG(2, c, k); } while (0)
-                    int64_t n = 0;
+                    if (BESIDE == 8 && some == 8) { /* all at once with two: memory is read once */
+                        for (; n + 2 <= left; n += 2)
+                            if (matrix->kind == FLOAT32) ALONG(8, 2, FLOAT32);
+                            else ALONG(8, 2, BFLOAT16);
+                        for (; n < left; n++)
+                            if (matrix->kind == FLOAT32) ALONG(8, 1, FLOAT32);
+                            else ALONG(8, 1, BFLOAT16);
+                    }
                     if (some == 1) {
                         n = left;
                         if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, left, to);
@@ -832,7 +842,7 @@ static void linear(Thread *me, const Op *op) {
                         if (matrix->kind == FLOAT32) ALONG_ROWS(1, FLOAT32);
                         else ALONG_ROWS(1, BFLOAT16);
                 }
-                finish(op, matrix, m, some, first, left, found, found + 32 * 4, 32);
+                finish(op, matrix, m, some, first, left, found, found + 32 * BESIDE, 32);
                 m += some;
             }
         }

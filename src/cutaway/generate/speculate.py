@@ -29,7 +29,7 @@ from cutaway.inputs.text import Tokenizer
 
 MOST = 16  # guesses at once
 PAIR, LONGEST = 2, 4  # tokens that must have been read before for what followed to be a guess; the most compared
-SEVERAL, ROW = 0.3, 0.12  # what a run of several tokens takes longer than one of one, and more for each, of its time
+SEVERAL, ROW = 0.05, 0.08  # what a run of several tokens takes longer than one of one, and more for each, of its time
 FADING = 0.99  # how much of what was learned about guesses is left after a token
 
 

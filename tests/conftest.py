@@ -15,3 +15,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the data folder ../shared, which is not part of the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def kernels() -> None:
+    """The engine in C is there, and not only being compiled."""
+    from cutaway.native import library
+
+    try:
+        library.load()
+    except library.Unavailable as reason:
+        pytest.skip(f"needs the kernels in C: {reason}")

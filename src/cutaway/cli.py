@@ -61,6 +61,7 @@ RewriterName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a 
 EncoderName = Annotated[str, Parameter(("--model", "-m"), help="A folder, or a name on the hub.")]
 Dtype = Annotated[str | None, Parameter(help="float32, bfloat16 or float16, else the file's own.")]
 Quantize = Annotated[str | None, Parameter(help="int8 or int4: matrices in fewer bits, on a processor.")]
+Cache = Annotated[str | None, Parameter(help="int8: keys and values in 8 bits, so that long texts take less memory.")]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, Parameter("--json", help="Print one JSON document.", show_default=False)]
 
@@ -108,6 +109,7 @@ def serve(
     ] = None,
     metrics: Annotated[bool, Parameter(help="Answer /metrics too.", show_default=False)] = False,
     quantize: Quantize = None,
+    cache: Cache = None,
     dtype: Dtype = None,
     device: Device = None,
 ) -> int:
@@ -120,7 +122,7 @@ def serve(
 
     if not 0 < port < 65536:
         raise Misuse(f"--port is {port}.", "Give one from 1 to 65535.")
-    return serve_api(model, host, port, api_key, allow_host or [], metrics, How(quantize, dtype, device))
+    return serve_api(model, host, port, api_key, allow_host or [], metrics, How(quantize, dtype, device, cache))
 
 
 @app.command(sort_key=1)
@@ -144,6 +146,7 @@ def generate(
         str | None, Parameter(help='Who guesses ahead, for speed: a smaller model, or "prompt", the text.')
     ] = None,
     quantize: Quantize = None,
+    cache: Cache = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
@@ -155,8 +158,8 @@ def generate(
         "repetition_penalty": repetition_penalty, "seed": seed, "stop": stop or [], "beams": beams,
     }  # fmt: skip
     _check_sampling(settings)
-    loaded = _load(model, dtype, device, quantize)
-    guesses: Any = draft if draft is None or draft == "prompt" else _load(draft, dtype, device, quantize)
+    loaded = _load(model, dtype, device, quantize, cache)
+    guesses: Any = draft if draft is None or draft == "prompt" else _load(draft, dtype, device, quantize, cache)
     if beams != 1:
         result: Any = loaded.generate(text, **settings, draft=guesses)
         steps: list[dict[str, Any]] = [{"id": token} for token in result.tokens]
@@ -958,14 +961,16 @@ def doctor(*, json: Json = False) -> int:
 # --- what every command needs ----------------------------------------------------------------------------------------
 
 
-def _load(name: str, dtype: str | None, device: str | None, quantize: str | None = None) -> Model:
+def _load(
+    name: str, dtype: str | None, device: str | None, quantize: str | None = None, cache: str | None = None
+) -> Model:
     from . import hub
 
     hub.find(name)  # a wrong name is said before torch is imported
     _loading(name)
     from .api import load
 
-    model = load(name, dtype, device, quantize=quantize)
+    model = load(name, dtype, device, quantize=quantize, cache=cache)
     _say(*model.warnings)
     return model
 

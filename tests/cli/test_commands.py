@@ -471,6 +471,31 @@ def test_without_a_command_it_shows_what_there_is(cutaway: Any) -> None:
     assert "Commands:" in out
 
 
+def test_generate_keeps_keys_and_values_as_asked(kernels: None, cutaway: Any) -> None:
+    import cutaway as package
+
+    asked = ("generate", "Once upon a time", "--temperature", 0, "--max-new-tokens", 9, "--json")
+    found = [step["p"] for step in json.loads(cutaway(*asked, "--cache", "int8").out)["tokens"]]
+    for cache, same in (("int8", True), (None, False)):
+        steps = package.load("stories", cache=cache).generate(
+            "Once upon a time", temperature=0, max_new_tokens=9, stream=True
+        )
+        assert (found == [step.p for step in steps]) is same  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--cache", "int4"], "Keys and values are kept in int8 by choice, not in 'int4'."),
+        (["--cache", "int8", "--dtype", "float16"], "reads no float16"),
+    ],
+)
+def test_what_no_cache_is_kept_in_is_said(cutaway: Any, options: list[str], says: str) -> None:
+    found = cutaway("generate", "Once", *options)
+    assert found.code == 2
+    assert says in found.err
+
+
 def test_quantize_writes_a_folder_and_tells_the_loss(cutaway: Any, tmp_path: Path) -> None:
     passage = tmp_path / "passage.txt"
     passage.write_text("Once upon a time there was a little girl who lived in a house near the forest. " * 4)

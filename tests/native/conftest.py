@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cutaway.native import library
 
-
-@pytest.fixture(autouse=True, scope="module")
-def kernels() -> library.Library:
-    try:
-        return library.load()
-    except library.Unavailable as reason:
-        pytest.skip(f"needs the kernels in C: {reason}")
+@pytest.fixture(autouse=True)
+def needs(kernels: None) -> None:
+    """The kernels."""

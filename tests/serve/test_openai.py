@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import cutaway
 from cutaway import hub
 from cutaway.errors import Misuse
+from cutaway.generate.engine import Engine
 from cutaway.inputs.engines import BYTE_OF
 from cutaway.serve.gate import Door
 from cutaway.serve.openai import refusal
@@ -248,17 +249,39 @@ def test_a_quantised_model_is_served_and_says_so(stories: cutaway.Model) -> None
         server.end()
 
 
+def test_keys_and_values_are_kept_as_asked(kernels: None, stories: cutaway.Model) -> None:
+    def read(model: cutaway.Model) -> torch.Tensor:
+        """The log-probability of each token of the text but the first."""
+        ids = torch.tensor(model.tokens(TEXT))
+        (logits,) = Engine(model.machine, len(ids)).together([(0, ids.tolist(), True)])
+        return torch.from_numpy(logits).double().log_softmax(-1)[:-1].gather(1, ids[1:, None])[:, 0]
+
+    server = Server("stories", how="cache='int8'")
+    try:
+        asked = {"model": "stories", "prompt": TEXT, "max_tokens": 0, "echo": True, "logprobs": 1}
+        found = torch.tensor(server.post("completions", **asked).json()["choices"][0]["logprobs"]["token_logprobs"][1:])
+    finally:
+        server.end()
+    assert (
+        (found - read(cutaway.load("stories", cache="int8"))).abs().max() < 1e-5 < (found - read(stories)).abs().max()
+    )
+
+
 def test_how_a_model_is_loaded_is_checked_before_it_is_served() -> None:
     from cutaway.serve.app import How, look, serve_api
 
     for how, says in (
         (How(quantize="int3"), "int8 or int4"), (How("int8", dtype="bfloat16"), "float32"),
         (How("int8", device="cuda"), "processors"), (How(dtype="int7"), "no dtype"),
+        (How(cache="int4"), "Keys and values are kept in int8"), (How(cache="int8", device="cuda"), "on processors"),
+        (How(cache="int8", dtype="float16"), "reads no float16"),
     ):  # fmt: skip
         with pytest.raises(Misuse, match=says):
             serve_api("stories", how=how)
     with pytest.raises(Misuse, match="--model"):
         look(how=How("int8"))
+    with pytest.raises(Misuse, match="writes no texts"):
+        look(model="words", how=How(cache="int8"))
 
 
 # --- what lm-eval-harness sends ---------------------------------------------------------------------------------------

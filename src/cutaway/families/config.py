@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import Misuse, NotFound, Refused
 from ..model.spec import Norm
@@ -295,6 +295,27 @@ def bits_asked(
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
     return held if quantize is None else QUANTIZE[quantize]
+
+
+def cache_asked(cache: str | None, task: str, precision: str | None, device: object = None) -> Literal["int8"] | None:
+    """What a checkpoint that does ``task``, loaded in ``precision``, keeps keys and values in; None: as it always does.
+
+    Raises Misuse for another format, and where the engine in C, which keeps them so, does not write.
+    """
+    if cache is None:
+        return None
+    if cache != "int8":
+        raise Misuse(f"Keys and values are kept in int8 by choice, not in {cache!r}.", "Give int8, or leave cache out.")
+    if task not in ("continue", "rewrite", "transcribe"):
+        raise Misuse("This model writes no texts, and so keeps no keys and values.", "Leave cache out.")
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise Misuse("Keys and values are kept in int8 on processors only yet.", "Leave cache out, or device.")
+    if precision in ("float16", "float64"):
+        raise Misuse(
+            f"Keys and values are kept in int8 by the engine in C, which reads no {precision}.",
+            "Leave cache out, or give a dtype of float32 or bfloat16.",
+        )
+    return "int8"
 
 
 def precision_of(content: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ Shapes: B batch, T time, S source time, D width, V vocabulary (or classes).
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,7 @@ class Transformer(nn.Module):
     """Decoder (GPT-2, Llama), encoder (BERT), vision model (ViT): one stem, one stack, one head."""
 
     record_names: ClassVar = {"stem": "", "stack": "", "head": ""}
+    cache_in: Literal["int8"] | None = None  # what the engine in C keeps keys and values in; None: as suits the weights
 
     def __init__(self, transformer: spec.Transformer) -> None:
         super().__init__()
@@ -226,6 +227,7 @@ class Seq2Seq(nn.Module):
     """Encoder and decoder joined by cross-attention: T5, Marian, Whisper."""
 
     record_names: ClassVar = {"source": "encoder", "target": "decoder", "head": ""}
+    cache_in: Literal["int8"] | None = None
 
     def __init__(self, seq2seq: spec.Seq2Seq) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
 typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
+typedef int8_t codes __attribute__((vector_size(16), aligned(1), may_alias));
 
 /* ------------------------------------------------------------------ what Python fills in */
 
@@ -59,6 +60,7 @@ enum { FLOAT32, BFLOAT16, INT8, INT4 };
 enum { NO_NORM, LAYER_NORM, RMS_NORM };
 enum { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH };
 enum { EMBED, NORM, LINEAR, ATTEND };
+enum { FLOATS, HALVES, CODES };
 
 typedef struct {
     const void *data;  /* float matrices (N, K) as they lie; the others in panels */
@@ -75,14 +77,15 @@ typedef struct {
 
 typedef struct {
     float *q, *k, *v, *z;    /* (M, H E), (M, G E) twice, (M, H E) */
-    void *keys, *values;     /* caches: sequences x G x (S / 16, E, 16), and x (S, E); floats, or half of them */
+    void *keys, *values;     /* caches: sequences x G x (S / 16, E, 16), and x (S, E), as `cache` says */
+    float *key_scales, *value_scales; /* of CODES: sequences x G x S */
     const float *cos, *sin;  /* (positions, rotated / 2) */
     const float *relative;   /* (H, S): what a distance adds to a score, or null */
     const int32_t *lengths;  /* cross-attention: how many keys each memory has; else null */
     Norm q_norm, k_norm;
     int64_t heads, kv_heads, width, rotated, slots, window, whole_norm;
     int64_t memories;        /* of cross-attention: one for each sequence, or one for all */
-    int64_t half;            /* keys and values are kept in float16 */
+    int64_t cache;           /* FLOATS; HALVES, in float16; CODES, in 8 bits with a scale for each key, each value */
     double scale, softcap;
 } Attention;
 
@@ -386,9 +389,40 @@ INLINE void store_half(void *at, vec v) {
 #endif
 }
 
-/* Vector `i` of what is kept as floats, or as half of them. */
-INLINE vec kept(int half, const void *at, int64_t i) {
-    return half ? load_half((const _Float16 *)at + i) : load((const float *)at + i);
+INLINE vec load_codes(const int8_t *at) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#else /* step by step, or gcc does it number by number */
+    typedef int16_t words __attribute__((vector_size(32)));
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(*(const codes *)at, words), ints), vec);
+#endif
+}
+
+/* 16 numbers from `i` on of a cache, and one: those in 8 bits without their scales. */
+INLINE vec kept(int cache, const void *at, int64_t i) {
+    if (cache == CODES) return load_codes((const int8_t *)at + i);
+    return cache == HALVES ? load_half((const _Float16 *)at + i) : load((const float *)at + i);
+}
+
+INLINE float kept_one(int cache, const void *at, int64_t i) {
+    if (cache == CODES) return ((const int8_t *)at)[i];
+    return cache == HALVES ? ((const _Float16 *)at)[i] : ((const float *)at)[i];
+}
+
+/* Numbers in 8 bits, by the largest of them: the scale, NaN where one of them is, or is infinite. Nought follows them
+   up to a whole vector. */
+static float encode(const float *x, int64_t width, int8_t *to) {
+    const vec magic = splat(12582912.f);
+    vec top = splat(0), nothing = splat(0);
+    for (int64_t i = 0; i < width; i += PANEL) {
+        vec v = load(x + i);
+        top = most(most(v, -v), top);
+        nothing += v - v;
+    }
+    float largest = maximum(top), by = largest > 0 ? 127.f / largest : 0;
+    for (int64_t i = 0; i < width; i += PANEL)
+        *(codes *)(to + i) = __builtin_convertvector((ints)(load(x + i) * by + magic) - (ints)magic, codes);
+    return largest / 127.f + total(nothing);
 }
 
 /* A vector of a row, and one number of it; bfloat16 is the upper half of a float. */
@@ -875,6 +909,28 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
     if (half) rotate(out, attn->cos + position * half, attn->sin + position * half, half);
 }
 
+/* A key or a value goes to its cache: number after number from `at` on, each `step` from the one before. */
+static void keep(const Attention *attn, const float *x, void *cache, int64_t at, int64_t step, float *scales,
+                 int64_t slot) {
+    int64_t E = attn->width;
+    if (attn->cache == FLOATS) {
+        for (int64_t e = 0; e < E; e++) ((float *)cache)[at + e * step] = x[e];
+        return;
+    }
+    float whole[E + PANEL];
+    memcpy(whole, x, E * sizeof(float));
+    memset(whole + E, 0, PANEL * sizeof(float));
+    if (attn->cache == HALVES) {
+        _Float16 less[E + PANEL];
+        for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(whole + e));
+        for (int64_t e = 0; e < E; e++) ((_Float16 *)cache)[at + e * step] = less[e];
+    } else {
+        int8_t less[E + PANEL];
+        scales[slot] = encode(whole, E, less);
+        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = less[e];
+    }
+}
+
 /* The scores of a panel of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
 INLINE vec seen(const Attention *attn, int64_t head, vec v, int64_t s, int64_t last) {
     const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -887,11 +943,13 @@ INLINE vec seen(const Attention *attn, int64_t head, vec v, int64_t s, int64_t l
     return choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
 }
 
-/* `rows` queries with the keys [from, to) of their head: weighted sums of values to z. */
-INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head, const float *const *q, float *const *z,
-                        const int32_t *positions, const void *keys, const void *values, int64_t from, int64_t to,
-                        float *p, int64_t p_stride) {
+/* `rows` queries with the keys [from, to) of their head, whose scales lie from `begin` on: weighted sums of values to z. */
+INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head, const float *const *q, float *const *z,
+                        const int32_t *positions, const void *keys, const void *values, int64_t begin, int64_t from,
+                        int64_t to, float *p, int64_t p_stride) {
     int64_t width = attn->width, first = from / PANEL * PANEL;
+    const float *key_scales = cache == CODES ? attn->key_scales + begin : 0;
+    const float *value_scales = cache == CODES ? attn->value_scales + begin : 0;
     vec largest[TILE];
     EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
     /* Slots before `plain` are seen by every query, and their scores are nothing but products. */
@@ -904,11 +962,12 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
         EACH(i) = 0; i < rows * (c); i++) score[i] = splat(0);                                                         \
         for (int64_t e = 0; e < width; e++) {                                                                          \
             vec k[8];                                                                                                  \
-            EACH(j) = 0; j < (c); j++) k[j] = kept(half, keys, s * width + (j * width + e) * PANEL);                   \
+            EACH(j) = 0; j < (c); j++) k[j] = kept(cache, keys, s * width + (j * width + e) * PANEL);                  \
             EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
         }                                                                                                              \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
             vec v = score[m * (c) + j] * scale;                                                                        \
+            if (cache == CODES) v *= load(key_scales + s + j * PANEL);                                                 \
             if (s + PANEL * (c) > plain)                                                                               \
                 v = seen(attn, head, v, s + j * PANEL, attn->lengths ? to - 1 : positions[m]);                         \
             store(p + m * p_stride + s + j * PANEL - first, v);                                                        \
@@ -928,8 +987,9 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
         vec sum = splat(0);
         for (int64_t s = 0; s < to - first; s += PANEL) {
             vec v = exponential(load(p + m * p_stride + s) - top);
-            store(p + m * p_stride + s, v);
             sum += v;
+            if (cache == CODES) v *= load(value_scales + first + s);
+            store(p + m * p_stride + s, v);
         }
         by[m] = 1.f / total(sum);
     }
@@ -940,7 +1000,7 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             EACH(j) = 0; j < (c); j++) {                                                                               \
-                vec one = kept(half, values, s * width + e + j * PANEL);                                               \
+                vec one = kept(cache, values, s * width + e + j * PANEL);                                              \
                 EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
             }                                                                                                          \
         }                                                                                                              \
@@ -955,8 +1015,7 @@ INLINE void attend_tile(int rows, int half, const Attention *attn, int64_t head,
                 EACH(m) = 0; m < rows; m++) {
                     float sum = 0;
                     for (int64_t s = first; s < to; s++)
-                        sum += (half ? ((const _Float16 *)values)[s * width + e] : ((const float *)values)[s * width + e]) *
-                               p[m * p_stride + s - first];
+                        sum += kept_one(cache, values, s * width + e) * p[m * p_stride + s - first];
                     z[m][e] = sum * by[m];
                 }
         }
@@ -994,24 +1053,12 @@ static void attend(Thread *me, const Op *op) {
             } else if (j < H) {
                 place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->z + m * H * E + j * E);
             } else if (j < H + G) {
-                int64_t panel = ((batch->sequences[m] * G + j - H) * S + position / PANEL * PANEL) * E + position % PANEL;
+                int64_t held = (batch->sequences[m] * G + j - H) * S, panel = held + position / PANEL * PANEL;
                 place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, position, first);
-                if (attn->half) {
-                    _Float16 less[E + PANEL];
-                    for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(first + e));
-                    for (int64_t e = 0; e < E; e++) ((_Float16 *)attn->keys)[panel + e * PANEL] = less[e];
-                } else
-                    for (int64_t e = 0; e < E; e++) ((float *)attn->keys)[panel + e * PANEL] = first[e];
+                keep(attn, first, attn->keys, panel * E + position % PANEL, PANEL, attn->key_scales, held + position);
             } else {
-                int64_t row = ((batch->sequences[m] * G + j - H - G) * S + position) * E;
-                const float *value = attn->v + (m * G + j - H - G) * E;
-                if (attn->half) {
-                    _Float16 less[E + PANEL];
-                    memcpy(first, value, E * sizeof(float));
-                    for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(first + e));
-                    memcpy((_Float16 *)attn->values + row, less, E * sizeof(_Float16));
-                } else
-                    memcpy((float *)attn->values + row, value, E * sizeof(float));
+                int64_t slot = (batch->sequences[m] * G + j - H - G) * S + position;
+                keep(attn, attn->v + (m * G + j - H - G) * E, attn->values, slot * E, 1, attn->value_scales, slot);
             }
         }
     meet(me);
@@ -1025,7 +1072,7 @@ static void attend(Thread *me, const Op *op) {
     for (int64_t item = take(me, tiles * H); item < tiles * H; item = take(me, tiles * H)) {
         int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m), kv = head / (H / G);
         int64_t held = memory_of(attn, batch, m) * G + kv, from = 0;
-        int64_t begin = held * S * E * (attn->half ? 2 : 4);
+        int64_t begin = held * S * E * (attn->cache == FLOATS ? 4 : attn->cache == HALVES ? 2 : 1);
         const char *keys = (const char *)attn->keys + begin, *values = (const char *)attn->values + begin;
         int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;
         if (attn->window && batch->positions[m] >= attn->window) from = batch->positions[m] - attn->window + 1;
@@ -1035,11 +1082,13 @@ static void attend(Thread *me, const Op *op) {
             z[r] = attn->z + ((m + r) * H + head) * E;
             q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
         }
-#define ATTEND(r, half) attend_tile(r, half, attn, head, q, z, batch->positions + m, keys, values, from, to, p, S + PANEL)
+#define ATTEND(r, cache)                                                                                               \
+    attend_tile(r, cache, attn, head, q, z, batch->positions + m, keys, values, held * S, from, to, p, S + PANEL)
 #define ATTEND_ROWS(r)                                                                                                 \
     case r:                                                                                                            \
-        if (attn->half) ATTEND(r, 1);                                                                                  \
-        else ATTEND(r, 0);                                                                                             \
+        if (attn->cache == FLOATS) ATTEND(r, FLOATS);                                                                  \
+        else if (attn->cache == HALVES) ATTEND(r, HALVES);                                                             \
+        else ATTEND(r, CODES);                                                                                         \
         break;
         switch (rows) {
             ATTEND_ROWS(1) ATTEND_ROWS(2)

@@ -31,6 +31,7 @@ ABREAST, STREAMS = 48, 8  # inputs that meet a matrix of floats together, and it
 KINDS, QUANTIZED = {torch.float32: 0, torch.bfloat16: 1}, {8: 2, 4: 3}  # of matrices
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 EMBED, NORM, LINEAR, ATTEND = range(4)
+CACHES = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
 
 _pointer, _whole, _real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -46,10 +47,11 @@ class CNorm(ctypes.Structure):
 
 class CAttention(ctypes.Structure):
     _fields_ = [
-        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "cos", "sin", "relative", "lengths")),
+        *((name, _pointer) for name in ("q", "k", "v", "z", "keys", "values", "key_scales", "value_scales")),
+        *((name, _pointer) for name in ("cos", "sin", "relative", "lengths")),
         ("q_norm", CNorm), ("k_norm", CNorm),
         *((name, _whole) for name in ("heads", "kv_heads", "width", "rotated", "slots", "window")),
-        *((name, _whole) for name in ("whole_norm", "memories", "half")),
+        *((name, _whole) for name in ("whole_norm", "memories", "cache")),
         ("scale", _real), ("softcap", _real),
     ]  # fmt: skip
 
@@ -77,7 +79,8 @@ class Program:
     """The operations of one decoder, caches for ``texts`` texts of up to ``length`` tokens, room for ``rows`` at once.
 
     It reads the machine's own weights where they lie. ``memory`` (B or 1, S, D) is what an encoder made for each text,
-    or for all of them.
+    or for all of them. Keys and values are kept in 8 bits where the machine says so (``cache_in``), in float16 where it
+    is quantised, else in float32; those of ``memory`` are always float32.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class Program:
     ) -> None:
         self.rows, self.length, self.texts = rows, length, texts
         self._kept: list[object] = []  # what the addresses point to
-        self.caches: list[Tensor] = []  # (B, G, S, E): a panel of keys has its 16 turned, (E, 16)
+        self.caches: list[Tensor] = []  # (B, G, S, E): a panel of keys has its 16 turned, (E, 16); scales (B, G, S)
+        self._cache_in = machine.cache_in
         self._rooms: dict[tuple[str, int], Tensor] = {}
         stem, stack = (
             (machine.target, machine.decoder) if isinstance(machine, Seq2Seq) else (machine.stem, machine.stack)
@@ -179,11 +183,11 @@ class Program:
             project.matrix[i] = self._matrix(matrix, matrix.bias, out)
         yield project
         held = (self.texts, its.kv_heads, self._slots, its.width)
-        dtype = torch.float16 if isinstance(attn.k, Quantized) else torch.float32  # inputs take 8 bits there anyway
-        caches = [self._keep(torch.empty(held, dtype=dtype)) for _ in range(2)]  # memory is taken as it fills
-        self.caches += caches
+        caches = [self._cache(held, self._kind(attn)) for _ in range(2)]
         op = self._attend(attn, its, q, *caches)
         to = op.attention
+        if self._cache_in == "int8":
+            to.key_scales, to.value_scales = (_at(self._cache(held[:3], torch.float32)) for _ in range(2))
         to.k, to.v, to.relative = _at(k), _at(v), _at(self._relative)
         if its.rope is not None:
             if its.rope not in self._turns:
@@ -192,6 +196,17 @@ class Program:
             cos, sin = self._turns[its.rope]
             to.cos, to.sin, to.rotated = _at(cos), _at(sin), its.rope.width
         yield op
+
+    def _kind(self, attn: Attention) -> torch.dtype:
+        """What keys and values are kept in."""
+        if self._cache_in == "int8":
+            return torch.int8
+        return torch.float16 if isinstance(attn.k, Quantized) else torch.float32  # inputs take 8 bits there anyway
+
+    def _cache(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Room that a text fills as it grows; only then is the memory taken."""
+        self.caches.append(self._keep(torch.empty(shape, dtype=dtype)))
+        return self.caches[-1]
 
     def _cross(self, attn: Attention, its: spec.Attention) -> Iterable[COp]:
         """Queries, and what they make of the keys and values of an encoder's output, which are worked out here."""
@@ -219,7 +234,7 @@ class Program:
         to.heads, to.kv_heads, to.width, to.slots = its.heads, its.kv_heads, its.width, self._slots
         to.scale, to.softcap, to.window = its.scale, its.softcap or 0, its.window or 0
         to.q_norm, to.k_norm = self._parameters(attn.q_norm), self._parameters(attn.k_norm)
-        to.whole_norm, to.half = its.qk_norm == "full", keys.dtype is torch.float16
+        to.whole_norm, to.cache = its.qk_norm == "full", CACHES[keys.dtype]
         return op
 
     @torch.no_grad()

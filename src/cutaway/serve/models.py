@@ -24,7 +24,7 @@ from .. import hub
 from ..errors import Failed, Misuse, NotFound
 from ..families import describe
 from ..families import verify as verification
-from ..families.config import DTYPES, bits_asked, precision_of, read_config
+from ..families.config import DTYPES, bits_asked, cache_asked, precision_of, read_config
 from ..families.weights import fingerprint
 from ..model import spec
 from ..tasks import ASKED, IS
@@ -98,6 +98,7 @@ class How:
     quantize: str | None = None
     dtype: str | None = None
     device: str | None = None
+    cache: str | None = None
 
     def words(self) -> list[str]:
         """For the worker's command line."""
@@ -122,6 +123,7 @@ def asked_for(name_or_path: str, how: How = AS_IT_IS) -> Listed:
     if how.dtype is not None and how.dtype not in DTYPES:
         raise Misuse(f"{how.dtype} is no dtype for weights.", f"Choose one of {', '.join(DTYPES)}.")
     precision = f"int{bits}" if bits else how.dtype or precision_of(config)
+    cache_asked(how.cache, described.task, precision, how.device)
     return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, precision)
 
 

@@ -387,8 +387,9 @@ INLINE void store_half(void *at, vec v) {
 INLINE vec load_codes(const int8_t *at) {
 #if defined(__AVX512F__)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
-#else
-    return __builtin_convertvector(*(const codes *)at, vec);
+#else /* step by step, or gcc does it number by number */
+    typedef int16_t words __attribute__((vector_size(32)));
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(*(const codes *)at, words), ints), vec);
 #endif
 }
 

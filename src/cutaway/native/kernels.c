@@ -622,19 +622,30 @@ INLINE void along_one(int kind, const char *w, int64_t columns, const float *x, 
     }
 }
 
+/* What a register holds: gcc keeps arrays of wider vectors in memory. */
+#if defined(__AVX512F__)
+#define PART 16
+#elif defined(__AVX2__)
+#define PART 8
+#else
+#define PART 4
+#endif
+typedef float part __attribute__((vector_size(4 * PART), aligned(4), may_alias));
+
 /* 16, 32 or 48 inputs, laid side by side (K, 48), with `count` rows of a float matrix: out (count, 48). */
 INLINE void across(int side, int count, const float *w, int64_t columns, const float *x, float *out) {
-    vec sum[SIDE * STREAMS];
-    EACH(i) = 0; i < SIDE * STREAMS; i++) sum[i] = splat(0);
+    part sum[ABREAST / PART * STREAMS];
+    const int parts = side * PANEL / PART;
+    EACH(i) = 0; i < count * parts; i++) sum[i] = (part){0};
     for (int64_t k = 0; k < columns; k++, x += ABREAST) {
-        vec inputs[SIDE];
-        EACH(i) = 0; i < side; i++) inputs[i] = load(x + i * PANEL);
+        part inputs[ABREAST / PART];
+        EACH(i) = 0; i < parts; i++) inputs[i] = *(const part *)(x + i * PART);
         EACH(n) = 0; n < count; n++) {
-            vec weight = splat(w[n * columns + k]);
-            EACH(i) = 0; i < side; i++) sum[SIDE * n + i] += inputs[i] * weight;
+            part weight = (part){0} + w[n * columns + k];
+            EACH(i) = 0; i < parts; i++) sum[n * parts + i] += inputs[i] * weight;
         }
     }
-    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < side; i++) store(out + n * ABREAST + PANEL * i, sum[SIDE * n + i]);
+    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < parts; i++) *(part *)(out + n * ABREAST + PART * i) = sum[n * parts + i];
 }
 
 /* ------------------------------------------------------------------ a matrix, its bias and what follows */

@@ -762,9 +762,8 @@ def load(
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    bits = bits_asked(quantize, found.config, found.spec.task, dtype, device)
-    precision = f"int{bits}" if bits else str(dtype or precision_of(found.config)).removeprefix("torch.")
-    cache_in = cache_asked(cache, found.spec.task, precision, device)
+    bits = bits_asked(quantize, found.config, dtype, device)
+    cache_in = cache_asked(cache, found.spec.task, precision_of(found.config, bits, dtype), device)
     machine = found.load(torch.float32 if bits else dtype, device, progress, bits)
     machine.cache_in = cache_in
     product.install()  # where there are quantised matrices
@@ -796,7 +795,7 @@ def quantize(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str
     found = checkpoint.open(hub.find(name_or_path))
     if found.bits is not None:
         raise Misuse(f"{name_or_path} is quantised already.", "Name the checkpoint that it was made from.")
-    bits = bits_asked(to, found.config, found.spec.task)
+    bits = bits_asked(to, found.config)
     assert bits is not None, "what is none has been refused"
     whole = found.folder
     files = [str(file.relative_to(whole)) for pattern in hub.SMALL_FILES for file in whole.glob(pattern)]

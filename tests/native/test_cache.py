@@ -19,7 +19,16 @@ from cutaway.model.attention import Attention
 from cutaway.model.quantized import quantize
 from cutaway.model.transformer import Seq2Seq, Transformer
 from tests.model.machines import CONTEXT, DECODERS, LLAMA, attention, decoder, lively
-from tests.native.test_engine import IDS, LENGTH, SOURCES, in_pieces, logits, side_by_side, worst, written
+from tests.native.test_engine import (
+    IDS,
+    LENGTH,
+    SOURCES,
+    check_that_rows_do_not_meet,
+    in_pieces,
+    logits,
+    worst,
+    written,
+)  # fmt: skip
 
 #: Heads of a part of a vector, of one and a part, of two and a part.
 ODD = {
@@ -73,12 +82,7 @@ def test_it_reads_as_pytorch_does_with_rounded_keys_and_values(machine: Transfor
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_row_does_not_see_what_is_read_beside_it(machine: Transformer, bits: int) -> None:
     quantize(machine, bits)
-    alone = in_pieces(machine, 1)
-    for size in (2, 7, 11, LENGTH):
-        pieces = in_pieces(machine, size)
-        filled = ~np.isnan(pieces[:, 0])
-        assert np.array_equal(pieces[filled], alone[filled])
-    assert np.array_equal(side_by_side(machine), alone[5:8])
+    check_that_rows_do_not_meet(machine)
 
 
 def test_what_is_kept_goes_along_where_room_grows_and_places_change(machine: Transformer) -> None:

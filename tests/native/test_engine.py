@@ -78,15 +78,20 @@ def test_a_prompt_longer_than_a_chunk(machine: Transformer) -> None:
     assert worst(found[None], logits(machine)[-1:]) < 2e-6
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_a_row_does_not_see_what_is_read_beside_it(machine: Transformer, bits: int) -> None:
-    quantize(machine, bits)
+def check_that_rows_do_not_meet(machine: Transformer) -> None:
+    """To the last bit the same alone, in pieces of any size, and beside other texts."""
     alone = in_pieces(machine, 1)
     for size in (2, 7, 11, LENGTH):
         pieces = in_pieces(machine, size)
         filled = ~np.isnan(pieces[:, 0])
         assert np.array_equal(pieces[filled], alone[filled])
     assert np.array_equal(side_by_side(machine), alone[5:8])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_a_row_does_not_see_what_is_read_beside_it(machine: Transformer, bits: int) -> None:
+    quantize(machine, bits)
+    check_that_rows_do_not_meet(machine)
 
 
 def mixed_from_halves(mix: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:

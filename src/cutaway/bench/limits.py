@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,8 +95,8 @@ def operations_of_a_prompt(machine: Transformer | Seq2Seq, tokens: int) -> float
 
 def _across(machine: Seq2Seq) -> list[nn.Module]:
     """What makes keys and values of what the encoder made: once for each of its positions, and for no token."""
-    looks = [module for name, module in machine.decoder.named_modules() if name.endswith(".cross")]
-    return [part for look in looks for part in (look.k, look.v)]
+    blocks: Iterable[Any] = machine.decoder.blocks
+    return [part for block in blocks if block.cross is not None for part in (block.cross.k, block.cross.v)]
 
 
 def _matrices(roots: list[nn.Module]) -> Matrices:

@@ -277,9 +277,9 @@ def bits_of(content: dict[str, Any]) -> int | None:
 
 
 def bits_asked(
-    quantize: str | None, content: dict[str, Any], task: str, dtype: object = None, device: object = None
+    quantize: str | None, content: dict[str, Any], dtype: object = None, device: object = None
 ) -> int | None:
-    """The bits of a matrix's number to load a checkpoint with, whatever its ``task``; None for one that stays whole.
+    """The bits of a matrix's number to load a checkpoint with; None for one that stays whole.
 
     Raises Misuse for what is not done: another format, another dtype or device beside.
     """
@@ -318,10 +318,12 @@ def cache_asked(cache: str | None, task: str, precision: str | None, device: obj
     return "int8"
 
 
-def precision_of(content: dict[str, Any]) -> str | None:
-    """The dtype a config.json states, or "int8" or "int4" where `cutaway quantize` made it so; or None."""
-    bits = bits_of(content)
-    return dtype_of(content) if bits is None else f"int{bits}"
+def precision_of(content: dict[str, Any], bits: int | None = None, dtype: object = None) -> str | None:
+    """The dtype a config.json states, or "int8" or "int4" where `cutaway quantize` made it so; or None. What is asked
+    for, ``bits`` or a ``dtype``, comes first."""
+    if (held := bits or bits_of(content)) is not None:
+        return f"int{held}"
+    return dtype_of(content) if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

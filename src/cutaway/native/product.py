@@ -15,7 +15,7 @@ from cutaway.model import quantized
 from cutaway.model.quantized import unpacked_product
 
 from . import library
-from .program import ABREAST, GROUP, LINEAR, PANEL, QUANTIZED, CBatch, CMatrix, COp
+from .program import LINEAR, QUANTIZED, CMatrix, COp, workspace
 
 
 @functools.cache
@@ -30,18 +30,10 @@ def _product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
         return unpacked_product(x, packed, bits, rows)
     given = x.detach().contiguous()
     columns = x.shape[-1]
-    vectors, padded = given.numel() // columns, -(-columns // GROUP) * GROUP
     out = torch.empty(*x.shape[:-1], rows)
     exact = not quantized.ROUNDED.get()
     op = COp(code=LINEAR, input=given.data_ptr(), width=columns, matrices=1, scale=1, exact=exact)
     op.matrix[0] = CMatrix(packed.data_ptr(), None, out.data_ptr(), QUANTIZED[bits], rows, columns)
-    blocks, groups = -(-vectors // ABREAST) * ABREAST, padded // GROUP
-    inputs, scales = torch.empty(blocks, padded), torch.empty(blocks, groups)
-    codes, sums = torch.empty(blocks, padded, dtype=torch.int8), torch.empty(blocks, groups, dtype=torch.int32)
-    own = 2 * 64 * 64 * 4 + padded * 16 + 4096 + 4 * groups * (2 * PANEL + PANEL * GROUP)
-    batch = CBatch(
-        rows=vectors, floats=inputs.data_ptr(), bytes=codes.data_ptr(), scales=scales.data_ptr(), sums=sums.data_ptr(),
-        scratch=own,
-    )  # fmt: skip
+    batch, _held = workspace(given.numel() // columns, columns)
     kernels.run((COp * 1)(op), batch, torch.get_num_threads())
     return out

@@ -123,21 +123,12 @@ class Program:
         return batch
 
     def _batch(self, widest: int) -> None:
-        padded = -(-widest // GROUP) * GROUP
         self.ids, self.positions, self.sequences, self.picked = (np.zeros(self.rows, np.int32) for _ in range(4))
-        blocks = -(-self.rows // ABREAST) * ABREAST
-        floats, groups = self._room(blocks, padded), padded // GROUP
-        numbers = self._keep(torch.empty(blocks, padded, dtype=torch.int8))
-        scales, sums = self._room(blocks, groups), self._keep(torch.empty(blocks, groups, dtype=torch.int32))
         keys = max(self._slots, self._read) + PANEL
-        own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
-        wide = 4 * STREAMS * padded * 4
-        own += max(wide, 4 * groups * (2 * PANEL + PANEL * GROUP), 4 * (6 * keys + self.rows + PANEL))
-        self.batch = CBatch(
-            ids=self.ids.ctypes.data, positions=self.positions.ctypes.data, sequences=self.sequences.ctypes.data,
-            picked=self.picked.ctypes.data, floats=_at(floats), bytes=_at(numbers), scales=_at(scales), sums=_at(sums),
-            scratch=own,
-        )  # fmt: skip
+        self.batch, held = workspace(self.rows, widest, 4 * (6 * keys + self.rows + PANEL))
+        self._kept += held
+        self.batch.ids, self.batch.positions = self.ids.ctypes.data, self.positions.ctypes.data
+        self.batch.sequences, self.batch.picked = self.sequences.ctypes.data, self.picked.ctypes.data
 
     # ------------------------------------------------------------------ from the machine to operations
 
@@ -316,6 +307,19 @@ class Program:
     def _keep(self, tensor: Tensor) -> Tensor:
         self._kept.append(tensor)
         return tensor
+
+
+def workspace(rows: int, widest: int, attention: int = 0) -> tuple[CBatch, list[Tensor]]:
+    """What operations on so many rows work in, where none of them is wider, and the tensors that must be kept as long.
+    ``attention``: the bytes that attention takes of a thread's own."""
+    blocks, groups = -(-rows // ABREAST) * ABREAST, -(-widest // GROUP)
+    padded = groups * GROUP
+    floats, scales = torch.empty(blocks, padded), torch.empty(blocks, groups)
+    codes, sums = torch.empty(blocks, padded, dtype=torch.int8), torch.empty(blocks, groups, dtype=torch.int32)
+    own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
+    own += max(4 * STREAMS * padded * 4, 4 * groups * (2 * PANEL + PANEL * GROUP), attention)
+    batch = CBatch(rows=rows, floats=_at(floats), bytes=_at(codes), scales=_at(scales), sums=_at(sums), scratch=own)
+    return batch, [floats, scales, codes, sums]
 
 
 def _at(tensor: Tensor | None) -> int | None:

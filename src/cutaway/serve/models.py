@@ -119,10 +119,10 @@ def asked_for(name_or_path: str, how: How = AS_IT_IS) -> Listed:
             f"{id} {IS[described.task]}; the page does not show such models yet.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
-    bits = bits_asked(how.quantize, config, described.task, how.dtype, how.device)
+    bits = bits_asked(how.quantize, config, how.dtype, how.device)
     if how.dtype is not None and how.dtype not in DTYPES:
         raise Misuse(f"{how.dtype} is no dtype for weights.", f"Choose one of {', '.join(DTYPES)}.")
-    precision = f"int{bits}" if bits else how.dtype or precision_of(config)
+    precision = precision_of(config, bits, how.dtype)
     cache_asked(how.cache, described.task, precision, how.device)
     return Listed(id, folder, "local" if id.startswith("local/") else "cached", described, precision)
 

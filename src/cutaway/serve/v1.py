@@ -65,9 +65,7 @@ class V1:
         for route in self.answered():
             if route.matches(request.scope)[0] is Match.PARTIAL:
                 method = "POST" if request.method == "GET" else "GET"
-                raise Problem(
-                    405, f"{route.path.replace(':path', '')} is asked with {method}.", headers={"Allow": method}
-                )
+                raise Problem(405, f"{_address(route)} is asked with {method}.", headers={"Allow": method})
         raise Problem(404, "There is nothing at this address.", "docs/serving.md lists what is.")
 
     async def health(self, request: Request) -> Response:
@@ -83,7 +81,7 @@ class V1:
         return reply({"version": __version__})
 
     async def described(self, request: Request) -> Response:
-        addresses = [route.path.replace(":path}", "}") for route in self.answered()]
+        addresses = map(_address, self.answered())
         return reply(described.document(addresses, self.model, self.limits, self.open))
 
     async def told(self, request: Request) -> Response:
@@ -265,6 +263,11 @@ class Streamed(Response):
         finally:
             if coming is not None:
                 coming.cancel()
+
+
+def _address(route: Route) -> str:
+    """As it is said: /v1/models/{id}."""
+    return route.path.replace(":path}", "}")
 
 
 def _event(value: dict[str, Any]) -> bytes:

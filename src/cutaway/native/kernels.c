@@ -1,7 +1,7 @@
 /* The forward of a decoder on a processor, as a list of operations that all threads walk through together.
 
    Shapes: M rows (tokens read at once, of one text or of many), N rows and K columns of a matrix, H heads, G key-value
-   heads, E head width, S slots of a cache. A panel is 16 rows of a matrix, or 16 keys: what one vector holds.
+   heads, E head width, S slots of a cache. A panel is 16 rows of a matrix, or 16 keys.
 
    Every thread runs the whole list; inside an operation the threads share the work, after it they wait for each other.
    Nothing is allocated while it runs but what a thread keeps for itself the first time. No header of PyTorch is needed:
@@ -23,6 +23,8 @@
 #endif
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -30,29 +32,29 @@
 #define AHEAD 4096 /* bytes: what is read next, and lies in order, is sent for */
 #define PANEL 16
 #define GROUP 32   /* weights, or inputs, that share a scale */
-#if defined(__AVX2__)
-#define TILE 6 /* rows of a tile: queries, or inputs that meet a pair of panels together */
-#define SIDE 3 /* vectors of inputs that meet rows of a float matrix together */
-#else          /* a vector takes four registers, or more: few are kept, and a compiler is done in seconds */
-#define TILE 2
-#define SIDE 1
-#endif
+#define TILE 6     /* rows of a tile: queries, or inputs that meet weights together */
 #define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
 #define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
-#define ABREAST (SIDE * PANEL)
-#if defined(__AVX512F__)
-#define BESIDE 8 /* rows of inputs that meet those of a float matrix, along them */
-#define STREAMS 8 /* rows of a float matrix that are read side by side */
-#else
-#define BESIDE 4
-#define STREAMS 2
-#endif
 
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef _Float16 halves __attribute__((vector_size(32), aligned(2), may_alias));
-typedef int8_t codes __attribute__((vector_size(16), aligned(1), may_alias));
+/* LANES: numbers of a vector, which is what one register holds: arrays of wider ones gcc keeps in memory.
+   SIDE: vectors of inputs, lying side by side, that meet STREAMS rows of a float matrix together. */
+#if defined(__AVX512F__)
+enum { LANES = 16, REGISTERS = 32, SIDE = 3, STREAMS = 8 };
+#elif defined(__AVX2__)
+enum { LANES = 8, REGISTERS = 16, SIDE = 6, STREAMS = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
+#else
+enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
+#endif
+enum { ABREAST = SIDE * LANES, SUMS = 12 }; /* SUMS: that a tile of products keeps, and what is found */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int16_t words __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef int8_t codes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 /* ------------------------------------------------------------------ what Python fills in */
 
@@ -203,12 +205,14 @@ INLINE int64_t take(Thread *me, int64_t all) {
 
 INLINE vec load(const float *x) { return *(const vec *)x; }
 INLINE void store(float *x, vec v) { *(vec *)x = v; }
-INLINE vec splat(float x) { return (vec){0} + x; }
+INLINE vec splat(float x) { return x - (vec){0}; }
 INLINE vec choose(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
 /* Where one of them is NaN, it is b. */
 INLINE vec most(vec a, vec b) {
 #if defined(__AVX512F__)
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     return choose(a > b, a, b);
 #endif
@@ -218,11 +222,11 @@ INLINE float total(vec v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)v);
 #else
-    float x[PANEL];
+    float x[LANES];
     store(x, v);
-    for (int i = 0; i < 8; i++) x[i] += x[i + 8];
-    for (int i = 0; i < 4; i++) x[i] += x[i + 4];
-    return (x[0] + x[2]) + (x[1] + x[3]);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
 #endif
 }
 
@@ -230,11 +234,21 @@ INLINE float maximum(vec v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)v);
 #else
-    float x[PANEL], found;
+    float x[LANES];
     store(x, v);
-    found = x[0];
-    for (int i = 1; i < PANEL; i++) found = x[i] > found ? x[i] : found;
-    return found;
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
+#endif
+}
+
+INLINE int32_t sum_of(ints v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
 #endif
 }
 
@@ -318,17 +332,17 @@ INLINE vec activate(int64_t activation, vec x) {
 
 static void normalise(const Norm *norm, const float *x, float *y, int64_t width) {
     double mean = 0, square = 0;
-    int64_t full = width / PANEL * PANEL;
+    int64_t full = width / LANES * LANES;
     if (norm->kind == LAYER_NORM) {
         vec sum = {0};
-        for (int64_t i = 0; i < full; i += PANEL) sum += load(x + i);
+        for (int64_t i = 0; i < full; i += LANES) sum += load(x + i);
         mean = total(sum);
         for (int64_t i = full; i < width; i++) mean += x[i];
         mean /= width;
     }
     float middle = mean;
     vec squares = {0};
-    for (int64_t i = 0; i < full; i += PANEL) {
+    for (int64_t i = 0; i < full; i += LANES) {
         vec d = load(x + i) - middle;
         squares += d * d;
     }
@@ -338,6 +352,70 @@ static void normalise(const Norm *norm, const float *x, float *y, int64_t width)
     for (int64_t i = 0; i < width; i++) y[i] = (x[i] - middle) * by * norm->weight[i];
     if (norm->bias)
         for (int64_t i = 0; i < width; i++) y[i] += norm->bias[i];
+}
+
+/* float16 is the upper bits of a float whose exponent is 112 less: gcc before 12 has no name for it on every machine. */
+INLINE vec load_half(const uint16_t *at) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+#else
+    bits held = __builtin_convertvector(*(const shorts *)at, bits), size = held & 0x7fffu;
+    bits v = (bits)((vec)(size << 13u) * 0x1p112f) | ((bits)(size >= 0x7c00u) & 0x7f800000u); /* infinite, and NaN */
+    return (vec)(v | (held & 0x8000u) << 16u);
+#endif
+}
+
+INLINE float half_at(const uint16_t *at) {
+    uint16_t alone[LANES] = {*at};
+    return load_half(alone)[0];
+}
+
+/* What float16 cannot hold becomes the largest that it can. */
+INLINE void store_half(uint16_t *at, vec v) {
+    v = choose(v > 65504.f, splat(65504.f), choose(v < -65504.f, splat(-65504.f), v));
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i *)at, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__AVX2__) && defined(__F16C__)
+    _mm_storeu_si128((__m128i *)at, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    bits held = (bits)v, size = held & 0x7fffffffu;
+    bits large = (size - (112u << 23) + 0xfffu + (size >> 13u & 1u)) >> 13u; /* to the nearest, of two to the even one */
+    bits small = (bits)((vec)size + 0.5f) - 0x3f000000u;                     /* its lowest bit counts as float16's */
+    bits found = (bits)choose((ints)(size < 113u << 23), (vec)small, (vec)large);
+    found = (bits)choose((ints)(size > 0x7f800000u), (vec)((bits){0} + 0x7e00u), (vec)found);
+    *(shorts *)at = __builtin_convertvector(found | (held >> 16u & 0x8000u), shorts);
+#endif
+}
+
+INLINE vec load_codes(const int8_t *at) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+#else /* step by step, or gcc does it number by number */
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(*(const codes *)at, words), ints), vec);
+#endif
+}
+
+/* Whole numbers of at most 8 bits. */
+INLINE void store_codes(int8_t *at, ints v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)at, _mm512_cvtsepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    __m256i both = (__m256i)v;
+    __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    _mm_storel_epi64((__m128i *)at, _mm_packs_epi16(half, half));
+#else
+    *(codes *)at = __builtin_convertvector(__builtin_convertvector(v, words), codes);
+#endif
+}
+
+/* To whole numbers: adding 1.5 * 2^23 rounds, and leaves them in the lowest bits. */
+INLINE ints rounded(vec v) {
+    const vec magic = splat(12582912.f);
+    return (ints)(v + magic) - (ints)magic;
 }
 
 /* A row in 8 bits, each 32 numbers with a scale of their own; and what to add for weights that are kept `off` by that
@@ -350,85 +428,53 @@ static void quantise(const float *x, int64_t width, int32_t off, int8_t *q, floa
             memcpy(padded, x, sizeof(float) * (width - g * GROUP));
             from = padded;
         }
-        vec a = load(from), b = load(from + PANEL);
-        float largest = maximum(most(most(a, -a), most(b, -b)));
-        float nothing = total((a - a) + (b - b)); /* NaN where one of them is, or is infinite: it must not get lost */
-        vec by = splat(largest > 0 ? 127.f / largest : 0);
-        const vec magic = splat(12582912.f);
-        ints low = (ints)(a * by + magic) - (ints)magic, high = (ints)(b * by + magic) - (ints)magic;
-        scales[g] = largest / 127.f + nothing;
-#if defined(__AVX512F__)
-        _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8((__m512i)low));
-        _mm_storeu_si128((__m128i *)(q + PANEL), _mm512_cvtsepi32_epi8((__m512i)high));
-        sums[g] = -off * _mm512_reduce_add_epi32((__m512i)(low + high));
-#else
-        sums[g] = 0;
-        for (int i = 0; i < PANEL; i++) {
-            q[i] = (int8_t)low[i], q[i + PANEL] = (int8_t)high[i];
-            sums[g] -= off * (low[i] + high[i]);
+        vec v[GROUP / LANES], top = splat(0), nothing = splat(0);
+        EACH(i) = 0; i < GROUP / LANES; i++) {
+            v[i] = load(from + i * LANES);
+            top = most(most(v[i], -v[i]), top);
+            nothing += v[i] - v[i]; /* NaN where one of them is, or is infinite: it must not get lost */
         }
-#endif
+        float largest = maximum(top);
+        vec by = splat(largest > 0 ? 127.f / largest : 0);
+        ints sum = {0};
+        EACH(i) = 0; i < GROUP / LANES; i++) {
+            ints whole = rounded(v[i] * by);
+            store_codes(q + i * LANES, whole);
+            sum += whole;
+        }
+        scales[g] = largest / 127.f + total(nothing);
+        sums[g] = -off * sum_of(sum);
     }
 }
 
-INLINE vec load_half(const void *at) {
-#if defined(__AVX512F__)
-    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(at));
-#else
-    return __builtin_convertvector(*(const halves *)at, vec);
-#endif
-}
-
-/* What float16 cannot hold becomes the largest that it can. */
-INLINE void store_half(void *at, vec v) {
-    v = choose(v > 65504.f, splat(65504.f), choose(v < -65504.f, splat(-65504.f), v));
-#if defined(__AVX512F__)
-    _mm256_storeu_si256(at, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-    *(halves *)at = __builtin_convertvector(v, halves);
-#endif
-}
-
-INLINE vec load_codes(const int8_t *at) {
-#if defined(__AVX512F__)
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
-#else /* step by step, or gcc does it number by number */
-    typedef int16_t words __attribute__((vector_size(32)));
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(*(const codes *)at, words), ints), vec);
-#endif
-}
-
-/* 16 numbers from `i` on of a cache, and one: those in 8 bits without their scales. */
+/* A vector from `i` on of a cache, and one number: those in 8 bits without their scales. */
 INLINE vec kept(int cache, const void *at, int64_t i) {
     if (cache == CODES) return load_codes((const int8_t *)at + i);
-    return cache == HALVES ? load_half((const _Float16 *)at + i) : load((const float *)at + i);
+    return cache == HALVES ? load_half((const uint16_t *)at + i) : load((const float *)at + i);
 }
 
 INLINE float kept_one(int cache, const void *at, int64_t i) {
     if (cache == CODES) return ((const int8_t *)at)[i];
-    return cache == HALVES ? ((const _Float16 *)at)[i] : ((const float *)at)[i];
+    return cache == HALVES ? half_at((const uint16_t *)at + i) : ((const float *)at)[i];
 }
 
 /* Numbers in 8 bits, by the largest of them: the scale, NaN where one of them is, or is infinite. Nought follows them
    up to a whole vector. `quantise` is not made of it: to sum what has been stored costs 5 % of reading a prompt. */
 static float encode(const float *x, int64_t width, int8_t *to) {
-    const vec magic = splat(12582912.f);
     vec top = splat(0), nothing = splat(0);
-    for (int64_t i = 0; i < width; i += PANEL) {
+    for (int64_t i = 0; i < width; i += LANES) {
         vec v = load(x + i);
         top = most(most(v, -v), top);
         nothing += v - v;
     }
     float largest = maximum(top), by = largest > 0 ? 127.f / largest : 0;
-    for (int64_t i = 0; i < width; i += PANEL)
-        *(codes *)(to + i) = __builtin_convertvector((ints)(load(x + i) * by + magic) - (ints)magic, codes);
+    for (int64_t i = 0; i < width; i += LANES) store_codes(to + i, rounded(load(x + i) * by));
     return largest / 127.f + total(nothing);
 }
 
 /* A vector of a row, and one number of it; bfloat16 is the upper half of a float. */
 INLINE vec weights_at(int kind, const char *row, int64_t k) {
     if (kind == FLOAT32) return load((const float *)row + k);
-    typedef uint16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
     return (vec)(__builtin_convertvector(*(const shorts *)((const uint16_t *)row + k), bits) << 16u);
 }
 
@@ -451,14 +497,14 @@ static void dequantise(const Matrix *matrix, int64_t row, float *out) {
     if (matrix->kind == BFLOAT16) {
         const char *from = (const char *)matrix->data + row * width * 2;
         int64_t k = 0;
-        for (; k + PANEL <= width; k += PANEL) store(out + k, weights_at(BFLOAT16, from, k));
+        for (; k + LANES <= width; k += LANES) store(out + k, weights_at(BFLOAT16, from, k));
         for (; k < width; k++) out[k] = weight_at(BFLOAT16, from, k);
         return;
     }
     int64_t bytes = group_bytes(matrix->kind);
     const uint8_t *group = (const uint8_t *)matrix->data + row / PANEL * groups * bytes;
     for (int64_t g = 0; g < groups; g++, group += bytes) {
-        float scale = load_half(group)[lane];
+        float scale = half_at((const uint16_t *)group + lane);
         const uint8_t *from = group + 2 * PANEL;
         for (int64_t i = 0; i < GROUP && g * GROUP + i < width; i++) {
             if (matrix->kind == INT8) out[g * GROUP + i] = scale * (from[i / 4 * 64 + lane * 4 + i % 4] - 128);
@@ -472,27 +518,54 @@ static void dequantise(const Matrix *matrix, int64_t row, float *out) {
 
 /* ------------------------------------------------------------------ products */
 
-/* Four weights of each of 16 rows (unsigned bytes) with the same four inputs (signed bytes), added to 16 sums. */
-INLINE ints dot(ints sums, ints weights, int32_t inputs) {
+/* Four weights of each row (unsigned bytes; SIGNED ones where they are off by nought) with the same four inputs (signed
+   bytes), added to a sum of 32 bits. Where no instruction does that the sums are PAIRS of 16 bits: those of weights in 4
+   bits hold a group (32 products of 15 and 127 in two sums), and weights in 8 bits are two times 4 bits. */
 #if defined(__AVX512VNNI__)
-    return (ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(inputs));
+enum { PAIRS = 0, SIGNED = 0 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
+}
+#elif defined(__AVX512BW__)
+enum { PAIRS = 1, SIGNED = 0 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    __m512i found = _mm512_add_epi16((__m512i)sum, _mm512_maddubs_epi16((__m512i)weights, _mm512_set1_epi32(inputs)));
+    __asm__("" : "+v"(found)); /* or gcc sums in another order, in more registers than there are */
+    return (ints)found;
+}
+#elif defined(__AVXVNNI__)
+enum { PAIRS = 0, SIGNED = 0 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(inputs));
+}
 #elif defined(__AVX2__)
-    /* Bytes 0 and 2, then 1 and 3, as pairs of 16-bit numbers: exact, where vpmaddubsw would saturate. */
-    const __m256i low = _mm256_set1_epi32(0x00ff00ff);
-    int32_t even = (uint16_t)(int8_t)inputs | (uint32_t)(int8_t)(inputs >> 16) << 16;
-    int32_t odd = (uint16_t)(int8_t)(inputs >> 8) | (uint32_t)(int8_t)(inputs >> 24) << 16;
-    __m256i e = _mm256_set1_epi32(even), o = _mm256_set1_epi32(odd), part[2], sum[2];
-    memcpy(part, &weights, 64);
-    memcpy(sum, &sums, 64);
-    for (int i = 0; i < 2; i++) {
-        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_and_si256(part[i], low), e));
-        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_and_si256(_mm256_srli_epi16(part[i], 8), low), o));
-    }
-    memcpy(&sums, sum, 64);
-    return sums;
+enum { PAIRS = 1, SIGNED = 0 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    __m256i found = _mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(inputs)));
+    __asm__("" : "+x"(found)); /* or gcc sums in another order, in more registers than there are */
+    return (ints)found;
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+enum { PAIRS = 0, SIGNED = 1 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    return (ints)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, vreinterpretq_s8_s32(vdupq_n_s32(inputs)));
+}
 #else
-    EACH(i) = 0; i < 4; i++) sums += (ints)((bits)weights >> (uint32_t)(8 * i) & 255u) * (int32_t)(int8_t)(inputs >> (8 * i));
-    return sums;
+enum { PAIRS = 0, SIGNED = 0 };
+INLINE ints dot(ints sum, ints weights, int32_t inputs) {
+    EACH(i) = 0; i < 4; i++) sum += (ints)((bits)weights >> (uint32_t)(8 * i) & 255u) * (int32_t)(int8_t)(inputs >> (8 * i));
+    return sum;
+}
+#endif
+
+/* Pairs as sums of 32 bits, times `by`. */
+INLINE ints paired(ints sum, int16_t by) {
+#if defined(__AVX512BW__)
+    return (ints)_mm512_madd_epi16((__m512i)sum, _mm512_set1_epi16(by));
+#elif defined(__AVX2__)
+    return (ints)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(by));
+#else
+    return sum * by;
 #endif
 }
 
@@ -502,66 +575,72 @@ INLINE int32_t four(const int8_t *x) {
     return inputs;
 }
 
-/* `rows` quantised inputs with `panels` panels: out (rows, 16 panels). Both counts are constants where it is called. */
-INLINE void tile(int rows, int panels, int kind, const uint8_t *w, int64_t stride, int64_t groups, const int8_t *x,
-                 const float *scales, const int32_t *sums, int64_t x_stride, float *out) {
+/* `rows` quantised inputs with the rows of a matrix that one vector holds, or two, from row `lane` of a panel on: out
+   (rows, vecs). Both counts are constants where it is called. Where a vector holds a panel, the next is `stride` away. */
+INLINE void tile(int rows, int vecs, int kind, const uint8_t *panel, int64_t stride, int64_t lane, int64_t groups,
+                 const int8_t *x, const float *scales, const int32_t *sums, int64_t x_stride, float *out, int64_t out_stride) {
+    if (LANES == PANEL) lane = 0;
+    const int64_t next = LANES == PANEL ? stride : 4 * LANES, next_scales = LANES == PANEL ? stride : 2 * LANES;
+    const int lines = kind == INT8 ? GROUP / 4 : GROUP / 8; /* of four bytes for each row */
+    const int parts = kind == INT8 && !PAIRS ? 1 : 2;       /* of a line: its bytes, or their lower and their upper bits */
+    const int apart = kind == INT8 && PAIRS, count = rows * vecs; /* parts have sums of their own */
     vec found[12]; /* of a fixed size, or the compiler does not keep them in registers */
-    EACH(i) = 0; i < rows * panels; i++) found[i] = splat(0);
+    EACH(i) = 0; i < count; i++) found[i] = splat(0);
     for (int64_t g = 0; g < groups; g++) {
-        ints sum[12];
-        const uint8_t *group[2];
-        EACH(p) = 0; p < panels; p++) group[p] = w + p * stride + g * group_bytes(kind) + 2 * PANEL;
-        EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) sum[m * panels + p] = (ints){0} + sums[m * groups + g];
+        ints sum[24];
+        const uint8_t *w = panel + g * group_bytes(kind) + 2 * PANEL + 4 * lane;
         const int8_t *its = x + g * GROUP;
-        if (kind == INT8) {
-            EACH(c) = 0; c < GROUP / 4; c++) {
-                ints weights[2];
-                if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
-                EACH(p) = 0; p < panels; p++) weights[p] = *(const ints *)(group[p] + 64 * c);
-                EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++)
-                    sum[m * panels + p] = dot(sum[m * panels + p], weights[p], four(its + m * x_stride + 4 * c));
+        EACH(m) = 0; m < rows; m++) EACH(v) = 0; v < vecs; v++) sum[m * vecs + v] = (ints){0} + (PAIRS ? 0 : sums[m * groups + g]);
+        if (apart) EACH(i) = 0; i < count; i++) sum[count + i] = (ints){0};
+        EACH(c) = 0; c < lines; c++) {
+            ints part[2][2];
+            if (vecs * LANES <= PANEL) __builtin_prefetch(w + 64 * c + 2 * AHEAD);
+            EACH(v) = 0; v < vecs; v++) {
+                bits line = *(const bits *)(w + v * next + 64 * c);
+                if (parts == 2) part[0][v] = (ints)(line & 0x0f0f0f0fu), part[1][v] = (ints)(line >> 4u & 0x0f0f0f0fu);
+                else part[0][v] = (ints)(line ^ (SIGNED ? 0x80808080u : 0u));
             }
-        } else {
-            EACH(c) = 0; c < GROUP / 8; c++) {
-                ints low[2], high[2];
-                if (panels == 1) __builtin_prefetch(group[0] + 64 * c + 2 * AHEAD);
-                EACH(p) = 0; p < panels; p++) {
-                    bits two = *(const bits *)(group[p] + 64 * c);
-                    low[p] = (ints)(two & 0x0f0f0f0fu);
-                    high[p] = (ints)(two >> 4u & 0x0f0f0f0fu);
-                }
-                EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) {
-                    sum[m * panels + p] = dot(sum[m * panels + p], low[p], four(its + m * x_stride + 8 * c));
-                    sum[m * panels + p] = dot(sum[m * panels + p], high[p], four(its + m * x_stride + 8 * c + 4));
-                }
+            EACH(i) = 0; i < parts * count; i++) { /* sum after sum in pairs, else part after part: the fewest registers */
+                const int64_t h = PAIRS ? i % parts : i / count, at = PAIRS ? i / parts : i % count;
+                ints *to = &sum[(apart ? h * count : 0) + at];
+                *to = dot(*to, part[h][at % vecs], four(its + at / vecs * x_stride + (kind == INT8 ? 4 * c : 8 * c + 4 * h)));
             }
         }
-        EACH(p) = 0; p < panels; p++) {
-            vec scale = load_half(group[p] - 2 * PANEL);
-            EACH(m) = 0; m < rows; m++)
-                found[m * panels + p] += __builtin_convertvector(sum[m * panels + p], vec) * (scale * scales[m * groups + g]);
+        EACH(v) = 0; v < vecs; v++) {
+            vec scale = load_half((const uint16_t *)(w - 2 * PANEL - 2 * lane + v * next_scales));
+            EACH(m) = 0; m < rows; m++) {
+                ints whole = sum[m * vecs + v];
+                if (PAIRS) whole = paired(whole, 1) + sums[m * groups + g];
+                if (apart) whole += paired(sum[count + m * vecs + v], 16);
+                found[m * vecs + v] += __builtin_convertvector(whole, vec) * (scale * scales[m * groups + g]);
+            }
         }
     }
-    EACH(m) = 0; m < rows; m++) EACH(p) = 0; p < panels; p++) store(out + (m * panels + p) * PANEL, found[m * panels + p]);
+    EACH(m) = 0; m < rows; m++) EACH(v) = 0; v < vecs; v++) store(out + m * out_stride + v * LANES, found[m * vecs + v]);
 }
 
 /* `rows` inputs as they are with a panel of quantised weights: out (rows, 16). */
-INLINE void exact_tile(int rows, int kind, const uint8_t *w, int64_t groups, const float *x, int64_t x_stride, float *out,
-                       int64_t out_stride) {
-    vec found[12];
-    EACH(m) = 0; m < rows; m++) found[m] = splat(0);
-    for (int64_t g = 0; g < groups; g++, w += group_bytes(kind), x += GROUP) {
-        vec sum[12], scale = load_half(w);
-        EACH(m) = 0; m < rows; m++) sum[m] = splat(0);
-        for (int64_t k = 0; k < GROUP; k++) { /* four columns, or eight, lie together: 64 bytes */
-            bits held = *(const bits *)(w + 2 * PANEL + 64 * (kind == INT8 ? k / 4 : k / 8)) >> (uint32_t)(8 * (k % 4));
-            ints code = (ints)(kind == INT8 ? held & 255u : held >> (k % 8 < 4 ? 0u : 4u) & 15u) - (kind == INT8 ? 128 : 8);
-            vec weight = __builtin_convertvector(code, vec);
-            EACH(m) = 0; m < rows; m++) sum[m] += weight * x[m * x_stride + k];
+INLINE void exact_tile(int rows, int kind, const uint8_t *panel, int64_t groups, const float *inputs, int64_t x_stride,
+                       float *out, int64_t out_stride) {
+    for (int64_t lane = 0; lane < PANEL; lane += LANES) {
+        const uint8_t *w = panel;
+        const float *x = inputs;
+        vec found[12];
+        EACH(m) = 0; m < rows; m++) found[m] = splat(0);
+        for (int64_t g = 0; g < groups; g++, w += group_bytes(kind), x += GROUP) {
+            vec sum[12], scale = load_half((const uint16_t *)w + lane);
+            EACH(m) = 0; m < rows; m++) sum[m] = splat(0);
+            for (int64_t k = 0; k < GROUP; k++) { /* four columns, or eight, lie together: 64 bytes */
+                bits line = *(const bits *)(w + 2 * PANEL + 64 * (kind == INT8 ? k / 4 : k / 8) + 4 * lane);
+                ints code = (ints)(line >> (uint32_t)(8 * (k % 4) + (kind == INT8 || k % 8 < 4 ? 0 : 4)));
+                code = kind == INT8 ? (code & 255) - 128 : (code & 15) - 8;
+                vec weight = __builtin_convertvector(code, vec);
+                EACH(m) = 0; m < rows; m++) sum[m] += weight * x[m * x_stride + k];
+            }
+            EACH(m) = 0; m < rows; m++) found[m] += sum[m] * scale;
         }
-        EACH(m) = 0; m < rows; m++) found[m] += sum[m] * scale;
+        EACH(m) = 0; m < rows; m++) store(out + m * out_stride + lane, found[m]);
     }
-    EACH(m) = 0; m < rows; m++) store(out + m * out_stride, found[m]);
 }
 
 static void exact(int64_t rows, int kind, const uint8_t *w, int64_t groups, const float *x, int64_t x_stride, float *out,
@@ -578,11 +657,12 @@ static void exact(int64_t rows, int kind, const uint8_t *w, int64_t groups, cons
 static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
     for (int64_t g = 0; g < groups; g++, w += ROWS4, wide += ROWS8) {
         memcpy(wide, w, 2 * PANEL);
-        for (int c = 0; c < GROUP / 8; c++) {
-            bits two = *(const bits *)(w + 2 * PANEL + 64 * c);
-            *(bits *)(wide + 2 * PANEL + 128 * c) = (two & 0x0f0f0f0fu) + 0x78787878u;
-            *(bits *)(wide + 2 * PANEL + 128 * c + 64) = (two >> 4u & 0x0f0f0f0fu) + 0x78787878u;
-        }
+        for (int c = 0; c < GROUP / 8; c++)
+            EACH(lane) = 0; lane < PANEL; lane += LANES) {
+                bits two = *(const bits *)(w + 2 * PANEL + 64 * c + 4 * lane);
+                *(bits *)(wide + 2 * PANEL + 128 * c + 4 * lane) = (two & 0x0f0f0f0fu) + 0x78787878u;
+                *(bits *)(wide + 2 * PANEL + 128 * c + 64 + 4 * lane) = (two >> 4u & 0x0f0f0f0fu) + 0x78787878u;
+            }
     }
 }
 
@@ -590,11 +670,11 @@ static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
 INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
                   float *out, int64_t out_stride) {
     vec sum[16];
-    int64_t line = kind == FLOAT32 ? 16 : 32, bytes = columns * 64 / line, full = columns / PANEL * PANEL;
+    int64_t size = kind == FLOAT32 ? 4 : 2, bytes = columns * size, full = columns / LANES * LANES;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
-    for (int64_t k = 0; k < full; k += PANEL) {
+    for (int64_t k = 0; k < full; k += LANES) {
         EACH(n) = 0; n < count; n++) {
-            if (count > 1 && k % line == 0) __builtin_prefetch(w + (n + count) * bytes + k * 64 / line); /* the next rows */
+            if (count > 1 && k * size % 64 == 0) __builtin_prefetch(w + (n + count) * bytes + k * size); /* the next rows */
             vec weights = weights_at(kind, w + n * bytes, k);
             EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
         }
@@ -608,47 +688,37 @@ INLINE void along(int rows, int count, int kind, const char *w, int64_t columns,
 
 /* One input with `count` rows of a float matrix, row after row: memory is read the fastest in its order. */
 INLINE void along_one(int kind, const char *w, int64_t columns, const float *x, int64_t count, float *out) {
-    int64_t bytes = columns * (kind == FLOAT32 ? 4 : 2), vectors = columns / PANEL * PANEL, full = columns / (8 * PANEL) * 8 * PANEL;
+    int64_t size = kind == FLOAT32 ? 4 : 2, bytes = columns * size, vectors = columns / LANES * LANES;
+    int64_t full = columns / (8 * LANES) * 8 * LANES;
     for (int64_t n = 0; n < count; n++, w += bytes) {
         vec sum[8];
         EACH(i) = 0; i < 8; i++) sum[i] = splat(0);
-        for (int64_t k = 0; k < full; k += 8 * PANEL) {
+        for (int64_t k = 0; k < full; k += 8 * LANES) {
             EACH(i) = 0; i < 8; i++) {
-                if (kind == FLOAT32 || i % 2 == 0) __builtin_prefetch(w + (k + i * PANEL) * (kind == FLOAT32 ? 4 : 2) + AHEAD);
-                sum[i] += weights_at(kind, w, k + i * PANEL) * load(x + k + i * PANEL);
+                if (i * LANES * size % 64 == 0) __builtin_prefetch(w + (k + i * LANES) * size + AHEAD);
+                sum[i] += weights_at(kind, w, k + i * LANES) * load(x + k + i * LANES);
             }
         }
-        for (int64_t k = full; k < vectors; k += PANEL) sum[0] += weights_at(kind, w, k) * load(x + k);
+        for (int64_t k = full; k < vectors; k += LANES) sum[0] += weights_at(kind, w, k) * load(x + k);
         float found = total(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
         for (int64_t k = vectors; k < columns; k++) found += weight_at(kind, w, k) * x[k];
         out[n] = found;
     }
 }
 
-/* What a register holds: gcc keeps arrays of wider vectors in memory. */
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX2__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-/* 16, 32 or 48 inputs, laid side by side (K, 48), with `count` rows of a float matrix: out (count, 48). */
-INLINE void across(int side, int count, const float *w, int64_t columns, const float *x, float *out) {
-    lanes sum[ABREAST / LANES * STREAMS];
-    const int parts = side * PANEL / LANES;
-    EACH(i) = 0; i < count * parts; i++) sum[i] = (lanes){0};
+/* `parts` vectors of inputs, laid side by side (K, ABREAST), with `count` rows of a float matrix: out (count, ABREAST). */
+INLINE void across(int parts, int count, const float *w, int64_t columns, const float *x, float *out) {
+    vec sum[SIDE * STREAMS];
+    EACH(i) = 0; i < count * parts; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < columns; k++, x += ABREAST) {
-        lanes inputs[ABREAST / LANES];
-        EACH(i) = 0; i < parts; i++) inputs[i] = *(const lanes *)(x + i * LANES);
+        vec inputs[SIDE];
+        EACH(i) = 0; i < parts; i++) inputs[i] = load(x + i * LANES);
         EACH(n) = 0; n < count; n++) {
-            lanes weight = (lanes){0} + w[n * columns + k];
+            vec weight = splat(w[n * columns + k]);
             EACH(i) = 0; i < parts; i++) sum[n * parts + i] += inputs[i] * weight;
         }
     }
-    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < parts; i++) *(lanes *)(out + n * ABREAST + LANES * i) = sum[n * parts + i];
+    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < parts; i++) store(out + n * ABREAST + LANES * i, sum[n * parts + i]);
 }
 
 /* ------------------------------------------------------------------ a matrix, its bias and what follows */
@@ -663,10 +733,10 @@ INLINE void finish_as(int activation, int gated, const Op *op, const Matrix *mat
     count = matrix->rows - first < count ? matrix->rows - first : count;
     for (int64_t m = 0; m < rows; m++) {
         float *out = matrix->out + (row + m) * matrix->rows + first;
-        for (int64_t n = 0; n < count; n += PANEL) {
-            int part = count - n < PANEL;
-            int64_t bytes = (part ? count - n : PANEL) * sizeof(float);
-            float own[3][PANEL] = {{0}}; /* what there is of a part of a vector */
+        for (int64_t n = 0; n < count; n += LANES) {
+            int part = count - n < LANES;
+            int64_t bytes = (part ? count - n : LANES) * sizeof(float);
+            float own[3][LANES] = {{0}}; /* what there is of a part of a vector */
             const float *b = bias ? bias + first + n : 0, *other = other_bias ? other_bias + first + n : 0, *before = out + n;
             if (part) {
                 if (b) b = memcpy(own[0], b, bytes);
@@ -706,28 +776,32 @@ INLINE const float *input(const Op *op, const Batch *batch, int64_t m) {
     return op->in + (op->picked ? batch->picked[m] : m) * op->width;
 }
 
-/* Quantised inputs with one panel, or two, of a matrix from `panel` on. */
+/* The tile for so many rows, vectors and bits. Not inlined: it needs all registers. */
+static __attribute__((noinline)) void tile_of(int64_t rows, int vecs, int kind, const uint8_t *panel, int64_t stride,
+                                              int64_t lane, int64_t groups, const int8_t *x, const float *scales,
+                                              const int32_t *sums, float *out, int64_t out_stride) {
+#define CASE(r, n, k)                                                                                                  \
+    case (r) * 100 + (n) * 10 + (k):                                                                                   \
+        tile(r, n, k, panel, stride, lane, groups, x, scales, sums, groups * GROUP, out, out_stride);                  \
+        break;
+#define CASES(r) CASE(r, 1, INT8) CASE(r, 2, INT8) CASE(r, 1, INT4) CASE(r, 2, INT4)
+    switch (rows * 100 + vecs * 10 + kind) {
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6)
+        CASE(8, 1, INT8) CASE(12, 1, INT8) CASE(8, 1, INT4) CASE(12, 1, INT4)
+    }
+}
+
+/* Quantised inputs with panels of a matrix from `panel` on: out (rows, panels * 16). */
 static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, int64_t rows, const int8_t *x,
                     const float *scales, const int32_t *sums, const uint8_t *wide, float *out) {
-    int64_t groups = (matrix->columns + GROUP - 1) / GROUP, width = groups * GROUP;
-    int kind = wide ? INT8 : matrix->kind;
+    int64_t groups = (matrix->columns + GROUP - 1) / GROUP;
+    int kind = wide ? INT8 : matrix->kind, widest = rows * (PAIRS && kind == INT8 ? 4 : 2) <= SUMS ? 2 : 1;
     int64_t stride = groups * group_bytes(kind);
     const uint8_t *w = wide ? wide : (const uint8_t *)matrix->data + panel * stride;
-    x += m * width, scales += m * groups, sums += m * groups;
-#define CASE(r, p, k) case (r) * 100 + (p) * 10 + (k): tile(r, p, k, w, stride, groups, x, scales, sums, width, out); break;
-#define ROWS_UP_TO_2(p, k) CASE(1, p, k) CASE(2, p, k)
-#define ROWS_UP_TO_6(p, k) ROWS_UP_TO_2(p, k) CASE(3, p, k) CASE(4, p, k) CASE(5, p, k) CASE(6, p, k)
-#if TILE == 6
-#define CASES(p) ROWS_UP_TO_6(p, INT8) ROWS_UP_TO_6(p, INT4)
-#else
-#define CASES(p) ROWS_UP_TO_2(p, INT8) ROWS_UP_TO_2(p, INT4)
-#endif
-    switch (rows * 100 + panels * 10 + kind) {
-        CASES(1)
-        CASES(2)
-#if TILE == 6
-        CASE(8, 1, INT8) CASE(12, 1, INT8) CASE(8, 1, INT4) CASE(12, 1, INT4)
-#endif
+    for (int row = 0, vecs; row < panels * PANEL; row += vecs * LANES) {
+        vecs = row + LANES < panels * PANEL ? widest : 1;
+        tile_of(rows, vecs, kind, w + row / PANEL * stride, stride, row % PANEL, groups, x + m * groups * GROUP,
+                scales + m * groups, sums + m * groups, out + row, panels * PANEL);
     }
 }
 
@@ -737,8 +811,9 @@ static void linear(Thread *me, const Op *op) {
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
-    int many = !kept && rows > 8, few = rows <= (TILE == 6 ? 2 * TILE : TILE), wider = op->matrix[0].kind == INT4 && !few;
-    int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : 128;
+    int many = !kept && rows > 8, few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
+    int wider = op->matrix[0].kind == INT4 && !few && !PAIRS;
+    int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : SIGNED ? 0 : 128;
     float *floats = batch->floats, *scales = batch->scales;
     int8_t *bytes = batch->bytes;
     int32_t *sums = batch->sums;
@@ -773,7 +848,7 @@ static void linear(Thread *me, const Op *op) {
         meet(me);
     }
 
-    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? 2 * STREAMS : 32;
+    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? PANEL : 32;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
     for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
@@ -833,13 +908,13 @@ static void linear(Thread *me, const Op *op) {
             for (int b = 0; b < both; b++) {
                 lying[b] = (const float *)matrix[b].data + first * width;
                 if (matrix[b].kind == FLOAT32) continue;
-                float *widened = (float *)scratch + b * 2 * STREAMS * width; /* for many inputs to come */
+                float *widened = (float *)scratch + b * PANEL * width; /* for many inputs to come */
                 for (int64_t n = 0; n < left; n++) dequantise(&matrix[b], first + n, widened + n * width);
                 lying[b] = widened;
             }
             for (int64_t m = 0; m < rows; m += ABREAST) {
                 int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
-                float turned[2 * ABREAST][PANEL * 2];
+                float turned[2 * ABREAST][PANEL];
                 for (int b = 0; b < both; b++) {
                     const float *w = lying[b], *x = floats + m * width;
                     float *to = found + b * 64 * ABREAST;
@@ -847,49 +922,40 @@ static void linear(Thread *me, const Op *op) {
 #define ACROSS(i, c) across(i, c, w + n * width, width, x, to + n * ABREAST)
 #define ACROSS_SIDES(c)                                                                                                \
     do {                                                                                                               \
-        if (some > 2 * PANEL) ACROSS(3, c);                                                                            \
-        else if (some > PANEL) ACROSS(2, c);                                                                           \
-        else ACROSS(1, c);                                                                                             \
+        if (some * 3 > 2 * ABREAST) ACROSS(SIDE, c);                                                                   \
+        else if (some * 3 > ABREAST) ACROSS((2 * SIDE + 2) / 3, c);                                                    \
+        else ACROSS((SIDE + 2) / 3, c);                                                                                \
     } while (0)
                     for (; n + STREAMS <= left; n += STREAMS) ACROSS_SIDES(STREAMS);
                     for (; n < left; n++) ACROSS_SIDES(1);
                     for (int64_t j = 0; j < some; j++)
                         for (int64_t i = 0; i < left; i++) turned[b * ABREAST + j][i] = to[i * ABREAST + j];
                 }
-                finish(op, matrix, m, some, first, left, turned[0], turned[ABREAST], PANEL * 2);
+                finish(op, matrix, m, some, first, left, turned[0], turned[ABREAST], PANEL);
             }
         } else {
             for (int64_t m = 0; m < rows;) {
-                int64_t left_rows = rows - m, some = left_rows >= BESIDE ? BESIDE : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
+                int64_t left_rows = rows - m, some = left_rows >= 8 ? 8 : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
                 for (int b = 0; b < both; b++) {
                     int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
                     const char *w = (const char *)matrix[b].data + first * bytes_each;
                     const float *x = floats + m * width;
-                    float *to = found + b * 32 * BESIDE;
-                    int64_t n = 0;
-#define ALONG(r, c, k) along(r, c, k, w + n * bytes_each, width, x, width, to + n, 32)
-#define ALONG_ROWS(c, k) do { if (some == 4) ALONG(4, c, k); else ALONG(2, c, k); } while (0)
-                    if (BESIDE == 8 && some == 8) { /* all at once with two: memory is read once */
-                        for (; n + 2 <= left; n += 2)
-                            if (matrix->kind == FLOAT32) ALONG(8, 2, FLOAT32);
-                            else ALONG(8, 2, BFLOAT16);
-                        for (; n < left; n++)
-                            if (matrix->kind == FLOAT32) ALONG(8, 1, FLOAT32);
-                            else ALONG(8, 1, BFLOAT16);
-                    }
+                    float *to = found + b * 32 * 8;
                     if (some == 1) {
-                        n = left;
                         if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, left, to);
                         else along_one(BFLOAT16, w, width, x, left, to);
+                        continue;
                     }
-                    for (; n + 4 <= left; n += 4)
-                        if (matrix->kind == FLOAT32) ALONG_ROWS(4, FLOAT32);
-                        else ALONG_ROWS(4, BFLOAT16);
-                    for (; n < left; n++)
-                        if (matrix->kind == FLOAT32) ALONG_ROWS(1, FLOAT32);
-                        else ALONG_ROWS(1, BFLOAT16);
+                    int64_t n = 0;
+#define ALONG(r, c)                                                                                                    \
+    if (some == (r))                                                                                                   \
+        for (; n + (c) <= left; n += (c)) {                                                                            \
+            if (matrix->kind == FLOAT32) along(r, c, FLOAT32, w + n * bytes_each, width, x, width, to + n, 32);        \
+            else along(r, c, BFLOAT16, w + n * bytes_each, width, x, width, to + n, 32);                               \
+        }
+                    ALONG(8, REGISTERS / 16) ALONG(8, 1) ALONG(4, REGISTERS / 8) ALONG(4, 1) ALONG(2, 4) ALONG(2, 1)
                 }
-                finish(op, matrix, m, some, first, left, found, found + 32 * BESIDE, 32);
+                finish(op, matrix, m, some, first, left, found, found + 32 * 8, 32);
                 m += some;
             }
         }
@@ -934,9 +1000,9 @@ static void keep(const Attention *attn, const float *x, void *cache, int64_t at,
     memcpy(whole, x, E * sizeof(float));
     memset(whole + E, 0, PANEL * sizeof(float));
     if (attn->cache == HALVES) {
-        _Float16 less[E + PANEL];
-        for (int64_t e = 0; e < E; e += PANEL) store_half(less + e, load(whole + e));
-        for (int64_t e = 0; e < E; e++) ((_Float16 *)cache)[at + e * step] = less[e];
+        uint16_t less[E + PANEL];
+        for (int64_t e = 0; e < E; e += LANES) store_half(less + e, load(whole + e));
+        for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = less[e];
     } else {
         int8_t less[E + PANEL];
         scales[slot] = encode(whole, E, less);
@@ -944,14 +1010,14 @@ static void keep(const Attention *attn, const float *x, void *cache, int64_t at,
     }
 }
 
-/* The scores of a panel of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
+/* The scores of a vector of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
 INLINE vec seen(const Attention *attn, int64_t head, vec v, int64_t s, int64_t last) {
-    const vec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vec slot = lane + (float)s;
+    static const float lane[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vec slot = load(lane) + (float)s;
     int64_t least_slot = attn->window ? last - attn->window + 1 : 0;
     if (attn->softcap != 0) v = tangent(v / (float)attn->softcap) * (float)attn->softcap;
     if (attn->relative)
-        for (int i = 0; i < PANEL; i++)
+        for (int i = 0; i < LANES; i++)
             if (s + i <= last) v[i] += attn->relative[head * attn->slots + last - s - i];
     return choose((slot <= (float)last) & (slot >= (float)least_slot), v, splat(-INFINITY));
 }
@@ -972,33 +1038,35 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
 #define SCORES(c)                                                                                                      \
     do {                                                                                                               \
         vec score[12];                                                                                                 \
+        int64_t at[c];                                                                                                 \
+        EACH(j) = 0; j < (c); j++) at[j] = (s + j * LANES) / PANEL * PANEL * width + (s + j * LANES) % PANEL;          \
         EACH(i) = 0; i < rows * (c); i++) score[i] = splat(0);                                                         \
         for (int64_t e = 0; e < width; e++) {                                                                          \
-            vec k[8];                                                                                                  \
-            EACH(j) = 0; j < (c); j++) k[j] = kept(cache, keys, s * width + (j * width + e) * PANEL);                  \
+            vec k[c];                                                                                                  \
+            EACH(j) = 0; j < (c); j++) k[j] = kept(cache, keys, at[j] + e * PANEL);                                    \
             EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) score[m * (c) + j] += k[j] * q[m][e];               \
         }                                                                                                              \
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
             vec v = score[m * (c) + j] * scale;                                                                        \
-            if (cache == CODES) v *= load(key_scales + s + j * PANEL);                                                 \
-            if (s + PANEL * (c) > plain)                                                                               \
-                v = seen(attn, head, v, s + j * PANEL, attn->lengths ? to - 1 : positions[m]);                         \
-            store(p + m * p_stride + s + j * PANEL - first, v);                                                        \
+            if (cache == CODES) v *= load(key_scales + s + j * LANES);                                                 \
+            if (s + LANES * (c) > plain)                                                                               \
+                v = seen(attn, head, v, s + j * LANES, attn->lengths ? to - 1 : positions[m]);                         \
+            store(p + m * p_stride + s + j * LANES - first, v);                                                        \
             largest[m] = most(v, largest[m]); /* NaN is met again below */                                             \
         }                                                                                                              \
-        s += PANEL * (c);                                                                                              \
+        s += LANES * (c);                                                                                              \
     } while (0)
         /* A sum waits for itself: of one query there must be several under way. */
-        if (rows == 1 && to - s > 7 * PANEL) SCORES(8);
-        else if (rows <= 2 && to - s > 3 * PANEL) SCORES(4);
-        else if (to - s > PANEL) SCORES(2);
+        if (rows == 1 && to - s > 7 * LANES) SCORES(8);
+        else if (rows <= 2 && to - s > 3 * LANES) SCORES(4);
+        else if (to - s > LANES) SCORES(2);
         else SCORES(1);
     }
     float by[TILE];
     EACH(m) = 0; m < rows; m++) {
         float top = maximum(largest[m]);
         vec sum = splat(0);
-        for (int64_t s = 0; s < to - first; s += PANEL) {
+        for (int64_t s = 0; s < to - first; s += LANES) {
             vec v = exponential(load(p + m * p_stride + s) - top);
             sum += v;
             if (cache == CODES) v *= load(value_scales + first + s);
@@ -1013,16 +1081,16 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             EACH(j) = 0; j < (c); j++) {                                                                               \
-                vec one = kept(cache, values, s * width + e + j * PANEL);                                              \
+                vec one = kept(cache, values, s * width + e + j * LANES);                                              \
                 EACH(m) = 0; m < rows; m++) sum[m * (c) + j] += one * p[m * p_stride + s - first];                     \
             }                                                                                                          \
         }                                                                                                              \
-        EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * PANEL, sum[m * (c) + j] * by[m]);  \
-        e += PANEL * (c);                                                                                              \
+        EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * LANES, sum[m * (c) + j] * by[m]);  \
+        e += LANES * (c);                                                                                              \
     } while (0)
-        if (width - e >= 64) VALUES(4);
-        else if (width - e >= 32) VALUES(2);
-        else if (width - e >= 16) VALUES(1);
+        if (rows * 4 <= REGISTERS * 3 / 4 && width - e >= 4 * LANES) VALUES(4);
+        else if (width - e >= 2 * LANES) VALUES(2);
+        else if (width - e >= LANES) VALUES(1);
         else {
             for (; e < width; e++)
                 EACH(m) = 0; m < rows; m++) {
@@ -1104,10 +1172,7 @@ static void attend(Thread *me, const Op *op) {
         else ATTEND(r, CODES);                                                                                         \
         break;
         switch (rows) {
-            ATTEND_ROWS(1) ATTEND_ROWS(2)
-#if TILE == 6
-            ATTEND_ROWS(3) ATTEND_ROWS(6)
-#endif
+            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(6)
         }
     }
 }

@@ -22,9 +22,12 @@ from pathlib import Path
 from .program import STRUCTS, CBatch, COp
 
 SOURCE = Path(__file__).parent / "kernels.c"
-# No -ffast-math: NaN must stay NaN, and rounding by a large number must not be "simplified" away.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-std=gnu11",
-         "-shared", "-fPIC", "-pthread")  # fmt: skip
+# No -ffast-math: NaN must stay NaN, and rounding by a large number must not be "simplified" away. A product and a sum
+# are one instruction wherever they can be (gcc tuned for some processors has it so in one tile and not in another), or
+# a row would not be the same alone and among others.
+FLAGS = ("-O3", "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native", "-ffp-contract=fast",
+         "--param=avoid-fma-max-bits=0", "-fno-math-errno", "-fno-trapping-math", "-std=gnu11", "-shared", "-fPIC",
+         "-pthread")  # fmt: skip
 PATIENCE = 120  # seconds for a compiler on a slow machine
 
 _lock = threading.Lock()

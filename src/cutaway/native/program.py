@@ -27,7 +27,7 @@ from cutaway.model.sublayer import Sublayer
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
-ABREAST, STREAMS = 48, 8  # inputs that meet a matrix of floats together, and its rows that are read side by side
+ABREAST = 48  # inputs that meet a matrix of floats together, at most
 KINDS, QUANTIZED = {torch.float32: 0, torch.bfloat16: 1}, {8: 2, 4: 3}  # of matrices
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 EMBED, NORM, LINEAR, ATTEND = range(4)
@@ -317,7 +317,7 @@ def workspace(rows: int, widest: int, attention: int = 0) -> tuple[CBatch, list[
     floats, scales = torch.empty(blocks, padded), torch.empty(blocks, groups)
     codes, sums = torch.empty(blocks, padded, dtype=torch.int8), torch.empty(blocks, groups, dtype=torch.int32)
     own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
-    own += max(4 * STREAMS * padded * 4, 4 * groups * (2 * PANEL + PANEL * GROUP), attention)
+    own += max(2 * PANEL * padded * 4, 4 * groups * (2 * PANEL + PANEL * GROUP), attention)
     batch = CBatch(rows=rows, floats=_at(floats), bytes=_at(codes), scales=_at(scales), sums=_at(sums), scratch=own)
     return batch, [floats, scales, codes, sums]
 

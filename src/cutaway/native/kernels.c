@@ -32,7 +32,7 @@
 #define AHEAD 4096 /* bytes: what is read next, and lies in order, is sent for */
 #define PANEL 16
 #define GROUP 32   /* weights, or inputs, that share a scale */
-#define TILE 6     /* rows of a tile: queries, or inputs that meet weights together */
+#define TILE 6     /* rows of a tile: inputs that meet weights together */
 #define ROWS8 (2 * PANEL + PANEL * GROUP)     /* bytes of a panel's group: 16 half-precision scales, then 8-bit weights */
 #define ROWS4 (2 * PANEL + PANEL * GROUP / 2) /* the same with two weights in a byte */
 
@@ -47,7 +47,8 @@ enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
 #else
 enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
 #endif
-enum { ABREAST = SIDE * LANES, SUMS = 12 }; /* SUMS: that a tile of products keeps, and what is found */
+/* SUMS: of a tile, beside as many that were found before. QUERIES: that meet keys and values together. */
+enum { ABREAST = SIDE * LANES, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -1029,7 +1030,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
     int64_t width = attn->width, first = from / PANEL * PANEL;
     const float *key_scales = cache == CODES ? attn->key_scales + begin : 0;
     const float *value_scales = cache == CODES ? attn->value_scales + begin : 0;
-    vec largest[TILE];
+    vec largest[QUERIES];
     EACH(m) = 0; m < rows; m++) largest[m] = splat(-INFINITY);
     /* Slots before `plain` are seen by every query, and their scores are nothing but products. */
     int64_t plain = attn->window || attn->softcap != 0 || attn->relative ? 0 : attn->lengths ? to : positions[0] + 1;
@@ -1062,7 +1063,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         else if (to - s > LANES) SCORES(2);
         else SCORES(1);
     }
-    float by[TILE];
+    float by[QUERIES];
     EACH(m) = 0; m < rows; m++) {
         float top = maximum(largest[m]);
         vec sum = splat(0);
@@ -1077,7 +1078,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
     for (int64_t e = 0; e < width;) {
 #define VALUES(c) /* key after key, however many rows: a row's sums are the same alone and among others */            \
     do {                                                                                                               \
-        vec sum[4 * TILE];                                                                                             \
+        vec sum[4 * QUERIES];                                                                                             \
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             EACH(j) = 0; j < (c); j++) {                                                                               \
@@ -1111,10 +1112,10 @@ INLINE int64_t memory_of(const Attention *attn, const Batch *batch, int64_t m) {
 /* How many rows from `m` on, of a tile at most, meet the same keys. */
 INLINE int64_t together(const Attention *attn, const Batch *batch, int64_t m) {
     int64_t rows = 1, memory = memory_of(attn, batch, m);
-    while (rows < TILE && m + rows < batch->rows && memory_of(attn, batch, m + rows) == memory &&
+    while (rows < QUERIES && m + rows < batch->rows && memory_of(attn, batch, m + rows) == memory &&
            (attn->lengths || batch->positions[m + rows] == batch->positions[m] + rows))
         rows++;
-    return rows == TILE ? TILE : rows > 3 ? 3 : rows; /* so many kinds of tiles there are */
+    return rows == QUERIES ? QUERIES : rows > 3 ? 3 : rows; /* so many kinds of tiles there are */
 }
 
 static void attend(Thread *me, const Op *op) {
@@ -1157,8 +1158,8 @@ static void attend(Thread *me, const Op *op) {
         const char *keys = (const char *)attn->keys + begin, *values = (const char *)attn->values + begin;
         int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;
         if (attn->window && batch->positions[m] >= attn->window) from = batch->positions[m] - attn->window + 1;
-        const float *q[TILE];
-        float *z[TILE];
+        const float *q[QUERIES];
+        float *z[QUERIES];
         for (int64_t r = 0; r < rows; r++) {
             z[r] = attn->z + ((m + r) * H + head) * E;
             q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
@@ -1172,7 +1173,7 @@ static void attend(Thread *me, const Op *op) {
         else ATTEND(r, CODES);                                                                                         \
         break;
         switch (rows) {
-            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(6)
+            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(QUERIES)
         }
     }
 }

@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py                                                     brings the others, once
     python benchmarks/generate.py [--shapes gpt2-small smollm-135m] [--precisions fp32 int8 int4] [--turns 5]
-                                  [--threads 2] [--json FILE]
+                                  [--engines transformers CTranslate2] [--threads 2] [--json FILE]
 
 Random weights of the shapes of GPT-2 small and SmolLM-135M, one text at a time, on the CPU. In each turn every engine
 goes on from the same 32 tokens with the 128 most probable ones, end tokens ignored, and then reads 512 tokens up to the
@@ -40,6 +40,7 @@ from shapes import SHAPES, Config
 from turns import hardware
 
 PROMPT, NEW, LONG = 32, 128, 512
+OTHERS = list(dict.fromkeys(c.engine for c in CONTESTANTS if c.engine != OURS))
 
 
 @dataclass
@@ -58,7 +59,8 @@ def measure(asked: argparse.Namespace, shape: str) -> tuple[list[Measured], floa
     """Every contestant's turns, and the most operations and bytes read a second that were seen between them."""
     environment: Path = asked.folder
     models, rng, peak, read = environment / "models" / shape, random.Random(0), [], []
-    taking = [c for c in present(CONTESTANTS, environment) if c.precision in asked.precisions]
+    wanted = [c for c in CONTESTANTS if c.precision in asked.precisions and c.engine in (OURS, *asked.engines)]
+    taking = present(wanted, environment)
     write(environment, "random", shape, models / "saved")
     with workers(taking, models / "saved", models, environment, asked.threads) as engines:
         measured = [Measured(engine.contestant) for engine in engines]
@@ -148,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--precisions", nargs="+", choices=BITS, default=list(BITS))
+    parser.add_argument("--engines", nargs="+", choices=OTHERS, default=OTHERS, help="beside ours")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where benchmarks/peers.py put the others")

@@ -38,7 +38,7 @@
 
 /* LANES: numbers of a vector, which is what one register holds: arrays of wider ones gcc keeps in memory.
    SIDE: vectors of inputs, lying side by side, that meet STREAMS rows of a float matrix together. */
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
 enum { LANES = 16, REGISTERS = 32, SIDE = 3, STREAMS = 8 };
 #elif defined(__AVX2__)
 enum { LANES = 8, REGISTERS = 16, SIDE = 6, STREAMS = 2 };
@@ -210,7 +210,7 @@ INLINE vec splat(float x) { return x - (vec){0}; }
 INLINE vec choose(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
 /* Where one of them is NaN, it is b. */
 INLINE vec most(vec a, vec b) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX2__)
     return (vec)_mm256_max_ps((__m256)a, (__m256)b);
@@ -220,7 +220,7 @@ INLINE vec most(vec a, vec b) {
 }
 
 INLINE float total(vec v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return _mm512_reduce_add_ps((__m512)v);
 #else
     float x[LANES];
@@ -232,7 +232,7 @@ INLINE float total(vec v) {
 }
 
 INLINE float maximum(vec v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return _mm512_reduce_max_ps((__m512)v);
 #else
     float x[LANES];
@@ -244,7 +244,7 @@ INLINE float maximum(vec v) {
 }
 
 INLINE int32_t sum_of(ints v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return _mm512_reduce_add_epi32((__m512i)v);
 #else
     int32_t sum = 0;
@@ -256,14 +256,14 @@ INLINE int32_t sum_of(ints v) {
 /* e^x: 2^n by the exponent's bits, the rest by a polynomial (Cephes' expf); 0 far below, NaN stays NaN. */
 INLINE vec exponential(vec x) {
     const vec magic = splat(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     vec y = most(splat(-105.f), x); /* where it is NaN it stays that */
     y = (vec)_mm512_min_ps((__m512)splat(88.f), (__m512)y);
 #else
     vec y = choose(x > 88.f, splat(88.f), x);
 #endif
     vec n = y * 1.44269504088896341f + magic;
-#if !defined(__AVX512F__)
+#if !defined(__AVX512BW__)
     ints whole = (ints)n - (ints)magic;
 #endif
     n = n - magic;
@@ -275,7 +275,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
     vec found = choose(x < -87.f, splat(0), (vec)((ints)p + (whole << 23)));
@@ -357,7 +357,7 @@ static void normalise(const Norm *norm, const float *x, float *y, int64_t width)
 
 /* float16 is the upper bits of a float whose exponent is 112 less: gcc before 12 has no name for it on every machine. */
 INLINE vec load_half(const uint16_t *at) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
 #elif defined(__AVX2__) && defined(__F16C__)
     return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
@@ -376,7 +376,7 @@ INLINE float half_at(const uint16_t *at) {
 /* What float16 cannot hold becomes the largest that it can. */
 INLINE void store_half(uint16_t *at, vec v) {
     v = choose(v > 65504.f, splat(65504.f), choose(v < -65504.f, splat(-65504.f), v));
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     _mm256_storeu_si256((__m256i *)at, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__AVX2__) && defined(__F16C__)
     _mm_storeu_si128((__m128i *)at, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -391,7 +391,7 @@ INLINE void store_half(uint16_t *at, vec v) {
 }
 
 INLINE vec load_codes(const int8_t *at) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
 #elif defined(__AVX2__)
     return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
@@ -402,7 +402,7 @@ INLINE vec load_codes(const int8_t *at) {
 
 /* Whole numbers of at most 8 bits. */
 INLINE void store_codes(int8_t *at, ints v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     _mm_storeu_si128((__m128i *)at, _mm512_cvtsepi32_epi8((__m512i)v));
 #elif defined(__AVX2__)
     __m256i both = (__m256i)v;
@@ -522,7 +522,7 @@ static void dequantise(const Matrix *matrix, int64_t row, float *out) {
 /* Four weights of each row (unsigned bytes; SIGNED ones where they are off by nought) with the same four inputs (signed
    bytes), added to a sum of 32 bits. Where no instruction does that the sums are PAIRS of 16 bits: those of weights in 4
    bits hold a group (32 products of 15 and 127 in two sums), and weights in 8 bits are two times 4 bits. */
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 enum { PAIRS = 0, SIGNED = 0 };
 INLINE ints dot(ints sum, ints weights, int32_t inputs) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));

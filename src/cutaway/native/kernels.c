@@ -47,8 +47,9 @@ enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
 #else
 enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
 #endif
-/* SUMS: of a tile, beside as many that were found before. QUERIES: that meet keys and values together. */
-enum { ABREAST = SIDE * LANES, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
+/* BESIDE: inputs that meet rows of a float matrix, along them. SUMS: of a tile, beside as many that were found before.
+   QUERIES: that meet keys and values together. */
+enum { ABREAST = SIDE * LANES, BESIDE = 8, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -56,6 +57,13 @@ typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_ali
 typedef int16_t words __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef uint16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef int8_t codes __attribute__((vector_size(LANES), aligned(1), may_alias));
+#if defined(__AVX512BW__) /* a register of whole numbers, and what is done with it */
+typedef __m512i raw;
+#define OF(name) _mm512_##name
+#elif defined(__AVX2__)
+typedef __m256i raw;
+#define OF(name) _mm256_##name
+#endif
 
 /* ------------------------------------------------------------------ what Python fills in */
 
@@ -527,14 +535,7 @@ enum { PAIRS = 0, SIGNED = 0 };
 INLINE ints dot(ints sum, ints weights, int32_t inputs) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
 }
-#elif defined(__AVX512BW__)
-enum { PAIRS = 1, SIGNED = 0 };
-INLINE ints dot(ints sum, ints weights, int32_t inputs) {
-    __m512i found = _mm512_add_epi16((__m512i)sum, _mm512_maddubs_epi16((__m512i)weights, _mm512_set1_epi32(inputs)));
-    __asm__("" : "+v"(found)); /* or gcc sums in another order, in more registers than there are */
-    return (ints)found;
-}
-#elif defined(__AVXVNNI__)
+#elif defined(__AVXVNNI__) && !defined(__AVX512BW__)
 enum { PAIRS = 0, SIGNED = 0 };
 INLINE ints dot(ints sum, ints weights, int32_t inputs) {
     return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(inputs));
@@ -542,8 +543,8 @@ INLINE ints dot(ints sum, ints weights, int32_t inputs) {
 #elif defined(__AVX2__)
 enum { PAIRS = 1, SIGNED = 0 };
 INLINE ints dot(ints sum, ints weights, int32_t inputs) {
-    __m256i found = _mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(inputs)));
-    __asm__("" : "+x"(found)); /* or gcc sums in another order, in more registers than there are */
+    raw found = OF(add_epi16)((raw)sum, OF(maddubs_epi16)((raw)weights, OF(set1_epi32)(inputs)));
+    __asm__("" : "+v"(found)); /* or gcc sums in another order, in more registers than there are */
     return (ints)found;
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -561,10 +562,8 @@ INLINE ints dot(ints sum, ints weights, int32_t inputs) {
 
 /* Pairs as sums of 32 bits, times `by`. */
 INLINE ints paired(ints sum, int16_t by) {
-#if defined(__AVX512BW__)
-    return (ints)_mm512_madd_epi16((__m512i)sum, _mm512_set1_epi16(by));
-#elif defined(__AVX2__)
-    return (ints)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(by));
+#if defined(__AVX2__)
+    return (ints)OF(madd_epi16)((raw)sum, OF(set1_epi16)(by));
 #else
     return sum * by;
 #endif
@@ -812,7 +811,7 @@ static void linear(Thread *me, const Op *op) {
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
-    int many = !kept && rows > 8, few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
+    int many = !kept && rows > BESIDE, few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
     int wider = op->matrix[0].kind == INT4 && !few && !PAIRS;
     int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : SIGNED ? 0 : 128;
     float *floats = batch->floats, *scales = batch->scales;
@@ -936,12 +935,12 @@ static void linear(Thread *me, const Op *op) {
             }
         } else {
             for (int64_t m = 0; m < rows;) {
-                int64_t left_rows = rows - m, some = left_rows >= 8 ? 8 : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
+                int64_t left_rows = rows - m, some = left_rows >= BESIDE ? BESIDE : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
                 for (int b = 0; b < both; b++) {
                     int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
                     const char *w = (const char *)matrix[b].data + first * bytes_each;
                     const float *x = floats + m * width;
-                    float *to = found + b * 32 * 8;
+                    float *to = found + b * 32 * BESIDE;
                     if (some == 1) {
                         if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, left, to);
                         else along_one(BFLOAT16, w, width, x, left, to);
@@ -954,9 +953,9 @@ static void linear(Thread *me, const Op *op) {
             if (matrix->kind == FLOAT32) along(r, c, FLOAT32, w + n * bytes_each, width, x, width, to + n, 32);        \
             else along(r, c, BFLOAT16, w + n * bytes_each, width, x, width, to + n, 32);                               \
         }
-                    ALONG(8, REGISTERS / 16) ALONG(8, 1) ALONG(4, REGISTERS / 8) ALONG(4, 1) ALONG(2, 4) ALONG(2, 1)
+                    ALONG(BESIDE, REGISTERS / 16) ALONG(BESIDE, 1) ALONG(4, REGISTERS / 8) ALONG(4, 1) ALONG(2, 4) ALONG(2, 1)
                 }
-                finish(op, matrix, m, some, first, left, found, found + 32 * 8, 32);
+                finish(op, matrix, m, some, first, left, found, found + 32 * BESIDE, 32);
                 m += some;
             }
         }
@@ -1078,7 +1077,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
     for (int64_t e = 0; e < width;) {
 #define VALUES(c) /* key after key, however many rows: a row's sums are the same alone and among others */            \
     do {                                                                                                               \
-        vec sum[4 * QUERIES];                                                                                             \
+        vec sum[4 * QUERIES];                                                                                          \
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             EACH(j) = 0; j < (c); j++) {                                                                               \

@@ -125,6 +125,11 @@ def page(context: BrowserContext, server: Server, watch: Watch) -> Page:
     return opened
 
 
+def settled(page: Page) -> None:
+    """Waits until what was asked for is on screen: an answer that has come has still to be drawn."""
+    expect(page.locator('.drawing[aria-busy="true"], .weave.dim')).to_have_count(0)
+
+
 def open_stop(page: Page, name: str) -> None:
     """Opens a stop of the drawing and waits for what it shows: what has yet to come moves what is already there."""
     page.get_by_role("button", name=name).click()

@@ -9,6 +9,8 @@ from playwright.sync_api import Page, expect
 
 from cutaway import load
 
+from .conftest import settled
+
 TEXT = "Once upon a time there was a king"
 LESSONS = {
     "Predict, sample, repeat": 5,
@@ -110,6 +112,7 @@ DEEDS: dict[str, Callable[[Page], None]] = {
 def begin(page: Page, lesson: str) -> None:
     with page.expect_response(lambda r: "/api/run" in r.url and r.ok):
         page.fill("#text", TEXT)
+    settled(page)
     page.get_by_role("button", name="Lessons").click()
     page.get_by_role("button", name=lesson).click()
     expect(page.locator(".card")).to_be_visible()

@@ -19,7 +19,7 @@ import cutaway
 from cutaway import load
 from tests.hub.fake_hub import FakeHub
 
-from .conftest import Server, Watch
+from .conftest import Server, Watch, settled
 
 GPT2 = "openai-community/gpt2"
 OFFERS = [
@@ -228,6 +228,6 @@ def test_the_whole_way(context: BrowserContext, fake: FakeHub, offering: str, wa
     with page.expect_response(lambda r: "/api/run" in r.url and r.ok) as answered:
         page.fill("#text", "The old king")
     assert json.loads(answered.value.request.post_data or "")["model"] == "someone/tiny"
-    expect(page.locator(".weave.dim")).to_have_count(0)
+    settled(page)
     best = load("stories").run("The old king")["logits"][-1].argmax().item()
     assert int(page.locator("[data-id]").first.get_attribute("data-id") or -1) == best

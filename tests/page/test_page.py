@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from cutaway import load
 
-from .conftest import Server, Watch, never
+from .conftest import Server, Watch, never, settled
 
 TEXT = "Once upon a time there was a"
 COLOURS = """canvas => {
@@ -22,7 +22,7 @@ def type_text(page: Page, text: str) -> None:
     """Type, and wait until the run of that text is on screen."""
     with page.expect_response(lambda r: "/api/run" in r.url and r.ok):
         page.fill("#text", text)
-    expect(page.locator(".weave.dim")).to_have_count(0)
+    settled(page)
 
 
 def pieces(page: Page) -> list[str]:
@@ -68,6 +68,15 @@ def test_a_stored_run_is_painted_before_any_model_is_there(
     slide(page, "Temperature", 2)
     assert probabilities(page) != before  # the sliders need no server
     expect(page.get_by_role("button", name="Step")).to_be_disabled()
+
+
+def test_a_drawing_that_is_to_change_is_busy_until_it_has(page: Page) -> None:
+    page.route("**/api/run", never)
+    page.fill("#text", "cat cat")
+    expect(page.locator(".drawing")).to_have_attribute("aria-busy", "true")
+    page.unroute("**/api/run")
+    type_text(page, "cat cat cat")
+    expect(page.locator(".drawing")).to_have_attribute("aria-busy", "false")
 
 
 def test_steps_that_come_quickly_are_all_taken(page: Page) -> None:

@@ -16,7 +16,7 @@ import cutaway
 from tests.families.making import make
 from tests.families.variants import IMAGE
 
-from .conftest import Server, Watch, open_stop
+from .conftest import Server, Watch, open_stop, settled
 from .test_accessible import AXE
 from .test_page import probabilities
 from .test_takeaway import alone
@@ -67,7 +67,7 @@ def shown(page: Page, photo: bytes) -> None:
         page.locator('input[type="file"]').first.set_input_files(
             {"name": "photo.png", "mimeType": "image/png", "buffer": photo}
         )
-    expect(page.locator(".weave.dim")).to_have_count(0)
+    settled(page)
 
 
 def test_a_file_is_seen_as_python_sees_it(page: Page, folder: Path, photo: bytes) -> None:
@@ -92,7 +92,7 @@ def test_drawing_runs_the_model(page: Page) -> None:
     page.wait_for_timeout(500)
     assert probabilities(page) != before
     page.get_by_role("button", name="Clear").click()
-    expect(page.locator(".weave.dim")).to_have_count(0)
+    settled(page)
 
 
 def test_the_picture_shows_what_is_read_where(page: Page, folder: Path, photo: bytes) -> None:

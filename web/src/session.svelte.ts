@@ -134,7 +134,11 @@ export class Session {
   /** Called when a run of newly typed text is on screen. */
   onnewtext: () => void = () => undefined
 
-  private request: AbortController | null = null
+  private request = $state.raw<AbortController | null>(null)
+  /** Another run is on its way to the screen. */
+  get busy(): boolean {
+    return this.request !== null
+  }
   /** The run asked for last, until it is on screen or given up. */
   private underWay: Promise<unknown> = Promise.resolve()
 

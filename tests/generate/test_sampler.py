@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.errors import Failed, Misuse
-from cutaway.generate.sampler import Sampler, draw, pick_seed, uniform
+from cutaway.generate.sampler import Sampler, draw, nucleus, pick_seed, uniform
 
 NAMES = ["Dumbledore", "Flitwick", "McGonagall", "Quirrell", "Snape", "Sprout", "Trelawney"]
 HOGWARTS = [-0.8, -5.0, 0.5, 1.5, 3.4, -2.3, 2.5]
@@ -177,6 +177,57 @@ def test_of_equal_tokens_the_first_are_kept_alike(size: int, logit: float, tempe
     found = Sampler(temperature, top_k=k, min_p=1.0).trace([logit] * size).probabilities
     assert found.tolist() == pytest.approx([1 / kept] * kept + [0.0] * (size - kept))
     assert Sampler(temperature=0).trace([logit] * size).probabilities[0] == 1
+
+
+def many(data: st.DataObject) -> np.ndarray:
+    """Logits of a vocabulary of a few blocks, some of them equal, some impossible."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    row = rng.normal(size=data.draw(st.sampled_from([1, 255, 256, 257, 3000]))) * data.draw(st.floats(0, 10))
+    if data.draw(st.booleans()):
+        row = row.round()
+    row[rng.random(row.size) < data.draw(st.sampled_from([0, 0.5]))] = -math.inf
+    row[rng.integers(row.size)] = 3.0
+    return row
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_settings, st.data())
+def test_a_token_is_chosen_as_it_is_drawn(chosen: dict[str, Any], data: st.DataObject) -> None:
+    row, previous = many(data), data.draw(st.lists(st.just(0), max_size=1))
+    probabilities = Sampler(**chosen).trace(row, previous).probabilities
+    for step in range(5):
+        token, p = Sampler(**chosen).choose(row, previous, 7, step)
+        assert token == draw(probabilities, 7, step)[0]
+        assert p == pytest.approx(probabilities[token], rel=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(any_settings, st.data())
+def test_where_rounding_decides_a_token_is_chosen_as_it_is_drawn(chosen: dict[str, Any], data: st.DataObject) -> None:
+    row = many(data)
+    probabilities = Sampler(**chosen).trace(row).probabilities
+    sums = np.cumsum(probabilities)
+    places = np.linspace(0, row.size - 1, 7).astype(int)
+    with pytest.MonkeyPatch.context() as patch:
+        for u in (sums / sums[-1])[places]:
+            for near in (np.nextafter(u, 0), u, np.nextafter(u, 1)):
+                below_one = min(float(near), 1 - 2**-53)
+                patch.setattr("cutaway.generate.sampler.uniform", lambda seed, step, u=below_one: u)
+                assert Sampler(**chosen).choose(row, [], 0, 0)[0] == draw(probabilities, 0, 0)[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_nucleus_is_that_of_all_weights_in_order(data: st.DataObject) -> None:
+    weights = np.exp(many(data))
+    ranked, total = np.sort(weights)[::-1], np.cumsum(weights)[-1]
+    sums = np.cumsum(ranked)
+    edge = sums[data.draw(st.integers(0, weights.size - 1))] / total
+    for p in (data.draw(st.floats(1e-6, 0.999999)), edge, np.nextafter(edge, 0)):
+        if p < 1:
+            reached = sums >= p * total
+            expected = int(np.argmax(reached)) + 1 if reached.any() else weights.size
+            assert nucleus(weights, p).sum() == expected
 
 
 def test_the_draws_follow_the_probabilities() -> None:

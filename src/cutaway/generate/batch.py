@@ -223,7 +223,7 @@ class _Writing:
         generation = self._generation
         assert generation is not None, "the prompt has been read"
         self._unread.append(logits[-1])
-        step = next(generation)
+        step = generation.draw()
         its = None
         if request.top is not None:
             assert generation.logits is not None, "a step has been taken"

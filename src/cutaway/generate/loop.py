@@ -28,13 +28,14 @@ from cutaway.model.transformer import Seq2Seq, Transformer
 from .broken import broken
 from .engine import Engine, engine
 from .rules import Rules
-from .sampler import Floats, Sampler, Trace, draw, pick_seed, uniform
+from .sampler import Floats, Sampler, Trace, pick_seed, uniform
 from .speculate import MOST, Ahead, Draft, LookUp, Rewindable, Tally
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
 Machine = Transformer | Seq2Seq
 ROOM = 64  # new tokens a cache has room for at first
+GREEDY, NO_RULES = Sampler(temperature=0), Rules()
 REST = 4 * 2**20  # bytes that a processor reads while a token is drawn and shown
 
 
@@ -49,20 +50,28 @@ Source = Sequence[int] | Tensor | Encoded  # what an encoder reads: ids, or its 
 
 
 @dataclass(frozen=True)
-class Step:
+class Drawn:
     """One generated token.
 
     text: what it adds to the text; empty while a character is unfinished or a stop string may be beginning.
-    p: the probability the model gave it, of the whole vocabulary; p_allowed: among the tokens that the rules allow.
     p_drawn: the probability it was drawn with, after temperature and cuts (1 for argmax). u: the random number in
     [0, 1) that chose it.
     """
 
     id: int
     text: str
-    p: float
     p_drawn: float
     u: float
+
+
+@dataclass(frozen=True)
+class Step(Drawn):
+    """One generated token, and what the model thought of it.
+
+    p: the probability the model gave it, of the whole vocabulary; p_allowed: among the tokens that the rules allow.
+    """
+
+    p: float
     p_allowed: float
 
 
@@ -81,7 +90,7 @@ class Generated:
 
 
 class Generation(Iterator[Step]):
-    """A generation under way: iterate for its Steps, or ``finish()`` it. ``close()`` cancels it.
+    """A generation under way: iterate for its Steps, ``draw()`` its tokens, or ``finish()`` it; ``close()`` cancels it.
 
     prompt: the ids read, by an encoder where there is one. seed: the one used, picked if none was given. finish_reason:
     "stop" after an end-of-text token or a stop string, "length" at max_new_tokens or at the end of the context,
@@ -111,12 +120,22 @@ class Generation(Iterator[Step]):
         self.tokens: list[int] = []
         self.text = ""
         self.logits: Floats | None = None  # (V,): the model's at the last step, before any rule
+        self._allowed: Floats | None = None  # (V,): what the rules made of them
         self._trace: Callable[[], Trace] | None = None
         self.finish_reason: FinishReason | None = None
         self._steps = self._run(read, begin, count, sampler, rules, text, eos)
 
-    def __next__(self) -> Step:
+    def draw(self) -> Drawn:
+        """One token more; what the model thought of it takes another pass over the vocabulary. Raises StopIteration."""
         return next(self._steps)
+
+    def __next__(self) -> Step:
+        drawn, logits, allowed = self.draw(), self.logits, self._allowed
+        assert logits is not None, "a step has been taken"
+        assert allowed is not None, "and its rules have been asked"
+        p = _probability(logits, drawn.id)
+        p_allowed = p if allowed is logits else _probability(allowed, drawn.id)
+        return Step(drawn.id, drawn.text, drawn.p_drawn, drawn.u, p, p_allowed)
 
     @property
     def trace(self) -> Trace | None:
@@ -130,7 +149,7 @@ class Generation(Iterator[Step]):
 
     def finish(self) -> Generated:
         """Generate what is left and return the whole."""
-        for _ in self:
+        for _ in self._steps:
             pass
         assert self.finish_reason is not None
         return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes, self.tally)
@@ -144,14 +163,14 @@ class Generation(Iterator[Step]):
         rules: Rules,
         text: Text,
         eos: Collection[int],
-    ) -> Generator[Step, None, None]:
+    ) -> Generator[Drawn, None, None]:
         new = begin
         for index in range(count):
             logits = self.logits = _numbers(read(new))
             written = begin + self.tokens
             if isinstance(self._machine, Transformer) and not logits.max() < np.inf:
                 raise broken(self._machine, written)
-            allowed = _allowed(logits, written, rules, eos, len(begin), last=index == count - 1)
+            allowed = self._allowed = _allowed(logits, written, rules, eos, len(begin), last=index == count - 1)
             token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
             self.tokens.append(token)
             new = [token]
@@ -163,9 +182,7 @@ class Generation(Iterator[Step]):
                 self.finish_reason = "stop"
             elif index == count - 1:
                 self.finish_reason = "length"
-            p = _probability(logits, token)
-            p_allowed = p if rules == Rules() else _probability(allowed, token)
-            yield Step(token, added, p, p_drawn, uniform(self.seed, index), p_allowed)
+            yield Drawn(token, added, p_drawn, uniform(self.seed, index))
             if self.finish_reason is not None:
                 return
 
@@ -262,13 +279,13 @@ def _numbers(predicted: Tensor) -> Floats:
     predicted = predicted.cpu()
     if predicted.dtype not in (torch.float32, torch.float64):
         predicted = predicted.float()
-    found: Floats = predicted.numpy().astype(np.float64)
+    found: Floats = predicted.numpy().astype(np.float64, copy=False)
     return found
 
 
 def _allowed(logits: Floats, written: list[int], rules: Rules, eos: Collection[int], start: int, last: bool) -> Floats:
     """What the rules make of logits (V,)."""
-    if rules == Rules():
+    if rules == NO_RULES:
         return logits
     allowed: Floats = rules(torch.from_numpy(logits)[None], [written], eos, start, last)[0].numpy()
     return allowed
@@ -281,12 +298,10 @@ def _chosen(
 
     Where nothing is left to chance no sampler is needed to find it.
     """
-    best = int(allowed.argmax())
-    if sampler == Sampler(temperature=0) and math.isfinite(allowed[best]):
-        return best, 1.0, functools.partial(sampler.trace, allowed, written)
-    trace = sampler.trace(allowed, written)
-    token, _ = draw(trace.probabilities, seed, index)
-    return token, float(trace.probabilities[token]), lambda: trace
+    told = functools.partial(sampler.trace, allowed, written)
+    if sampler == GREEDY and math.isfinite(allowed[best := int(allowed.argmax())]):
+        return best, 1.0, told
+    return *sampler.choose(allowed, written, seed, index), told
 
 
 # --- two ways of reading ---------------------------------------------------------------------------------------------

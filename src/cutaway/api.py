@@ -153,6 +153,11 @@ class Model:
         """The longest text, in tokens, the model was made for."""
         return self.spec.context
 
+    @functools.cached_property
+    def nbytes(self) -> int:
+        """How many bytes its weights take, as they are kept."""
+        return sum(weight.nbytes for weight in self.machine.state_dict().values())
+
     @property
     def device(self) -> torch.device:
         return next(self.machine.parameters()).device

@@ -692,13 +692,24 @@ def stored_bytes(
 ) -> int:
     """How many bytes a run over ``length`` tokens, and ``source`` that an encoder reads, will store, before running
     it."""
+    if keep is None:
+        return element * _usual_numbers(machine, length, source)
+    return element * _numbers(machine, length, source, keep)
+
+
+def _numbers(machine: specs.Spec, length: int, source: int, keep: str | Iterable[str] | None) -> int:
     known = naming.names(machine)
     kept = _keeper(machine, known, keep)
-    return element * sum(
+    return sum(
         math.prod(naming.extent(machine, name, axis, length, source) for axis in axes)
         for name, axes in known.items()
         if kept(name)
     )
+
+
+@functools.lru_cache(128)  # a text that is typed has been nearly as long before
+def _usual_numbers(machine: specs.Spec, length: int, source: int) -> int:
+    return _numbers(machine, length, source, None)
 
 
 def _keeper(

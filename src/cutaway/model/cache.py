@@ -11,6 +11,8 @@ moved about.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -23,7 +25,7 @@ from . import spec
 def in_common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two texts begin with alike: so many need not be read again."""
     most = min(len(first), len(second))
-    return next((at for at in range(most) if first[at] != second[at]), most)
+    return next(itertools.compress(itertools.count(), map(operator.ne, first, second)), most)
 
 
 class LayerCache:

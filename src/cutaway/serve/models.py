@@ -195,7 +195,7 @@ class Models:
     def load(self, check: Check, *, model: str) -> Answer:
         """Load a model of the list; of those before it, the least recently used are let go to make room."""
         needed = self._list[model].bytes
-        while self._spare() and needed + sum(map(_weights_bytes, self._models.values())) > self._limits.models_bytes:
+        while self._spare() and needed + sum(one.nbytes for one in self._models.values()) > self._limits.models_bytes:
             self._let_go_oldest()
         loaded = self._load(check, model)
         for name, block in loaded.machine.named_modules():
@@ -457,11 +457,7 @@ def _few_threads(model: Model) -> contextlib.AbstractContextManager[None]:
     """One thread in there for a small machine."""
     from ..generate.engine import one_thread
 
-    return one_thread() if _weights_bytes(model) < SMALL else contextlib.nullcontext()
-
-
-def _weights_bytes(model: Model) -> int:
-    return sum(weight.nbytes for weight in model.machine.state_dict().values())
+    return one_thread() if model.nbytes < SMALL else contextlib.nullcontext()
 
 
 def _key(name: str, at: str | None) -> str:

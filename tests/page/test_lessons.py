@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from cutaway import load
 
-from .conftest import settled
+from .test_page import type_text
 
 TEXT = "Once upon a time there was a king"
 LESSONS = {
@@ -110,9 +110,7 @@ DEEDS: dict[str, Callable[[Page], None]] = {
 
 
 def begin(page: Page, lesson: str) -> None:
-    with page.expect_response(lambda r: "/api/run" in r.url and r.ok):
-        page.fill("#text", TEXT)
-    settled(page)
+    type_text(page, TEXT)
     page.get_by_role("button", name="Lessons").click()
     page.get_by_role("button", name=lesson).click()
     expect(page.locator(".card")).to_be_visible()

@@ -1162,12 +1162,12 @@ static void attend(Thread *me, const Op *op) {
     for (int64_t m = 0; m < batch->rows; m += together(attn, batch, m)) begins[tiles++] = m;
     float *p = (float *)(begins + (batch->rows + PANEL - 1) / PANEL * PANEL);
     for (int64_t item = take(me, tiles * H); item < tiles * H; item = take(me, tiles * H)) {
-        int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m), kv = head / (H / G);
-        int64_t held = memory_of(attn, batch, m) * G + kv, from = 0;
+        int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m);
+#define HELD(item) (memory_of(attn, batch, begins[(item) % tiles]) * G + (item) / tiles / (H / G)) /* whose keys it meets */
+        int64_t held = HELD(item), from = 0;
         int64_t slots = S * E * kept_bytes(attn->cache), begin = held * slots, after = item + 1 < tiles * H ? item + 1 : item;
-        const char *next = (const char *)attn->keys +
-                           (memory_of(attn, batch, begins[after % tiles]) * G + after / tiles / (H / G)) * slots;
         const char *keys = (const char *)attn->keys + begin, *values = (const char *)attn->values + begin;
+        const char *next = (const char *)attn->keys + HELD(after) * slots;
         int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;
         if (attn->window && batch->positions[m] >= attn->window) from = batch->positions[m] - attn->window + 1;
         const float *q[QUERIES];
@@ -1177,7 +1177,7 @@ static void attend(Thread *me, const Op *op) {
             q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
         }
 #define ATTEND(r, cache)                                                                                               \
-    attend_tile(r, cache, attn, head, q, z, batch->positions + m, keys, values, held * S, from, to, p, S + PANEL, \
+    attend_tile(r, cache, attn, head, q, z, batch->positions + m, keys, values, held * S, from, to, p, S + PANEL,       \
                 next)
 #define ATTEND_ROWS(r)                                                                                                 \
     case r:                                                                                                            \

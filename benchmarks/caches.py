@@ -22,7 +22,7 @@ from shapes import SHAPES
 
 import cutaway
 from cutaway.families import describe
-from cutaway.generate.engine import Engine
+from cutaway.generate.in_c import InC as Engine
 from cutaway.model.init import initialise
 from cutaway.model.quantized import quantize
 from cutaway.model.transformer import Transformer, build

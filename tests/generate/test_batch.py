@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from cutaway.generate import batch as rooms
 from cutaway.generate.batch import Batch, Event, Request
+from cutaway.generate.engine import Turn
 from cutaway.generate.loop import generate
 from cutaway.generate.rules import Leanings
 from cutaway.generate.sampler import Sampler
@@ -123,13 +126,13 @@ def decoder(request: pytest.FixtureRequest) -> Transformer:
 
 def counted(batch: Batch) -> list[tuple[int, int]]:
     """(place, tokens) of everything the batch reads from now on."""
-    read, count = batch._reader.read, list[tuple[int, int]]()
+    read, count = batch._engine.together, list[tuple[int, int]]()
 
-    def reading(turns: list[rooms.Turn]) -> object:
+    def reading(turns: Sequence[Turn]) -> object:
         count.extend((slot, len(ids)) for slot, ids, _ in turns)
         return read(turns)
 
-    batch._reader.read = reading  # type: ignore[method-assign, assignment]
+    batch._engine.together = reading  # type: ignore[method-assign, assignment]
     return count
 
 
@@ -155,7 +158,7 @@ def test_answers_to_one_prompt_read_it_once(decoder: Transformer) -> None:
     events = drain(batch)
     for handle, request in zip(handles, requests, strict=True):
         as_alone(decoder, request, told(events, handle))
-    if batch._reader.shares:
+    if batch._engine.shares:
         assert sum(tokens for _, tokens in count) == len(BEGINNING) + 4 + 5 * 5
         assert [told(events, handle)[0].cached for handle in handles] == [0] + [len(BEGINNING) - 1] * 4
 
@@ -175,7 +178,7 @@ def test_a_conversation_goes_on_where_it_was(decoder: Transformer) -> None:
     events = drain(batch)
     for handle, request in zip(handles, (second, third), strict=True):
         as_alone(decoder, request, told(events, handle))
-    if batch._reader.shares:
+    if batch._engine.shares:
         # The last token of an answer is never read.
         assert [told(events, handle)[0].cached for handle in handles] == [len(BEGINNING) + 4, 20]
         assert sum(tokens for _, tokens in count) == 3 + 2 + 2 * 4
@@ -244,11 +247,11 @@ def test_a_long_prompt_does_not_keep_the_others_waiting(monkeypatch: pytest.Monk
 
 
 def test_pytorch_shares_where_no_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "engine", lambda *given, **more: None)
+    monkeypatch.setattr(library, "ready", lambda: None)
     for kind, shares in (("llama", True), ("gpt2", True), ("windows", False)):
         machine: Transformer = lively(DECODERS[kind])  # type: ignore[assignment]
         batch = Batch(machine, None)
-        assert batch._reader.shares is shares
+        assert batch._engine.shares is shares
         requests = [Request(BEGINNING, max_new_tokens=6, seed=seed) for seed in range(3)]
         handles = [batch.submit(request) for request in requests]
         events = drain(batch)

@@ -18,6 +18,7 @@ from cutaway.generate.loop import fit, generate
 from cutaway.generate.sampler import Sampler, draw
 from cutaway.inputs.engines import BYTE_OF
 from cutaway.inputs.text import Tokenizer
+from cutaway.model.cache import Texts
 from cutaway.model.transformer import Transformer
 from tests.model.machines import CONTEXT, DECODERS, VOCABULARY, lively
 
@@ -51,14 +52,14 @@ class Scripted(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1))
         self.read = 0
 
-    def cache(self, batch: int, length: int, room: int) -> SimpleNamespace:
-        return SimpleNamespace(length=0)
+    def texts(self, batch: int, length: int, chunk: int, room: int) -> Texts:
+        return Texts(DECODERS["llama"].stack, batch, length, torch.float32, torch.device("cpu"), chunk, room)
 
     def stream(self, ids: Tensor, cache: Any = None) -> Tensor:
         start = 0 if cache is None else cache.length
         self.read += ids.shape[1]
         if cache is not None:
-            cache.length += ids.shape[1]
+            cache.advance(ids.shape[1])
         return torch.arange(start, start + ids.shape[1])[None, :, None]
 
     def logits(self, stream: Tensor) -> Tensor:

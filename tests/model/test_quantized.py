@@ -49,7 +49,7 @@ def test_a_large_matrix_is_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rows_are_looked_up_as_they_are_meant() -> None:
-    table = QuantizedEmbedding(matrix(97, 48), 8)
+    table = QuantizedEmbedding(matrix(97, 48))
     ids = torch.tensor([[0, 96, 15, 16], [5, 5, 31, 0]])
     assert torch.equal(table(ids), nn.functional.embedding(ids, table.weight))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutaway.errors import Failed
 from cutaway.generate import loop
-from cutaway.generate.engine import Engine
+from cutaway.generate.in_c import InC as Engine
 from cutaway.model.attention import Attention
 from cutaway.model.quantized import quantize
 from cutaway.model.transformer import Seq2Seq, Transformer

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import Failed
-from cutaway.generate import beam, loop
-from cutaway.generate import engine as engines
+from cutaway.generate import beam, in_c, loop
 from cutaway.generate.batch import Batch, Request
-from cutaway.generate.engine import Engine
+from cutaway.generate.in_c import InC as Engine
 from cutaway.generate.sampler import Sampler
 from cutaway.model import spec
 from cutaway.model.attention import Attention
@@ -126,7 +125,8 @@ def test_what_is_written_is_what_the_plain_loop_writes(
     machine: Transformer, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    monkeypatch.setattr(loop, "engine", lambda *given, **how: used.append(1) or engines.engine(*given, **how))
+    run = library.Library.run
+    monkeypatch.setattr(library.Library, "run", lambda *given: used.append(1) or run(*given))
     fast = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40).finish()
     plain = loop.generate(machine, IDS[:5], sampler=sampler, seed=4, max_new_tokens=40, cached=False).finish()
     assert used
@@ -289,7 +289,7 @@ def test_what_is_written_is_what_the_machine_writes(name: str, monkeypatch: pyte
         return drawn, [one.tokens for one in found]
 
     fast = both()
-    monkeypatch.setattr(engines, "_suits", lambda machine: False)
+    monkeypatch.setattr(in_c, "_suits", lambda machine: False)
     assert both() == fast
 
 
@@ -306,7 +306,7 @@ def test_only_the_weights_are_bfloat16(name: str, size: int) -> None:
     machine, whole = in_bfloat16(name)
     assert isinstance(machine, Transformer)
     assert isinstance(whole, Transformer)
-    assert engines._suits(machine)
+    assert in_c._suits(machine)
     assert worst(in_pieces(machine, size), logits(whole)) < 2e-6
 
 
@@ -325,10 +325,10 @@ def test_few_numbers_are_one_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = lively(DECODERS["llama"])
     assert isinstance(machine, Transformer)
     seen: list[int] = []
-    monkeypatch.setattr(engines.library.Library, "run", lambda self, ops, batch, threads: seen.append(threads))
+    monkeypatch.setattr(library.Library, "run", lambda self, ops, batch, threads: seen.append(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     engine = Engine(machine, CONTEXT)
     engine.read(IDS[:1])
-    monkeypatch.setattr(engines, "ALONE", 0)
+    monkeypatch.setattr(in_c, "ALONE", 0)
     engine.read(IDS[:1])
     assert seen == [1, 2]

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import cutaway
 from cutaway import hub
 from cutaway.errors import Misuse
-from cutaway.generate.engine import Engine
+from cutaway.generate.in_c import InC as Engine
 from cutaway.inputs.engines import BYTE_OF
 from cutaway.serve.gate import Door
 from cutaway.serve.openai import refusal

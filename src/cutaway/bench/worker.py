@@ -86,7 +86,7 @@ class Cutaway:
         import torch
 
         from cutaway.bench import limits
-        from cutaway.generate.engine import engine
+        from cutaway.generate.in_c import in_c
 
         machine, card, device = self.model.machine, self.model.card, self.model.device
         width, dtype = machine.spec.stacks[-1].width, next(machine.parameters()).dtype
@@ -98,16 +98,17 @@ class Cutaway:
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
-            "engine": "PyTorch" if engine(machine, 1, memory=memory) is None else "C",
+            "engine": "PyTorch" if in_c(machine, 1, 1, 1, memory) is None else "C",
             "bytes_of_a_token": limits.bytes_of_a_token(machine, source),
             "operations_of_a_prompt": limits.operations_of_a_prompt(machine, prompt),
         }
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """As what it writes with reads them: with its inputs in 8 bits where its matrices have fewer."""
-        from cutaway.generate.engine import Engine
+        from cutaway.generate.engine import engine
 
-        return Engine(self.model.machine, len(ids), chunk=len(ids)).together([(0, ids, True)])[0]
+        logits: np.ndarray = engine(self.model.machine, len(ids), chunk=len(ids)).together([(0, ids, True)])[0]
+        return logits
 
 
 class Transformers:

@@ -22,17 +22,19 @@ import torch
 from torch import Tensor
 
 from cutaway.inputs.text import Tokenizer
-from cutaway.model.cache import Cache, in_common
+from cutaway.model.cache import in_common
 from cutaway.model.transformer import Transformer
 
 from .engine import Engine, engine
+from .in_c import in_c
+from .in_pytorch import InPyTorch
 from .loop import FinishReason, Generation, Text
 from .rules import Rules
 from .sampler import Sampler, pick_seed
 
 SLOTS = 8  # generations at once
 CHUNK = 256  # tokens of prompts read at a time: so long the others wait
-ROOM = 64  # tokens a text has room for at first
+ROOM = 64  # tokens a text may have at first
 SHARED = 16  # fewer tokens are sooner read again than waited for
 
 
@@ -87,10 +89,12 @@ class Batch:
         self._machine, self._tokenizer, self._slots = machine, tokenizer, slots
         self._handles = itertools.count(1)
         self._running: dict[int, _Writing] = {}
-        self._held: list[list[int]] = [[] for _ in range(slots)]  # what has been read in each place
-        self._left = [0] * slots  # when each was left, counted in texts
-        fast = engine(machine, ROOM, texts=slots, chunk=CHUNK + slots)
-        self._reader: _Together | _OneByOne = _OneByOne(machine) if fast is None else _Together(fast)
+        self._left = [0] * slots  # when each place was left, counted in texts
+        self._begin(engine(machine, ROOM, texts=slots, chunk=CHUNK + slots))
+
+    def _begin(self, engine: Engine) -> None:
+        self._engine = engine
+        self._held: list[list[int]] = [[] for _ in range(self._slots)]  # what has been read in each place
 
     @property
     def free(self) -> int:
@@ -100,6 +104,10 @@ class Batch:
     def submit(self, request: Request) -> int:
         """Take a request; the next step begins to read it. Only while ``free``."""
         assert self.free, "who submits has asked"
+        if not self._running and isinstance(self._engine, InPyTorch):  # the kernels in C may be there by now
+            fast = in_c(self._machine, ROOM, texts=self._slots, chunk=CHUNK + self._slots)
+            if fast is not None:
+                self._begin(fast)
         handle = next(self._handles)
         self._running[handle] = _Writing(handle, request, self._machine, self._tokenizer)
         return handle
@@ -123,13 +131,10 @@ class Batch:
             if ids:
                 turns.append((writing, writing.slot, ids))
         events = []
-        read = self._reader.read([(slot, ids, writing.scores) for writing, slot, ids in turns])
+        read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns])
         for (writing, slot, ids), logits in zip(turns, read, strict=True):
-            if isinstance(logits, Exception):
-                self._held[slot] = []
-            else:
-                self._held[slot].extend(ids)
-            event = writing.take(ids, logits)
+            self._held[slot].extend(ids)
+            event = writing.take(ids, torch.from_numpy(logits.astype(np.float64)))
             if event is None:
                 continue
             events.append(event)
@@ -139,7 +144,7 @@ class Batch:
 
     def _place(self, writing: _Writing) -> bool:
         """Give it a place, with what it shares with the one that shares most; False: it waits for one to read more."""
-        ids, most = writing.request.ids, writing.may_share if self._reader.shares else 0
+        ids, most = writing.request.ids, writing.may_share if self._engine.shares else 0
         begun = [one for one in self._running.values() if one.slot is not None]
         shared = [in_common(held, ids[:most]) for held in self._held]
         cached = max(shared)
@@ -151,7 +156,9 @@ class Batch:
         cached = cached if cached >= SHARED else 0
         slot = source if cached and source in free else min(free, key=lambda at: (self._left[at], at))
         length = len(ids) + max(0, writing.request.max_new_tokens - 1)
-        self._reader.begin(slot, length, source, cached)
+        if length > self._engine.length:
+            self._engine.grow(max(length, 2 * self._engine.length))
+        self._engine.copy(source, slot, cached)
         self._held[slot] = list(ids[:cached])
         writing.begin(slot, cached)
         return True
@@ -197,11 +204,9 @@ class _Writing:
         """The tokens to read next, ``room`` at most of a prompt."""
         return self._left[:room] if self._generation is None else [self._generation.tokens[-1]]
 
-    def take(self, ids: list[int], logits: Tensor | Exception) -> Event | None:
+    def take(self, ids: list[int], logits: Tensor) -> Event | None:
         """Logits after ``ids``, float64, (T, V) or (1, V) -> what they brought; None while the prompt goes on."""
         try:
-            if isinstance(logits, Exception):
-                raise logits
             return self._take(ids, logits)
         except Exception as problem:
             return Event(self.handle, error=problem)
@@ -239,59 +244,6 @@ class _Writing:
             ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
             machine=self._machine,
         )  # fmt: skip
-
-
-# --- two ways of reading -----------------------------------------------------------------------------------------
-
-Turn = tuple[int, list[int], bool]  # slot, tokens, whether logits are wanted after each of them
-
-
-class _Together:
-    """Everything in one run of the engine."""
-
-    shares = True
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def begin(self, slot: int, length: int, source: int, cached: int) -> None:
-        if length > self._engine.length:
-            self._engine.grow(max(length, 2 * self._engine.length))
-        self._engine.copy(source, slot, cached)
-
-    def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
-        return [torch.from_numpy(logits.astype(np.float64)) for logits in self._engine.together(turns)]
-
-
-class _OneByOne:
-    """One text after the other, each with a cache of its own."""
-
-    def __init__(self, machine: Transformer) -> None:
-        self._machine = machine
-        self._caches: dict[int, Cache] = {}
-        self.shares = all(block.attn.window is None for block in machine.spec.stack.blocks)  # a window forgets
-
-    def begin(self, slot: int, length: int, source: int, cached: int) -> None:
-        cache = self._machine.cache(1, length, chunk=CHUNK, room=min(length, CHUNK + ROOM))
-        if cached:
-            cache.copy(self._caches[source], cached)
-        self._caches[slot] = cache
-
-    def read(self, turns: Sequence[Turn]) -> Sequence[Tensor | Exception]:
-        read: list[Tensor | Exception] = []
-        for slot, ids, whole in turns:
-            try:
-                read.append(self._read(ids, self._caches[slot], whole))
-            except Exception as problem:
-                read.append(problem)
-        return read
-
-    @torch.inference_mode()
-    def _read(self, ids: list[int], cache: Cache, whole: bool) -> Tensor:
-        device = next(self._machine.parameters()).device
-        stream = self._machine.stream(torch.tensor([ids], device=device), cache=cache)
-        logits: Tensor = self._machine.logits(stream if whole else stream[:, -1:])[0]
-        return logits.double().cpu()
 
 
 def score(logits: Tensor, ids: Sequence[int], top: int) -> list[Scored]:

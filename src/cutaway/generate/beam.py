@@ -22,7 +22,8 @@ from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq
 
 from .engine import Engine, engine, one_thread
-from .loop import ROOM, FinishReason, Machine, Source, encode, fit, memory_of, predictor
+from .in_pytorch import InPyTorch
+from .loop import FinishReason, Machine, Source, encode, fit, memory_of
 from .rules import Rules
 
 MAX_BEAMS = 64
@@ -69,18 +70,19 @@ def beam_search(
         raise Misuse("There is nothing to continue: the text is empty.", "Write at least one character.")
     prompt, _ = fit(ids, model.spec.context, max_new_tokens)
     limit = min(max_new_tokens, model.spec.context - len(prompt) + 1)
-    device = next(model.parameters()).device
     length = len(prompt) + limit - 1
     if isinstance(model, Seq2Seq) and source is not None:
         source = encode(model, source)
-    native = engine(model, length, beams, memory=memory_of(source))
-    reads = _Machine(model, source, beams, length, len(prompt)) if native is None else _Native(native, beams)
-    with contextlib.nullcontext() if native is None else one_thread():
-        return _search(reads, prompt, limit, beams, set(eos), length_penalty, early_stopping, rules or Rules(), device)
+    reads = engine(model, length, beams, memory=memory_of(source))
+    slow = isinstance(reads, InPyTorch)
+    if slow and beams > 1:
+        pack(_matrices(model), beams)
+    with contextlib.nullcontext() if slow else one_thread():
+        return _search(reads, prompt, limit, beams, set(eos), length_penalty, early_stopping, rules or Rules())
 
 
 def _search(
-    reads: _Machine | _Native,
+    reads: Engine,
     prompt: list[int],
     limit: int,
     beams: int,
@@ -88,10 +90,8 @@ def _search(
     length_penalty: float,
     early_stopping: EarlyStopping,
     rules: Rules,
-    device: torch.device,
 ) -> list[Beam]:
-    read = [prompt] * beams
-    scores = torch.full((beams, 1), -1e9, device=device)
+    scores = torch.full((beams, 1), -1e9)
     scores[0] = 0  # all beams begin alike: only the first may branch
     running: list[list[int]] = [[] for _ in range(beams)]
     finished: list[Beam] = []
@@ -99,7 +99,7 @@ def _search(
     candidates = max(2, 1 + len(eos)) * beams
 
     for length in range(1, limit + 1):
-        predicted = reads(read).float().log_softmax(-1)  # (beams, V)
+        predicted = _read(reads, prompt, running).log_softmax(-1)  # (beams, V)
         written = [prompt + tokens for tokens in running]
         total = (scores + rules(predicted, written, eos, len(prompt), last=length == limit)).flatten()
         best, where = total.topk(min(candidates, total.numel()))
@@ -123,43 +123,17 @@ def _search(
         running = [tokens for _, _, tokens in going_on]
         scores = torch.stack([score for score, _, _ in going_on])[:, None]
         reads.reorder([beam for _, beam, _ in going_on])
-        read = [[tokens[-1]] for tokens in running]
     return finished
 
 
-class _Machine:
-    """The beams' texts, read by the machine itself: ids new to each of them -> logits (beams, V) after the last."""
-
-    def __init__(self, model: Machine, source: Source | None, beams: int, length: int, begun: int) -> None:
-        self._predict = predictor(model, source)
-        self._device = next(model.parameters()).device
-        self._cache = model.cache(beams, length, room=begun + ROOM)
-        if beams > 1:
-            pack(_matrices(model), beams)
-
-    def __call__(self, new: list[list[int]]) -> Tensor:
-        return self._predict(new, self._cache)
-
-    def reorder(self, beams: list[int]) -> None:
-        self._cache.reorder(torch.tensor(beams, device=self._device))
-
-
-class _Native:
-    """The same by an engine; what all begin with is read once."""
-
-    def __init__(self, native: Engine, beams: int) -> None:
-        self._native, self._beams = native, beams
-
-    def __call__(self, new: list[list[int]]) -> Tensor:
-        if self._native.lengths[0] == 0:
-            logits = torch.from_numpy(self._native.read(new[0]))[None]
-            self._native.reorder([0] * self._beams)
-            return logits.expand(self._beams, -1)
-        rows = self._native.together([(text, ids, False) for text, ids in enumerate(new)])
-        return torch.from_numpy(np.concatenate(rows))
-
-    def reorder(self, beams: list[int]) -> None:
-        self._native.reorder(beams)
+def _read(reads: Engine, prompt: list[int], running: list[list[int]]) -> Tensor:
+    """Logits (beams, V) after what is new of each beam. What all begin with is read once."""
+    if reads.lengths[0] == 0:
+        logits = torch.from_numpy(reads.read(prompt)).float()
+        reads.reorder([0] * len(running))
+        return logits.expand(len(running), -1)
+    rows = reads.together([(beam, tokens[-1:], False) for beam, tokens in enumerate(running)])
+    return torch.from_numpy(np.concatenate(rows)).float()
 
 
 def _matrices(model: Machine) -> Iterator[Tensor]:

@@ -1,48 +1,76 @@
-"""The fast way of reading: a decoder as a list of operations in C, with caches that stay where they are.
+"""What reads texts: a decoder with caches that stay where they are, for one text or several side by side.
 
-In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit). In bfloat16 only the weights are that:
-what they make stays float32, where PyTorch rounds it at every step. With a quantised machine it differs by what is lost
-where inputs of its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text gives
-the same bits alone, in pieces of any size, and among others.
+engine(machine, length, texts)
+  |-- in_c.py        on a processor, where its kernels are there: float32, bfloat16, or quantised
+  |-- in_pytorch.py  everywhere else: a GPU, float16, no compiler, or none of its work done yet
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
-from cutaway.native import library
-from cutaway.native.program import KINDS, PANEL, Program
 
-CHUNK = 256  # tokens of a prompt that are read at once
-#: So few products and sums are one thread's: others would be waited for at each operation, on busy cores for long.
-ALONE = 2**22
+from .in_c import CHUNK, in_c
+from .in_pytorch import InPyTorch
+
+Logits = npt.NDArray[np.floating[Any]]
+Turn = tuple[int, Sequence[int], bool]  # a text, what is new of it, and whether logits are wanted after each token
+
+
+class Engine(Protocol):
+    """Texts of up to ``length`` tokens side by side, each in its place, of ``lengths`` so far. ``shares``: one may
+    begin with a part of another."""
+
+    shares: bool
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def read(self, ids: Sequence[int], text: int = 0) -> Logits:
+        """Logits (V,) after the last of ``ids``, which follow what the text has been given so far; they stand until the
+        next call. Raises ValueError for no ids, and for more than there is room for."""
+        ...
+
+    def together(self, turns: Sequence[Turn]) -> Sequence[Logits]:
+        """Of some texts what is new: logits (T, V) each where all are wanted, else (1, V) after the last. Raises
+        ValueError for more tokens than there is room for."""
+        ...
+
+    def back(self, length: int, text: int = 0) -> None:
+        """Forget what a text has been given, but for its first ``length`` tokens."""
+        ...
+
+    def copy(self, text: int, to: int, length: int) -> None:
+        """Give another place the first ``length`` tokens of a text, as if it had read them itself."""
+        ...
+
+    def grow(self, length: int) -> None:
+        """Room for longer texts; those that are there stay."""
+        ...
+
+    def reorder(self, texts: Sequence[int]) -> None:
+        """Each place goes on with the text of another, as beams do."""
+        ...
 
 
 def engine(
     machine: Transformer | Seq2Seq, length: int, texts: int = 1, chunk: int = CHUNK, memory: Tensor | None = None
-) -> Engine | None:
-    """An engine for ``texts`` of up to ``length`` tokens; None where there is none for this machine, or none here.
-    ``memory`` (B or 1, S, D): what an encoder made, for each text or for all."""
-    if not _suits(machine) or library.ready() is None:
-        return None
-    return Engine(machine, length, texts, chunk, memory)
-
-
-def _suits(machine: Transformer | Seq2Seq) -> bool:
-    """A decoder in float32 or bfloat16, or quantised, on a processor."""
-    decodes = isinstance(machine, Seq2Seq) or (isinstance(machine, Transformer) and machine.spec.task == "continue")
-    if not decodes:
-        return False
-    return all(tensor.device.type == "cpu" and tensor.dtype in KINDS for tensor in machine.parameters())
+) -> Engine:
+    """An engine for ``texts`` of up to ``length`` tokens, at most ``chunk`` of them at once in a run. ``memory``
+    (1, S, D): what an encoder made, for all of them."""
+    fast = in_c(machine, length, texts, chunk, memory)
+    return InPyTorch(machine, length, texts, chunk, memory) if fast is None else fast
 
 
 @contextlib.contextmanager
@@ -55,102 +83,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class Engine:
-    """Texts of up to ``length`` tokens, ``texts`` of them side by side, each in its place."""
-
-    def __init__(
-        self,
-        machine: Transformer | Seq2Seq,
-        length: int,
-        texts: int = 1,
-        chunk: int = CHUNK,
-        memory: Tensor | None = None,
-    ) -> None:
-        self._library = library.load()  # raises Unavailable
-        self._machine, self._rows, self._memory = machine, chunk, memory
-        self._program = self._written_down(texts, length)
-        self._threads = torch.get_num_threads()
-        self.lengths = [0] * texts
-        self.length = length
-
-    def read(self, ids: Sequence[int], text: int = 0) -> npt.NDArray[np.float32]:
-        """Logits (V,) after the last of ``ids``, which follow what the text has been given so far; they stand until the
-        next call. Raises ValueError for no ids, and for more than there is room for."""
-        if not ids or self.lengths[text] + len(ids) > self.length:
-            raise ValueError(f"{len(ids)} tokens do not go after {self.lengths[text]} where {self.length} have room")
-        rows = self._program.rows
-        for start in range(0, len(ids), rows):
-            part = ids[start : start + rows]
-            begun = self.lengths[text]
-            wanted = [len(part) - 1] if start + rows >= len(ids) else []
-            logits = self._run(part, range(begun, begun + len(part)), [text] * len(part), wanted)
-            self.lengths[text] += len(part)
-        return logits[0]
-
-    def together(self, turns: Sequence[tuple[int, Sequence[int], bool]]) -> list[npt.NDArray[np.float32]]:
-        """Of some texts what is new, as (text, ids, whole), in one run: logits (T, V) each where ``whole``, else (1, V)
-        after the last. Raises ValueError for more tokens than a run takes."""
-        ids: list[int] = []
-        positions: list[int] = []
-        texts: list[int] = []
-        wanted: list[int] = []
-        ends = []
-        for text, new, whole in turns:
-            begun = self.lengths[text]
-            if not new or begun + len(new) > self.length or len(ids) + len(new) > self._program.rows:
-                raise ValueError(f"{len(new)} tokens do not go after {begun} of text {text}, or not into this run")
-            wanted += range(len(ids) if whole else len(ids) + len(new) - 1, len(ids) + len(new))
-            ids += new
-            positions += range(begun, begun + len(new))
-            texts += [text] * len(new)
-            ends.append(len(wanted))
-        logits = self._run(ids, positions, texts, wanted) if ids else np.empty((0, 0), np.float32)
-        for text, new, _ in turns:
-            self.lengths[text] += len(new)
-        return [logits[start:end] for start, end in itertools.pairwise([0, *ends])]
-
-    def back(self, length: int, text: int = 0) -> None:
-        """Forget what a text has been given, but for its first ``length`` tokens."""
-        self.lengths[text] = min(length, self.lengths[text])
-
-    def copy(self, text: int, to: int, length: int) -> None:
-        """Give another place the first ``length`` tokens of a text, as if it had read them itself."""
-        if to != text:
-            panels = -(-length // PANEL) * PANEL
-            for cache in self._program.caches:
-                cache[to, :, :panels] = cache[text, :, :panels]
-        self.lengths[to] = length
-
-    def grow(self, length: int) -> None:
-        """Room for longer texts; those that are there stay."""
-        before, texts = self._program, len(self.lengths)
-        self._program = self._written_down(texts, length)
-        self.length = length
-        for old, new in zip(before.caches, self._program.caches, strict=True):
-            for text, filled in enumerate(self.lengths):
-                panels = -(-filled // PANEL) * PANEL
-                new[text, :, :panels] = old[text, :, :panels]
-
-    def _written_down(self, texts: int, length: int) -> Program:
-        with rounded():  # keys and values of what an encoder made are made here
-            return Program(self._machine, texts, length, min(self._rows, texts * length), self._memory)
-
-    def reorder(self, texts: Sequence[int]) -> None:
-        """Each place goes on with the text of another, as beams do."""
-        filled = max(self.lengths)
-        panels = -(-filled // PANEL) * PANEL
-        rows = torch.tensor(texts)
-        for cache in self._program.caches:
-            held = cache[:, :, :panels]
-            held.copy_(held.index_select(0, rows))
-        self.lengths = [self.lengths[text] for text in texts]
-
-    def _run(
-        self, ids: Sequence[int], positions: Iterable[int], texts: Iterable[int], wanted: Sequence[int]
-    ) -> npt.NDArray[np.float32]:
-        batch = self._program.fill(ids, positions, texts, wanted)
-        few = batch.rows * self._program.numbers < ALONE
-        self._library.run(self._program.ops, batch, 1 if few else self._threads)
-        return self._program.logits[: len(wanted)].numpy()

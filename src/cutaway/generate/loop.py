@@ -1,9 +1,8 @@
 """Predict, sample, repeat: one loop, and three ways of reading the text at every step.
 
 A decoder goes on with the text it was given; one behind an encoder writes what its encoder has read another text.
-``plain`` reads the whole sequence anew for every token: the definition. ``cached`` reads it once and then one token at
-a time, with the keys and values of the earlier ones kept. The engine does the same without PyTorch where it can
-(engine.py). The tests hold the three equal.
+``plain`` reads the whole sequence anew for every token: the definition. An engine reads it once and then one token at a
+time, with the keys and values of the earlier ones kept, in C or with PyTorch (engine.py). Tests hold the three equal.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from cutaway.errors import Misuse
 from cutaway.inputs.text import Stream, Tokenizer
-from cutaway.model.cache import Cache
 from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
 
@@ -29,12 +27,11 @@ from .broken import broken
 from .engine import Engine, engine
 from .rules import Rules
 from .sampler import Floats, Sampler, Trace, pick_seed, uniform
-from .speculate import MOST, Ahead, Draft, LookUp, Rewindable, Tally
+from .speculate import Ahead, Draft, LookUp, Tally
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
 Machine = Transformer | Seq2Seq
-ROOM = 64  # new tokens a cache has room for at first
 GREEDY, NO_RULES = Sampler(temperature=0), Rules()
 REST = 4 * 2**20  # bytes that a processor reads while a token is drawn and shown
 
@@ -226,7 +223,6 @@ def generate(
         source = encode(model, source)
     memory = memory_of(source)
     length = len(prompt) + count - 1
-    predict = predictor(model, source)
     used = pick_seed() if seed is None else seed
     sampler, rules = sampler or Sampler(), rules or Rules()
     tally = None
@@ -241,15 +237,14 @@ def generate(
             token = _chosen(allowed, written, sampler, used, index)[0]
             return token if token < model.spec.vocabulary else None
 
-        ahead = _ahead(model, draft, choose, length, room=len(prompt) + ROOM, predict=predict, memory=memory)
+        ahead = _ahead(model, draft, choose, length, memory)
         read: Reader = ahead
         tally = ahead.tally
-    elif cached and (native := engine(model, length, memory=memory)) is not None:
-        read = lambda new: torch.from_numpy(native.read(new))  # noqa: E731
     elif cached:
-        read = _cached(predict, model.cache(1, length, room=len(prompt) + ROOM))
+        its = engine(model, length, memory=memory)
+        read = lambda new: torch.from_numpy(its.read(new))  # noqa: E731
     else:
-        read = _plain(predict)
+        read = _plain(predictor(model, source))
     return Generation(read, shown, prompt, count, sampler, rules, used, text, eos, notes, tally, model)
 
 
@@ -304,10 +299,10 @@ def _chosen(
     return *sampler.choose(allowed, written, seed, index), told
 
 
-# --- two ways of reading ---------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
-Predict = Callable[..., Tensor]
+Predict = Callable[[list[list[int]]], Tensor]
 
 
 @torch.no_grad()
@@ -327,9 +322,8 @@ def memory_of(source: Source | None) -> Tensor | None:
 
 
 def predictor(model: Machine, source: Source | None = None) -> Predict:
-    """A function of B rows of ids of one length, and of a cache that holds what came before them, to logits (B, V)
-    after the last of each; the head runs on that position only. ``whole``: (B, T, V), after each of them. An encoder
-    reads its ``source`` here, once."""
+    """A function of B rows of ids of one length to logits (B, V) after the last of each; the head runs on that position
+    only. An encoder reads its ``source`` here, once."""
     device = next(model.parameters()).device
     stream: Callable[..., Tensor] = model.stream
     if isinstance(model, Seq2Seq):
@@ -337,9 +331,8 @@ def predictor(model: Machine, source: Source | None = None) -> Predict:
         stream = functools.partial(model.stream, memory=encode(model, source).memory)
 
     @torch.no_grad()
-    def predict(rows: list[list[int]], cache: Cache | None, whole: bool = False) -> Tensor:
-        read = stream(torch.tensor(rows, device=device), cache=cache)
-        return model.logits(read) if whole else model.logits(read[:, -1:])[:, 0]
+    def predict(rows: list[list[int]]) -> Tensor:
+        return model.logits(stream(torch.tensor(rows, device=device))[:, -1:])[:, 0]
 
     return predict
 
@@ -350,14 +343,9 @@ def _plain(predict: Predict) -> Reader:
 
     def read(new: list[int]) -> Tensor:
         ids.extend(new)
-        return predict([ids], None)[0]
+        return predict([ids])[0]
 
     return read
-
-
-def _cached(predict: Predict, cache: Cache) -> Reader:
-    """Read only what is new; ``cache`` has room for all."""
-    return lambda new: predict([new], cache)[0]
 
 
 # --- reading ahead ---------------------------------------------------------------------------------------------------
@@ -368,25 +356,18 @@ def _ahead(
     draft: Transformer | Literal["prompt"],
     choose: Callable[[Tensor, list[int]], int | None],
     length: int,
-    room: int,
-    predict: Predict,
     memory: Tensor | None,
 ) -> Ahead:
     """A reader of ``model`` that reads along what ``draft`` guesses."""
-    text = _rewindable(model, predict, length, room, memory)
+    text = _OneText(engine(model, length, memory=memory))
     if isinstance(draft, str):
         return Ahead(text, LookUp())
-    its = _rewindable(draft, predictor(draft), min(length, draft.spec.context), room)
+    its = _OneText(engine(draft, min(length, draft.spec.context)))
     return Ahead(text, Draft(its, draft.spec.vocabulary, choose), _size(draft) / _size(model))
 
 
-def _rewindable(model: Machine, predict: Predict, length: int, room: int, memory: Tensor | None = None) -> Rewindable:
-    fast = engine(model, length, memory=memory)
-    return _Slow(predict, model.cache(1, length, chunk=MOST + 1, room=room)) if fast is None else _Fast(fast)
-
-
-class _Fast:
-    """One text of the engine, which may be taken back."""
+class _OneText:
+    """One text of an engine, which may be taken back (speculate.Rewindable)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.room = engine, engine.length
@@ -398,22 +379,6 @@ class _Fast:
 
     def back(self, length: int) -> None:
         self._engine.back(length)
-
-
-class _Slow:
-    """A text in a cache of PyTorch's."""
-
-    def __init__(self, predict: Predict, cache: Cache) -> None:
-        self._predict, self._cache, self.room = predict, cache, cache.capacity
-
-    def read(self, ids: Sequence[int], whole: bool) -> Tensor:
-        step = self._cache.chunk if self._cache.length else len(ids)
-        parts = [list(ids[at : at + step]) for at in range(0, len(ids), step)]
-        read = [self._predict([part], self._cache, whole=whole) for part in parts]
-        return read[0][0] if whole else read[-1]
-
-    def back(self, length: int) -> None:
-        self._cache.back(length)
 
 
 def _size(model: Machine) -> int:

@@ -27,9 +27,9 @@ from .tap import edited, tap, wanted
 class Mask:
     """Which keys exist, described; the (T, S) table is built only for a kernel that needs one.
 
-    ``queries`` (T,) and ``keys`` (S,) are positions; a negative key position is an empty cache slot. ``aligned``:
-    queries and keys are the same positions, so that plain causal attention needs no table at all. ``present`` (B, S)
-    is False at padding.
+    ``queries`` (T,) and ``keys`` (S,) are positions, or (B, T) and (B, S) where each text stands elsewhere; a negative
+    key position is an empty cache slot. ``aligned``: queries and keys are the same positions, so that plain causal
+    attention needs no table at all. ``present`` (B, S) is False at padding.
     """
 
     queries: Tensor
@@ -39,19 +39,21 @@ class Mask:
 
     def is_plainly_causal(self, attn: spec.Attention) -> bool:
         """Is "everything before me, and me" all there is to it? (A window wider than the text hides nothing.)"""
-        unwindowed = attn.window is None or self.keys.shape[0] <= attn.window
+        unwindowed = attn.window is None or self.keys.shape[-1] <= attn.window
         return attn.causal and unwindowed and self.aligned and self.present is None
 
     def table(self, attn: spec.Attention) -> Tensor | None:
         """True where a query may read a key, broadcastable to (B, 1, T, S); None when it may read all."""
         visible = None
         if attn.causal or attn.window is not None:
-            distance = self.queries[:, None] - self.keys[None, :]  # (T, S)
-            visible = self.keys[None, :] >= 0
+            distance = self.queries[..., :, None] - self.keys[..., None, :]  # (T, S) or (B, T, S)
+            visible = self.keys[..., None, :] >= 0
             if attn.causal:
                 visible = visible & (distance >= 0)
             if attn.window is not None:
                 visible = visible & (distance.abs() < attn.window)
+            if visible.dim() == 3:
+                visible = visible[:, None]
         if self.present is None:
             return visible
         present = self.present[:, None, None, :]

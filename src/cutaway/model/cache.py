@@ -2,6 +2,9 @@
 
 Shapes: B batch, K key-value heads, T new tokens, S slots, E head width.
 
+    Cache   B sequences of one length: a text, or the beams of one
+    Texts   B texts, each of a length of its own: row by row, or one token of each at once
+
 A layer's cache is a ring of S slots; position p lies in slot p mod S. A full cache has a slot for every position and
 never wraps; a sliding window needs only window + chunk - 1 slots (chunk: the most tokens written at once), because
 no query reads further back. Positions are tensors: a Python int would be compiled into the graph, once per value.
@@ -31,20 +34,32 @@ def in_common(first: Sequence[int], second: Sequence[int]) -> int:
 class LayerCache:
     """One layer's keys and values, (B, K, S, E) each."""
 
-    def __init__(self, batch: int, attn: spec.Attention, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.k = torch.zeros(batch, attn.kv_heads, slots, attn.width, dtype=dtype, device=device)
-        self.v = torch.zeros_like(self.k)
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v
+
+    @classmethod
+    def empty(
+        cls, batch: int, attn: spec.Attention, slots: int, dtype: torch.dtype, device: torch.device
+    ) -> LayerCache:
+        k = torch.zeros(batch, attn.kv_heads, slots, attn.width, dtype=dtype, device=device)
+        return cls(k, torch.zeros_like(k))
 
     @property
     def slots(self) -> int:
         return self.k.shape[2]
 
     def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        """Store new keys and values (B, K, T, E); only the newest S of them when there are more."""
-        k, v, positions = k[:, :, -self.slots :], v[:, :, -self.slots :], positions[-self.slots :]
+        """Store new keys and values (B, K, T, E) of positions (T,) or (B, T); only the newest S of them when there are
+        more."""
+        k, v, positions = k[:, :, -self.slots :], v[:, :, -self.slots :], positions[..., -self.slots :]
         where = positions % self.slots
-        self.k.index_copy_(2, where, k)
-        self.v.index_copy_(2, where, v)
+        if where.dim() == 2:
+            each = where[:, None, :, None].expand_as(k)
+            self.k.scatter_(2, each, k)
+            self.v.scatter_(2, each, v)
+        else:
+            self.k.index_copy_(2, where, k)
+            self.v.index_copy_(2, where, v)
 
     def reorder(self, rows: Tensor, filled: int) -> None:
         """Keep these batch rows, in that order, of the first ``filled`` slots."""
@@ -95,12 +110,25 @@ class Cache:
         self.room = length if room is None else min(room, length)
         self.chunk = chunk
         self.length = 0
-        self.position = torch.zeros((), dtype=torch.long, device=device)
+        apart = self._apart(batch)
+        self.position = torch.zeros(apart, dtype=torch.long, device=device)
         self.layers = [
-            LayerCache(batch, block.attn, _slots(block.attn, self.room, chunk), dtype, device) for block in stack.blocks
+            LayerCache.empty(batch, block.attn, self._slots(block.attn), dtype, device) for block in stack.blocks
         ]
         self.cross = [CrossCache() for _ in stack.blocks]
-        self.rings = {layer.slots: torch.full((layer.slots,), -1, device=device) for layer in self.layers}
+        self.rings = {layer.slots: torch.full((*apart, layer.slots), -1, device=device) for layer in self.layers}
+
+    def _apart(self, batch: int) -> tuple[int, ...]:
+        """The shape of what each text has of its own: all are at the same position here."""
+        return ()
+
+    def _slots(self, attn: spec.Attention) -> int:
+        return _slots(attn, self.room, self.chunk)
+
+    @property
+    def begun(self) -> bool:
+        """Is there anything for the next tokens to read? Else they read only each other."""
+        return self.length > 0
 
     def next_positions(self, count: int) -> Tensor:
         """Positions (T,) of the next ``count`` tokens. Raises ValueError when they do not fit."""
@@ -108,26 +136,29 @@ class Cache:
             raise ValueError(f"the cache holds {self.capacity} tokens; {self.length} + {count} do not fit")
         if self.length > 0 and count > self.chunk:
             raise ValueError(f"this cache takes at most {self.chunk} tokens at a time once begun, not {count}")
-        if self.length + count > self.room:
-            self._grow(self.length + count)
+        self.make_room(self.length + count)
         return self.position + torch.arange(count, device=self.position.device)
 
-    def _grow(self, needed: int) -> None:
-        """Twice the room, or what is needed. A ring that is as long as its window stays as it is."""
+    def make_room(self, needed: int) -> bool:
+        """Twice the room, or what is ``needed``, where there is less. A ring that is as long as its window stays as it
+        is. True where anything has moved."""
+        if needed <= self.room:
+            return False
         self.room = min(max(needed, 2 * self.room), self.capacity)
         rings: dict[int, Tensor] = {}
         for layer, block in zip(self.layers, self.stack.blocks, strict=True):
-            before, after = layer.slots, _slots(block.attn, self.room, self.chunk)
+            before, after = layer.slots, self._slots(block.attn)
             layer.grow(after)
             if after not in rings:
                 rings[after] = F.pad(self.rings[before], (0, after - before), value=-1)
         self.rings = rings
+        return True
 
     def place(self, positions: Tensor) -> None:
         """Give the new positions their slots, before the layers write what belongs there."""
         for slots, ring in self.rings.items():
-            newest = positions[-slots:]
-            ring.index_copy_(0, newest % slots, newest)
+            newest = positions[..., -slots:]
+            ring.scatter_(-1, newest % slots, newest)
 
     def advance(self, count: int) -> None:
         self.length += count
@@ -140,10 +171,6 @@ class Cache:
         for layer, (k, v) in zip(self.layers, given, strict=True):
             layer.write(k, v, positions)
         self.advance(length)
-
-    def copy(self, other: Cache, length: int) -> None:
-        """Begin with the first ``length`` tokens of a cache of the same stack, in which no window slides."""
-        self.begin(((layer.k[:, :, :length], layer.v[:, :, :length]) for layer in other.layers), length)
 
     def back(self, length: int) -> None:
         """Forget the tokens from position ``length`` on, at most ``chunk`` of them where a ring has wrapped round."""
@@ -158,6 +185,112 @@ class Cache:
         for layer, cross in zip(self.layers, self.cross, strict=True):
             layer.reorder(rows, min(self.length, layer.slots))
             cross.reorder(rows)
+
+
+class Texts(Cache):
+    """``batch`` texts, each of a length of its own. One encoder's output is read by all of them.
+
+    Each is a Cache of one row in ``each``. Given to a model itself, this reads one token (B, 1) of every text in one
+    run. A text that does not go on (``moving`` 0) reads along: what it writes lies beyond its end, where its next token
+    comes, or in a slot that no text fills. So the run is the same program whoever goes on; the lengths in ``each`` are
+    the caller's to count.
+    """
+
+    def __init__(
+        self,
+        stack: spec.Stack,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        chunk: int = 1,
+        room: int | None = None,
+    ) -> None:
+        super().__init__(stack, batch, length, dtype, device, chunk, room)
+        self.moving = torch.zeros(batch, dtype=torch.long, device=device)
+        self.each = [Row(self, text) for text in range(batch)]
+
+    def _apart(self, batch: int) -> tuple[int, ...]:
+        return (batch,)
+
+    def _slots(self, attn: spec.Attention) -> int:
+        return _slots(attn, self.room + 1, self.chunk + 1)
+
+    @property
+    def begun(self) -> bool:
+        return True
+
+    def next_positions(self, count: int) -> Tensor:
+        """Positions (B, T) of the next ``count`` tokens of each text."""
+        return self.position[:, None] + torch.arange(count, device=self.position.device)
+
+    def advance(self, count: int) -> None:
+        self.position += count * self.moving
+
+    def grow(self, length: int) -> None:
+        """Texts may become as long as this."""
+        self.capacity = max(length, self.capacity)
+        for row in self.each:
+            row.look()
+
+    def make_room(self, needed: int) -> bool:
+        moved = super().make_room(needed)
+        if moved:
+            for row in self.each:
+                row.look()
+        return moved
+
+    def copy(self, text: int, to: int, length: int) -> None:
+        """Let ``to`` begin with the first ``length`` tokens of a text; with all of them where a window slides."""
+        if to != text:
+            source, target = self.each[text], self.each[to]
+            for its, own in zip(source.layers, target.layers, strict=True):
+                filled = min(source.length, its.slots)
+                own.k[:, :, :filled], own.v[:, :, :filled] = its.k[:, :, :filled], its.v[:, :, :filled]
+            for slots, ring in source.rings.items():
+                target.rings[slots].copy_(ring)
+            target.position.copy_(source.position)
+            target.length = source.length
+        self.each[to].back(length)
+
+    def clear(self, text: int) -> None:
+        """Let a text begin anew. What is hidden counts nothing times what it is, which must not be NaN."""
+        row = self.each[text]
+        for layer in row.layers:
+            filled = min(row.length + 1, layer.slots)
+            layer.k[:, :, :filled], layer.v[:, :, :filled] = 0, 0
+        row.back(0)
+
+    def reorder(self, rows: Tensor) -> None:
+        lengths = [row.length for row in self.each]
+        for layer in self.layers:
+            layer.reorder(rows, min(max(lengths), layer.slots))
+        for held in (self.position, *self.rings.values()):
+            held.copy_(held.index_select(0, rows))
+        for row, text in zip(self.each, rows.tolist(), strict=True):
+            row.length = lengths[text]
+
+
+class Row(Cache):
+    """One of several Texts: the same memory."""
+
+    def __init__(self, texts: Texts, text: int) -> None:
+        self._texts, self._text = texts, text
+        self.stack, self.chunk = texts.stack, texts.chunk
+        self.length = 0
+        self.cross = texts.cross
+        self.look()
+
+    def look(self) -> None:
+        """Find the memory, which may have moved."""
+        texts, text = self._texts, self._text
+        self.capacity, self.room = texts.capacity, texts.room
+        self.position = texts.position[text]
+        self.layers = [LayerCache(layer.k[text : text + 1], layer.v[text : text + 1]) for layer in texts.layers]
+        self.rings = {slots: ring[text] for slots, ring in texts.rings.items()}
+
+    def make_room(self, needed: int) -> bool:
+        return self._texts.make_room(needed)
 
 
 def _slots(attn: spec.Attention, length: int, chunk: int) -> int:

@@ -48,8 +48,9 @@ def _yarn_ramp(rope: spec.Rope, scaling: spec.YarnScaling, device: torch.device)
 
 
 def rotation(rope: spec.Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each pair's angle at each position: two of (T, 1, R/2), ready for (B, T, H, R/2)."""
-    angles = positions.float()[:, None, None] * inverse_frequencies(rope, positions.device)
+    """Cosine and sine of each pair's angle at each position: two of (T, 1, R/2), or of (B, T, 1, R/2) at positions
+    (B, T), ready for (B, T, H, R/2)."""
+    angles = positions.float()[..., None, None] * inverse_frequencies(rope, positions.device)
     factor = rope.scaling.attention_factor if isinstance(rope.scaling, spec.YarnScaling) else 1.0
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
@@ -62,13 +63,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Fixed position vectors (T, D): sines then cosines (Vaswani et al. 2017, section 3.5).
+    """Fixed position vectors (..., D): sines then cosines (Vaswani et al. 2017, section 3.5).
 
     Computed in float64 where there is one: in float32 the angle of position 500 is off by 3e-5.
     """
     exact = torch.float32 if positions.device.type == "mps" else torch.float64
     frequencies = 1.0 / 10000 ** (torch.arange(0, width, 2, device=positions.device, dtype=exact) / width)
-    angles = positions.to(exact)[:, None] * frequencies
+    angles = positions.to(exact)[..., None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], -1).to(dtype)
 
 
@@ -81,9 +82,10 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(relative.buckets, heads)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Positions (T,) and (S,) -> bias (1, H, T, S)."""
-        bias = self.table(self.bucket(keys[None, :] - queries[:, None]))  # (T, S, H)
-        return tap(self, "bias", bias.permute(2, 0, 1)[None])
+        """Positions (T,) and (S,) -> bias (1, H, T, S); (B, T) and (B, S) -> (B, H, T, S)."""
+        distance = keys[..., None, :] - queries[..., :, None]
+        bias = self.table(self.bucket(distance)).movedim(-1, -3)  # (H, T, S) or (B, H, T, S)
+        return tap(self, "bias", bias if bias.dim() == 4 else bias[None])
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Key position minus query position -> bucket: near ones exactly, far ones by their logarithm."""

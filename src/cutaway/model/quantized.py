@@ -189,13 +189,17 @@ class QuantizedUnembedding(QuantizedLinear):
 
 
 class QuantizedEmbedding(Quantized):
-    """Rows of a matrix that is looked up in, and that a tied head unembeds with."""
+    """Rows of a matrix in 8 bits that is looked up in, and that a tied head unembeds with."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight, 8)
 
     def forward(self, ids: Tensor) -> Tensor:
         panels, lanes = ids // PANEL, ids % PANEL  # a row's numbers are spread over its panel
-        wanted, where = torch.unique(panels, return_inverse=True)
-        rows = unpack(self.packed[wanted], self.bits, len(wanted) * PANEL, self.columns)
-        return rows[where * PANEL + lanes]
+        codes = torch.unflatten(self.packed[..., 2 * PANEL :], 2, (8, PANEL, 4))[panels, :, :, lanes]  # (..., G, 8, 4)
+        scales = torch.unflatten(self.packed[..., : 2 * PANEL], 2, (PANEL, 2))[panels, :, lanes]  # (..., G, 2), bytes
+        rows = _values(codes.flatten(-2), scales.view(torch.half)[..., 0], self.bits)  # (..., G, 32)
+        return rows.flatten(-2)[..., : self.columns]
 
 
 def quantize(machine: nn.Module, bits: int) -> None:
@@ -220,7 +224,7 @@ def _instead(name: str, module: nn.Module, bits: int) -> nn.Module:
     if isinstance(module, Unembedding) and module.weight is not None:
         return QuantizedUnembedding(module.weight, 8, module.bias)
     if isinstance(module, nn.Embedding) and name == "tokens":
-        return QuantizedEmbedding(module.weight, 8)
+        return QuantizedEmbedding(module.weight)
     return module
 
 

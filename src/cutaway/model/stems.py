@@ -30,7 +30,8 @@ class TokenStem(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         x = tap(self, "embed", self.tokens(ids) * self.stem.scale)
         if self.stem.positions is not None:
-            x = x + tap(self, "pos", self._at(positions, x.dtype)[None])
+            at = self._at(positions, x.dtype)
+            x = x + tap(self, "pos", at if at.dim() == 3 else at[None])
         if self.segments is not None:
             rows = torch.zeros_like(ids) if segments is None else segments
             x = x + tap(self, "segment", self.segments(rows))
@@ -38,7 +39,7 @@ class TokenStem(nn.Module):
         return stream
 
     def _at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """Position vectors (T, D): learned rows, or sinusoids."""
+        """Position vectors (T, D), or (B, T, D): learned rows, or sinusoids."""
         if self.positions is None or self.stem.positions is None:
             return sinusoids(positions, self.stem.width, dtype)
         rows: Tensor = self.positions(positions + self.stem.positions.offset)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import spec
 from .attention import Mask
 from .block import ACTIVATIONS, Block, Shared
-from .cache import Cache
+from .cache import Cache, Texts
 from .linear import linear
 from .positions import RelativeBias, rotation
 from .stems import TokenStem, make_stem
@@ -43,13 +43,14 @@ class Stack(nn.Module):
         memory_present: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Residual stream in (B, T, D), out (B, T, D), normalised. ``present`` (B, T) is False at padding.
+        """Residual stream in (B, T, D), out (B, T, D), normalised. ``positions`` (T,), or (B, T) where each text stands
+        elsewhere. ``present`` (B, T) is False at padding.
 
         With an empty cache, or none, the keys are the new positions themselves; later they are the cache's slots.
         """
         if cache is not None:
             cache.place(positions)
-        first_pass = cache is None or cache.length == 0
+        first_pass = cache is None or not cache.begun
         keys = {0: positions} if cache is None or first_pass else cache.rings
         shared = {
             slots: self._shared(Mask(positions, ring, first_pass, present), x.dtype, memory, memory_present)
@@ -216,11 +217,13 @@ class Transformer(nn.Module):
         stream: Tensor = self.stack(x, positions, present, cache=cache)
         return stream
 
-    def cache(
-        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
-    ) -> Cache:
+    def cache(self, batch: int, length: int, chunk: int = 1, room: int | None = None) -> Cache:
         """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.stack, batch, length, dtype, chunk, room)
+        return Cache(self.spec.stack, batch, length, *_kind(self), chunk, room)
+
+    def texts(self, batch: int, length: int, chunk: int = 1, room: int | None = None) -> Texts:
+        """Empty caches for ``batch`` texts, each of a length of its own."""
+        return Texts(self.spec.stack, batch, length, *_kind(self), chunk, room)
 
 
 class Seq2Seq(nn.Module):
@@ -275,11 +278,13 @@ class Seq2Seq(nn.Module):
         logits: Tensor = self.head(stream, _rows(self.target.tokens) if self.spec.head.tied else None)
         return logits
 
-    def cache(
-        self, batch: int, length: int, dtype: torch.dtype | None = None, chunk: int = 1, room: int | None = None
-    ) -> Cache:
+    def cache(self, batch: int, length: int, chunk: int = 1, room: int | None = None) -> Cache:
         """An empty cache for the decoder: ``batch`` sequences of up to ``length`` tokens."""
-        return _empty_cache(self, self.spec.decoder, batch, length, dtype, chunk, room)
+        return Cache(self.spec.decoder, batch, length, *_kind(self), chunk, room)
+
+    def texts(self, batch: int, length: int, chunk: int = 1, room: int | None = None) -> Texts:
+        """Empty caches for ``batch`` texts of the decoder, each of a length of its own."""
+        return Texts(self.spec.decoder, batch, length, *_kind(self), chunk, room)
 
 
 def embedding_of(model_spec: spec.Spec) -> str:
@@ -296,14 +301,7 @@ def _positions(ids: Tensor, cache: Cache | None) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device) if cache is None else cache.next_positions(ids.shape[1])
 
 
-def _empty_cache(
-    model: nn.Module,
-    stack: spec.Stack,
-    batch: int,
-    length: int,
-    dtype: torch.dtype | None,
-    chunk: int,
-    room: int | None,
-) -> Cache:
+def _kind(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """What a model's numbers are, and where."""
     some = next(model.parameters())
-    return Cache(stack, batch, length, dtype or some.dtype, some.device, chunk, room)
+    return some.dtype, some.device

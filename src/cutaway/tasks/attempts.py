@@ -92,7 +92,7 @@ class Writer:
         doubts, silence = self.speech.doubts, self._silence_token
         if doubts.silence is None or silence is None or not _less(attempt.logprob, doubts.logprob, unstated=True):
             return attempt
-        logits = predictor(self.machine, heard)([[self.speech.manner.start]], None)[0]
+        logits = predictor(self.machine, heard)([[self.speech.manner.start]])[0]
         p = float(logits.double().softmax(-1)[silence])
         return replace(attempt, silence=p, silent=p > doubts.silence)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from cutaway.generate.engine import engine
+from cutaway.generate.in_c import in_c
 from cutaway.model.transformer import Transformer
 from cutaway.native import library
 
@@ -44,7 +44,7 @@ def _lost(machine: Transformer, ids: Sequence[int]) -> Iterator[float]:
 def _read(machine: Transformer, ids: Sequence[int]) -> Iterator[torch.Tensor]:
     """Logits (T, V) after each of ``ids``, part after part."""
     parts = [ids[at : at + AT_ONCE] for at in range(0, len(ids), AT_ONCE)]
-    fast = engine(machine, len(ids), chunk=AT_ONCE)
+    fast = in_c(machine, len(ids), texts=1, chunk=AT_ONCE)
     if fast is not None:
         for part in parts:
             yield torch.from_numpy(fast.together([(0, part, True)])[0])

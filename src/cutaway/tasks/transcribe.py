@@ -201,7 +201,7 @@ def prompt_of(speech: Speech, language: str | None, timed: bool) -> list[int]:
 
 def spoken(machine: Seq2Seq, window: Source, speech: Speech) -> str:
     """The language that is most probable behind the start token, given a window, (1, M, frames) or encoded."""
-    logits = predictor(machine, window)([[speech.manner.start]], None)[0]
+    logits = predictor(machine, window)([[speech.manner.start]])[0]
     return max(speech.languages, key=lambda name: float(logits[speech.languages[name]]))
 
 

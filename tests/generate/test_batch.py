@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from cutaway.generate import batch as rooms
 from cutaway.generate.batch import Batch, Event, Request
 from cutaway.generate.engine import Turn
+from cutaway.generate.in_c import InC
+from cutaway.generate.in_pytorch import InPyTorch
 from cutaway.generate.loop import generate
 from cutaway.generate.rules import Leanings
 from cutaway.generate.sampler import Sampler
@@ -260,3 +262,22 @@ def test_pytorch_shares_where_no_window_slides(monkeypatch: pytest.MonkeyPatch) 
         assert [told(events, handle)[0].cached for handle in handles] == [0] + [28 * shares] * 2
         batch.submit(Request((*BEGINNING, 3), max_new_tokens=30))  # more room than the copy began with
         assert drain(batch)[0].cached == (29 if shares else 0)
+
+
+def test_the_kernels_are_taken_when_they_are_there_and_nobody_writes() -> None:
+    if library.ready() is None:
+        pytest.skip("needs the kernels in C")
+    request = Request((1, 2, 3), max_new_tokens=6, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "ready", lambda: None)
+        batch = Batch(MACHINE, None)
+        first = batch.submit(request)
+        events = batch.step()
+    second = batch.submit(request)
+    events += drain(batch)
+    assert isinstance(batch._engine, InPyTorch)
+    third = batch.submit(request)
+    assert isinstance(batch._engine, InC)
+    events += drain(batch)
+    for handle in (first, second, third):
+        assert [event.token for event in told(events, handle)] == alone(request)

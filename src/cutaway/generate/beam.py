@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import Misuse
-from cutaway.model.linear import pack
-from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq
 
 from .engine import Engine, engine, one_thread
@@ -74,10 +72,7 @@ def beam_search(
     if isinstance(model, Seq2Seq) and source is not None:
         source = encode(model, source)
     reads = engine(model, length, beams, memory=memory_of(source))
-    slow = isinstance(reads, InPyTorch)
-    if slow and beams > 1:
-        pack(_matrices(model), beams)
-    with contextlib.nullcontext() if slow else one_thread():
+    with contextlib.nullcontext() if isinstance(reads, InPyTorch) else one_thread():
         return _search(reads, prompt, limit, beams, set(eos), length_penalty, early_stopping, rules or Rules())
 
 
@@ -134,13 +129,3 @@ def _read(reads: Engine, prompt: list[int], running: list[list[int]]) -> Tensor:
         return logits.expand(len(running), -1)
     rows = reads.together([(beam, tokens[-1:], False) for beam, tokens in enumerate(running)])
     return torch.from_numpy(np.concatenate(rows)).float()
-
-
-def _matrices(model: Machine) -> Iterator[Tensor]:
-    """The weights that every step reads: those of the decoder's blocks, and of what makes logits of their stream."""
-    decoder, tokens = (model.decoder, model.target) if isinstance(model, Seq2Seq) else (model.stack, model.stem)
-    yield from decoder.parameters()
-    if model.head is not None:
-        yield from model.head.parameters()
-        if model.head.head.tied and isinstance(tokens, TokenStem):
-            yield from tokens.tokens.parameters()  # of a quantised one there are none

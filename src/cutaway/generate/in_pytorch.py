@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cutaway.model.linear import pack
+from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq, Transformer
 
 ROOM = 64  # tokens there is room for at first
-FEW = 3  # on a processor a run of all texts takes as long as those of a third of them
 WARM = 3  # runs before a graph is captured: libraries choose and set up in them what they do in all others
 Run = Callable[[], Tensor]
 
@@ -74,8 +75,8 @@ class InPyTorch:
             if not new or lengths[text] + len(new) > self.length:
                 raise ValueError(f"{len(new)} tokens do not go after {lengths[text]} where {self.length} have room")
         steps = {text: new[0] for text, new, _ in turns if len(new) == 1}
-        if not self._on_gpu and (len(steps) == 1 or FEW * len(steps) < len(lengths)):
-            steps = {}  # too many would read along for nothing
+        if len(steps) == 1 and not self._on_gpu:
+            steps = {}  # nobody need read along
         stepped = self._step(steps) if steps else {}
         return [stepped[text] if text in stepped else self._whole(text, new, all_) for text, new, all_ in turns]
 
@@ -113,8 +114,7 @@ class InPyTorch:
         if self._texts.make_room(max(each[text].length for text in steps) + 1):
             self._run = None
         if self._run is None:
-            self._texts.moving.zero_()
-            self._run = captured(self._all, self._device) if self._on_gpu else self._all
+            self._run = self._prepared()
         ids, moving = [0] * len(each), [0] * len(each)
         for text, token in steps.items():
             ids[text], moving[text] = token, 1
@@ -124,6 +124,14 @@ class InPyTorch:
         for text in steps:
             each[text].length += 1
         return {text: logits[text : text + 1] for text in steps}
+
+    def _prepared(self) -> Run:
+        """The run of all texts as it is fastest: a graph, or with matrices packed for so many vectors."""
+        if not self._on_gpu:
+            pack(_matrices(self._machine), len(self._texts.each))
+            return self._all
+        self._texts.moving.zero_()
+        return captured(self._all, self._device)
 
     def _all(self) -> Tensor:
         """Logits (B, V) after one token of every text."""
@@ -162,6 +170,18 @@ def _captured(run: Run, device: torch.device) -> tuple[torch.cuda.CUDAGraph, Ten
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             found = run()
     return graph, found
+
+
+def _matrices(machine: Transformer | Seq2Seq) -> Iterator[Tensor]:
+    """The weights that every step reads: those of the decoder's blocks, and of what makes logits of their stream."""
+    decoder, tokens = (
+        (machine.decoder, machine.target) if isinstance(machine, Seq2Seq) else (machine.stack, machine.stem)
+    )
+    yield from decoder.parameters()
+    if machine.head is not None:
+        yield from machine.head.parameters()
+        if machine.head.head.tied and isinstance(tokens, TokenStem):
+            yield from tokens.tokens.parameters()  # of a quantised one there are none
 
 
 def _numbers(logits: Tensor) -> npt.NDArray[np.floating[Any]]:

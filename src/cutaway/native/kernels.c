@@ -41,7 +41,7 @@
 #if defined(__AVX512BW__)
 enum { LANES = 16, REGISTERS = 32, SIDE = 3, STREAMS = 8 };
 #elif defined(__AVX2__)
-enum { LANES = 8, REGISTERS = 16, SIDE = 6, STREAMS = 2 };
+enum { LANES = 8, REGISTERS = 16, SIDE = 3, STREAMS = 4 };
 #elif defined(__aarch64__)
 enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
 #else
@@ -718,7 +718,12 @@ INLINE void across(int parts, int count, const float *w, int64_t columns, const 
     EACH(i) = 0; i < count * parts; i++) sum[i] = splat(0);
     for (int64_t k = 0; k < columns; k++, x += ABREAST) {
         vec inputs[SIDE];
-        EACH(i) = 0; i < parts; i++) inputs[i] = load(x + i * LANES);
+        EACH(i) = 0; i < parts; i++) {
+            inputs[i] = load(x + i * LANES);
+#if defined(__AVX2__)
+            __asm__("" : "+v"(inputs[i])); /* or gcc loads it anew for each product, more than is loaded in that time */
+#endif
+        }
         EACH(n) = 0; n < count; n++) {
             vec weight = splat(w[n * columns + k]);
             EACH(i) = 0; i < parts; i++) sum[n * parts + i] += inputs[i] * weight;

@@ -170,11 +170,16 @@ def test_an_engine_that_stops_is_said_and_left_out(tiny: Path) -> None:
     assert notes[0].startswith("transformers stopped: ")
 
 
-def test_a_process_that_was_killed(tiny: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="signals are a Unix matter")
+@pytest.mark.parametrize(
+    ("name", "says"), [("SIGKILL", "perhaps memory has run out"), ("SIGSEGV", r"crashed \(SIGSEGV\)")]
+)
+def test_a_process_that_was_killed_or_fell_over(tiny: Path, name: str, says: str) -> None:
     process = Process(OURS, tiny)
     try:
-        process._process.kill()
-        with pytest.raises(Failed, match="perhaps memory has run out"):
+        process._signal(name)
+        process._signal("SIGCONT")
+        with pytest.raises(Failed, match=says):
             process.ask({"memory": True})
     finally:
         process.close()

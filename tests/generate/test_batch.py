@@ -248,6 +248,21 @@ def test_a_long_prompt_does_not_keep_the_others_waiting(monkeypatch: pytest.Monk
         assert [event.handle for event in batch.step()] == [short] + [long] * (step == 7)
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever came first: prompts share what is read in a step."""
+    monkeypatch.setattr(rooms, "CHUNK", 6)
+    batch = Batch(PLAIN, None)
+    handles = [batch.submit(Request(ids, max_new_tokens=3, seed=1)) for ids in (BEGINNING, (7, 8, 9, 10), (5, 6))]
+    long, middle, short = handles
+    count = counted(batch)
+    assert [event.handle for event in batch.step()] == [short]
+    assert sorted(tokens for _, tokens in count) == [2, 2, 2]
+    assert {event.handle for event in batch.step()} == {short, middle}
+    assert sum(tokens for _, tokens in count) == 2 + 2 + 2 + 1 + 2 + 4  # the second step: one token, and six of prompts
+    events = drain(batch)
+    assert events[-1].handle == long
+
+
 def test_pytorch_shares_where_no_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "ready", lambda: None)
     for kind, shares in (("llama", True), ("gpt2", True), ("windows", False)):

@@ -92,10 +92,18 @@ class Process:
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
         code = self._process.wait()
-        killed = "it was killed; perhaps memory has run out" if code < 0 else f"it ended with {code}"
-        said = lines[-1].rstrip(".") if lines and code >= 0 else killed
+        said = lines[-1].rstrip(".") if lines and code >= 0 else _ending(code)
         return Failed(f"{self.engine} stopped: {said}.")
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):  # Windows has neither
             self._process.send_signal(getattr(signal, name))
+
+
+def _ending(code: int) -> str:
+    """How a process ended without a word."""
+    if code >= 0:
+        return f"it ended with {code}"
+    if -code == getattr(signal, "SIGKILL", None):
+        return "it was killed; perhaps memory has run out"
+    return f"it crashed ({signal.Signals(-code).name})"

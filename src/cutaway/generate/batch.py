@@ -121,15 +121,17 @@ class Batch:
 
     def step(self) -> list[Event]:
         """One token of every generation, and up to one chunk of prompts."""
-        turns, room = [], CHUNK
-        for writing in self._running.values():
-            if writing.slot is None and not self._place(writing):
-                continue
-            assert writing.slot is not None, "it has a place now"
-            ids = writing.wants(room)
-            room -= len(ids) if writing.reading else 0
-            if ids:
-                turns.append((writing, writing.slot, ids))
+        placed = [one for one in self._running.values() if one.slot is not None or self._place(one)]
+        prompts = sorted((one for one in placed if one.reading), key=lambda one: one.left)
+        shares, room = dict[int, int](), CHUNK
+        for others, one in zip(range(len(prompts), 0, -1), prompts, strict=True):
+            shares[one.handle] = room // others  # the same for each; what a short one leaves is for the longer ones
+            room -= min(one.left, shares[one.handle])
+        turns = [(one, one.slot, one.wants(shares.get(one.handle, 1))) for one in placed]
+        return self._read([(one, slot, ids) for one, slot, ids in turns if slot is not None and ids])
+
+    def _read(self, turns: list[tuple[_Writing, int, list[int]]]) -> list[Event]:
+        """What is new of some, each in its place, in one run."""
         events = []
         read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns])
         for (writing, slot, ids), logits in zip(turns, read, strict=True):
@@ -184,6 +186,11 @@ class _Writing:
     def may_share(self) -> int:
         """How many of its tokens another may have read: not those after which logits are wanted."""
         return 0 if self.request.score else len(self.request.ids) - 1
+
+    @property
+    def left(self) -> int:
+        """How much of its prompt is not read yet."""
+        return len(self._left)
 
     @property
     def reading(self) -> bool:

@@ -54,10 +54,11 @@ def test_what_is_read_in_chunks_is_wanted_whole(machine: Transformer) -> None:
 
 
 class Repeating:
-    """A stand-in for a graph: does anew what was done, and has its result where it was."""
+    """A stand-in for a graph: does anew what was done, with the memory it was done with, and has its result where it
+    was."""
 
     def __init__(self, run: in_pytorch.Run, found: Tensor) -> None:
-        self._run, self._found = run, found
+        self._run, self._found, self._memory = run, found, memory_of(run)
 
     @classmethod
     def captured(cls, run: in_pytorch.Run, device: torch.device) -> tuple[Repeating, Tensor]:
@@ -65,7 +66,14 @@ class Repeating:
         return cls(run, found), found
 
     def replay(self) -> None:
+        assert all(now is then for now, then in zip(memory_of(self._run), self._memory, strict=True))
         self._found.copy_(self._run())
+
+
+def memory_of(run: in_pytorch.Run) -> list[Tensor]:
+    """What a step of all texts writes to, besides its result."""
+    texts = run.__self__._texts  # type: ignore[attr-defined]
+    return [*texts.rings.values(), *(held for layer in texts.layers for held in (layer.k, layer.v))]
 
 
 TURN = st.tuples(st.integers(0, 3), st.sampled_from([1, 1, 1, 2, 7]))  # a text, and how many tokens
@@ -85,7 +93,6 @@ def test_texts_do_not_meet(kind: str, on_gpu: bool, steps: list[list[tuple[int, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_on_gpu", on_gpu)
         patch.setattr(in_pytorch, "_captured", Repeating.captured)
-        patch.setattr(in_pytorch, "ROOM", 4)
         check_that_texts_do_not_meet(machine, engine, steps, data)
 
 
@@ -122,8 +129,7 @@ def test_the_longest_text_keeps_its_beginning() -> None:
     engine = InPyTorch(machine, 8, texts=3)
     for text in range(3):
         engine.read(IDS[: 8 - text], text)
-    for _ in range(1):
-        engine.together([(1, IDS[7:8], False), (2, IDS[6:7], False)])
+    engine.together([(1, IDS[7:8], False), (2, IDS[6:7], False)])
     engine.grow(CONTEXT)
     found = engine.together([(0, IDS[8:9], False), (1, IDS[8:9], False)])
     assert worst(found[0], logits(machine, IDS[:9])[-1:]) < 2e-6
@@ -185,6 +191,18 @@ def test_a_step_asks_nothing_of_the_host(kind: str, bits: int | None) -> None:
         found = engine._all()
     assert found.shape == (3, VOCABULARY)
     assert found.is_meta
+
+
+def test_a_prompt_that_needs_more_room_ends_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was captured goes on with the memory that there was then."""
+    machine: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
+    monkeypatch.setattr(in_pytorch, "_captured", Repeating.captured)
+    monkeypatch.setattr(in_pytorch, "ROOM", 4)
+    engine = InPyTorch(machine, CONTEXT, texts=2)
+    monkeypatch.setattr(engine, "_on_gpu", True)
+    engine.read(IDS[:1])
+    engine.read(IDS[:9], text=1)
+    assert worst(engine.read(IDS[1:2]), logits(machine, IDS[:2])[-1]) < 2e-6
 
 
 def test_a_graph_that_finds_other_numbers_is_not_used(caplog: pytest.LogCaptureFixture) -> None:

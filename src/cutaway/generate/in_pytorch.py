@@ -53,7 +53,7 @@ class InPyTorch:
         self._device = self._texts.position.device
         self._ids = torch.zeros(texts, 1, dtype=torch.long, device=self._device)
         self._on_gpu = self._device.type == "cuda"
-        self._run: Run | None = None
+        self._run, self._room = self._all, 0  # the run of all texts, and the room that it was prepared with
         self.shares = all(block.attn.window is None for block in self._texts.stack.blocks)  # a window forgets
 
     @property
@@ -111,10 +111,9 @@ class InPyTorch:
     def _step(self, steps: dict[int, int]) -> dict[int, npt.NDArray[np.floating[Any]]]:
         """One token more of some texts, in one run of all: logits (1, V) of each."""
         each = self._texts.each
-        if self._texts.make_room(max(each[text].length for text in steps) + 1):
-            self._run = None
-        if self._run is None:
-            self._run = self._prepared()
+        self._texts.make_room(max(each[text].length for text in steps) + 1)
+        if self._room != self._texts.room:  # a prompt may have made room too: a graph knows the memory it began with
+            self._run, self._room = self._prepared(), self._texts.room
         ids, moving = [0] * len(each), [0] * len(each)
         for text, token in steps.items():
             ids[text], moving[text] = token, 1

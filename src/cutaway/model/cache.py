@@ -139,11 +139,11 @@ class Cache:
         self.make_room(self.length + count)
         return self.position + torch.arange(count, device=self.position.device)
 
-    def make_room(self, needed: int) -> bool:
+    def make_room(self, needed: int) -> None:
         """Twice the room, or what is ``needed``, where there is less. A ring that is as long as its window stays as it
-        is. True where anything has moved."""
+        is."""
         if needed <= self.room:
-            return False
+            return
         self.room = min(max(needed, 2 * self.room), self.capacity)
         rings: dict[int, Tensor] = {}
         for layer, block in zip(self.layers, self.stack.blocks, strict=True):
@@ -152,7 +152,6 @@ class Cache:
             if after not in rings:
                 rings[after] = F.pad(self.rings[before], (0, after - before), value=-1)
         self.rings = rings
-        return True
 
     def place(self, positions: Tensor) -> None:
         """Give the new positions their slots, before the layers write what belongs there."""
@@ -233,12 +232,12 @@ class Texts(Cache):
         for row in self.each:
             row.look()
 
-    def make_room(self, needed: int) -> bool:
-        moved = super().make_room(needed)
-        if moved:
+    def make_room(self, needed: int) -> None:
+        before = self.room
+        super().make_room(needed)
+        if self.room != before:
             for row in self.each:
                 row.look()
-        return moved
 
     def copy(self, text: int, to: int, length: int) -> None:
         """Let ``to`` begin with the first ``length`` tokens of a text; with all of them where a window slides."""
@@ -289,8 +288,8 @@ class Row(Cache):
         self.layers = [LayerCache(layer.k[text : text + 1], layer.v[text : text + 1]) for layer in texts.layers]
         self.rings = {slots: ring[text] for slots, ring in texts.rings.items()}
 
-    def make_room(self, needed: int) -> bool:
-        return self._texts.make_room(needed)
+    def make_room(self, needed: int) -> None:
+        self._texts.make_room(needed)
 
 
 def _slots(attn: spec.Attention, length: int, chunk: int) -> int:

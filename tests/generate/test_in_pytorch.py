@@ -15,11 +15,7 @@ from cutaway.generate import in_pytorch
 from cutaway.generate.in_pytorch import InPyTorch
 from cutaway.model.quantized import quantize
 from cutaway.model.transformer import Seq2Seq, Transformer, build
-from tests.model.machines import CONTEXT, DECODERS, T5, VOCABULARY, WHISPER, lively
-
-LENGTH = 23
-IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
-SOURCES = {"t5": T5, "whisper": WHISPER}
+from tests.model.machines import CONTEXT, DECODERS, IDS, LENGTH, SOURCES, VOCABULARY, lively
 
 
 @pytest.fixture(params=sorted(DECODERS))

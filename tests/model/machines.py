@@ -14,6 +14,8 @@ from cutaway.model.transformer import Seq2Seq, Transformer, build
 VOCABULARY, WIDTH, CONTEXT = 97, 48, 64
 LAYER, RMS = spec.Norm("layer", 1e-5), spec.Norm("rms", 1e-6)
 ROPE = spec.Rope(10000.0, 16)
+LENGTH = 23
+IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
 
 
 def attention(**facts: object) -> spec.Attention:
@@ -95,6 +97,7 @@ WHISPER = spec.Seq2Seq(
     spec.Head(VOCABULARY, tied=True),
     CONTEXT,
 )
+SOURCES = {"t5": T5, "whisper": WHISPER}
 
 
 def lively(machine: spec.Spec, seed: int = 0) -> Transformer | Seq2Seq:

@@ -25,10 +25,7 @@ from cutaway.model.quantized import Quantized, quantize
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
 from cutaway.native.product import install
-from tests.model.machines import CONTEXT, DECODERS, T5, VOCABULARY, WHISPER, in_8_bits, lively
-
-LENGTH = 23
-IDS = torch.randint(0, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
+from tests.model.machines import CONTEXT, DECODERS, IDS, LENGTH, SOURCES, VOCABULARY, in_8_bits, lively
 
 
 @pytest.fixture(params=sorted(DECODERS))
@@ -179,9 +176,6 @@ def test_room_grows_and_what_was_read_stays(machine: Transformer) -> None:
     assert worst(first, expected[3:]) < 2e-6
     assert worst(second, expected[8:9]) < 2e-6
     assert np.abs(first[:1] - expected[2:3]).max() > 0.01  # it is no matter which row
-
-
-SOURCES = {"t5": T5, "whisper": WHISPER}
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
 from cutaway.native.program import KINDS, PANEL, Program
+
+if TYPE_CHECKING:
+    from .engine import Turn
 
 CHUNK = 256  # tokens of a prompt that are read at once
 #: So few products and sums are one thread's: others would be waited for at each operation, on busy cores for long.
@@ -76,7 +80,7 @@ class InC:
             self.lengths[text] += len(part)
         return logits[0]
 
-    def together(self, turns: Sequence[tuple[int, Sequence[int], bool]]) -> list[npt.NDArray[np.float32]]:
+    def together(self, turns: Sequence[Turn]) -> list[npt.NDArray[np.float32]]:
         ids: list[int] = []
         positions: list[int] = []
         texts: list[int] = []

@@ -13,16 +13,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cutaway.model.linear import pack
 from cutaway.model.stems import TokenStem
 from cutaway.model.transformer import Seq2Seq, Transformer
+
+if TYPE_CHECKING:
+    from .engine import Logits, Turn
 
 ROOM = 64  # tokens there is room for at first
 WARM = 3  # runs before a graph is captured: libraries choose and set up in them what they do in all others
@@ -64,12 +65,12 @@ class InPyTorch:
     def lengths(self) -> list[int]:
         return [row.length for row in self._texts.each]
 
-    def read(self, ids: Sequence[int], text: int = 0) -> npt.NDArray[np.floating[Any]]:
-        logits: npt.NDArray[np.floating[Any]] = self.together([(text, ids, False)])[0][0]
+    def read(self, ids: Sequence[int], text: int = 0) -> Logits:
+        logits: Logits = self.together([(text, ids, False)])[0][0]
         return logits
 
     @torch.inference_mode()
-    def together(self, turns: Sequence[tuple[int, Sequence[int], bool]]) -> list[npt.NDArray[np.floating[Any]]]:
+    def together(self, turns: Sequence[Turn]) -> list[Logits]:
         lengths = self.lengths
         for text, new, _ in turns:
             if not new or lengths[text] + len(new) > self.length:
@@ -98,7 +99,7 @@ class InPyTorch:
     def reorder(self, texts: Sequence[int]) -> None:
         self._texts.reorder(torch.tensor(texts, device=self._device))
 
-    def _whole(self, text: int, ids: Sequence[int], whole: bool) -> npt.NDArray[np.floating[Any]]:
+    def _whole(self, text: int, ids: Sequence[int], whole: bool) -> Logits:
         """What is new of one text: logits (T, V), or (1, V) after the last."""
         row = self._texts.each[text]
         size = row.chunk if row.begun else len(ids)
@@ -108,7 +109,7 @@ class InPyTorch:
             parts.append(stream if whole else stream[:, -1:])
         return _numbers(self._machine.logits(torch.cat(parts, 1) if whole else parts[-1])[0])
 
-    def _step(self, steps: dict[int, int]) -> dict[int, npt.NDArray[np.floating[Any]]]:
+    def _step(self, steps: dict[int, int]) -> dict[int, Logits]:
         """One token more of some texts, in one run of all: logits (1, V) of each."""
         each = self._texts.each
         self._texts.make_room(max(each[text].length for text in steps) + 1)
@@ -183,8 +184,8 @@ def _matrices(machine: Transformer | Seq2Seq) -> Iterator[Tensor]:
             yield from tokens.tokens.parameters()  # of a quantised one there are none
 
 
-def _numbers(logits: Tensor) -> npt.NDArray[np.floating[Any]]:
+def _numbers(logits: Tensor) -> Logits:
     """Float32, or float64 where it is that."""
     exact = logits if logits.dtype is torch.float64 else logits.float()
-    found: npt.NDArray[np.floating[Any]] = exact.cpu().numpy()
+    found: Logits = exact.cpu().numpy()
     return found

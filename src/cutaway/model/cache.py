@@ -14,6 +14,7 @@ moved about.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
@@ -195,19 +196,14 @@ class Texts(Cache):
     the caller's to count.
     """
 
-    def __init__(
-        self,
-        stack: spec.Stack,
-        batch: int,
-        length: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        chunk: int = 1,
-        room: int | None = None,
-    ) -> None:
-        super().__init__(stack, batch, length, dtype, device, chunk, room)
-        self.moving = torch.zeros(batch, dtype=torch.long, device=device)
-        self.each = [Row(self, text) for text in range(batch)]
+    @functools.cached_property
+    def each(self) -> list[Row]:
+        return [Row(self, text) for text in range(len(self.position))]
+
+    @functools.cached_property
+    def moving(self) -> Tensor:
+        """1 for each text that goes on in the next run of all, else 0: (B,)."""
+        return torch.zeros_like(self.position)
 
     def _apart(self, batch: int) -> tuple[int, ...]:
         return (batch,)

@@ -1,8 +1,7 @@
-"""The engines that are compared, each in a process of its own (cutaway.bench.processes)."""
+"""The engines that are compared, each in a process of its own (cutaway.bench)."""
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,17 +11,17 @@ from pathlib import Path
 
 from peers import installed
 
-import cutaway
+from cutaway.bench.measure import FORMATS, PEERS
 from cutaway.bench.processes import OURS, Process, python_of
 from cutaway.errors import Failed
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = {"llama.cpp": "llama-cpp-python", "CTranslate2": "ctranslate2", "OpenVINO": "openvino"}
+DTYPES = {"fp32": "float32", "int8": "int8", "int4": "int4"}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """``format``: one of benchmarks/formats.py; empty where the saved folder itself is read."""
+    """``format``: one of its engine's own; empty where the saved folder itself is read."""
 
     engine: str
     precision: str
@@ -30,23 +29,27 @@ class Contestant:
 
     @property
     def name(self) -> str:
-        return f"{self.engine} {self.format.partition('-')[2] or self.precision}"
+        return f"{self.engine} {self.format or self.precision}"
+
+    @property
+    def file(self) -> str:
+        """What its model is called among those of its shape."""
+        return f"{self.engine}-{self.format}"
 
 
-CONTESTANTS = [
-    Contestant(OURS, "fp32"),
-    Contestant("transformers", "fp32"),
-    Contestant("llama.cpp", "fp32", "gguf-f32"),
-    Contestant("CTranslate2", "fp32", "ctranslate2-float32"),
-    Contestant("OpenVINO", "fp32", "openvino-fp32"),
-    Contestant(OURS, "int8"),
-    Contestant("llama.cpp", "int8", "gguf-q8_0"),
-    Contestant("CTranslate2", "int8", "ctranslate2-int8"),
-    Contestant("OpenVINO", "int8", "openvino-int8"),
-    Contestant(OURS, "int4"),
-    Contestant("llama.cpp", "int4", "gguf-q4_0"),
-    Contestant("OpenVINO", "int4", "openvino-int4"),
-]
+def _all() -> list[Contestant]:
+    found = []
+    for precision, dtype in DTYPES.items():
+        found.append(Contestant(OURS, precision))
+        for engine, peer in PEERS.items():
+            if peer.formats:
+                found.append(Contestant(engine, precision, peer.formats[dtype]))
+            elif precision == "fp32":
+                found.append(Contestant(engine, precision))
+    return [one for one in found if (one.engine, one.precision) != ("CTranslate2", "int4")]  # which has but 8
+
+
+CONTESTANTS = _all()
 
 
 def present(wanted: list[Contestant], environment: Path) -> list[Contestant]:
@@ -55,31 +58,26 @@ def present(wanted: list[Contestant], environment: Path) -> list[Contestant]:
     if not there:
         print(f"There are no peers in {environment}: python benchmarks/peers.py brings them.")
     for contestant in wanted:
-        if contestant.engine != OURS and PACKAGES.get(contestant.engine, contestant.engine) not in there:
+        if contestant.engine != OURS and not set(PEERS[contestant.engine].packages.split()) <= there.keys():
             if there:
                 print(f"{contestant.name} does not take part: it is not installed in {environment}.")
-        elif contestant.engine == OURS and contestant.precision != "fp32" and not quantizes():
-            print(f"{contestant.name} does not take part: cutaway.load knows no quantize= yet.")
         else:
             taking.append(contestant)
     return taking
 
 
-def quantizes() -> bool:
-    return "quantize" in inspect.signature(cutaway.load).parameters
-
-
-def write(environment: Path, what: str, source: Path | str, target: Path) -> None:
-    """A model in one of the peers' formats, if it is not there yet."""
+def write(environment: Path, script: Path, *arguments: str | Path) -> None:
+    """What a script writes in the peers' environment, last named of its arguments, if it is not there yet."""
+    target = Path(arguments[-1])
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"writing {target.parent.name}/{target.name}", file=sys.stderr, flush=True)
     python = python_of(environment) if python_of(environment).exists() else sys.executable
-    command = [str(python), str(HERE / "formats.py"), what, str(source), str(target)]
+    command = [str(python), str(script), *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise SystemExit(f"{done.stdout}\n{what} could not be written; the lines above say why.")
+        raise SystemExit(f"{done.stdout}\n{target.name} could not be written; the lines above say why.")
 
 
 class Worker:
@@ -88,10 +86,11 @@ class Worker:
     def __init__(self, contestant: Contestant, model: Path, environment: Path, threads: int) -> None:
         self.contestant = contestant
         python = sys.executable if contestant.engine == OURS else python_of(environment)
-        kept = {"dtype": "float32"} if contestant.precision == "fp32" else {"quantize": contestant.precision}
-        self._process = Process(
-            contestant.engine, model, threads=threads, python=python, script=HERE / "engines.py", **kept
-        )
+        if contestant.engine == OURS and contestant.precision != "fp32":
+            kept = {"quantize": contestant.precision}
+        else:
+            kept = {"dtype": contestant.format or DTYPES[contestant.precision]}
+        self._process = Process(contestant.engine, model, threads=threads, python=python, **kept)
         self.ready = self._process.ready
         self.ask, self.close = self._process.ask, self._process.close
 
@@ -103,11 +102,11 @@ def workers(
     """One for each contestant, its model written first: ``folder`` is the saved one, ``models`` where formats go."""
     for contestant in taking:
         if contestant.format:
-            write(environment, contestant.format, folder, models / contestant.format)
+            write(environment, FORMATS, contestant.engine, contestant.format, folder, models / contestant.file)
     started: list[Worker] = []
     try:
         for contestant in taking:
-            model = models / contestant.format if contestant.format else folder
+            model = models / contestant.file if contestant.format else folder
             started.append(Worker(contestant, model, environment, threads))
         yield started
     except Failed as stopped:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import CONTESTANTS, OURS, Contestant, present, workers, write
+from contestants import CONTESTANTS, HERE, OURS, Contestant, present, workers, write
 from counts import BITS, bytes_per_token, matrices, operations
 from peers import FOLDER
 from shapes import SHAPES, Config
@@ -61,7 +61,7 @@ def measure(asked: argparse.Namespace, shape: str) -> tuple[list[Measured], floa
     models, rng, peak, read = environment / "models" / shape, random.Random(0), [], []
     wanted = [c for c in CONTESTANTS if c.precision in asked.precisions and c.engine in (OURS, *asked.engines)]
     taking = present(wanted, environment)
-    write(environment, "random", shape, models / "saved")
+    write(environment, HERE / "shapes.py", shape, models / "saved")
     with workers(taking, models / "saved", models, environment, asked.threads) as engines:
         measured = [Measured(engine.contestant) for engine in engines]
         for turn in range(asked.turns + 1):

@@ -1,7 +1,12 @@
-"""The shapes that generation is measured on. Read in the peers' environment too, where Cutaway is not."""
+"""The shapes that generation is measured on. Read in the peers' environment too, where Cutaway is not.
+
+.peers/bin/python benchmarks/shapes.py SHAPE FOLDER      random weights of a shape, as transformers saves
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 Config = dict[str, Any]
@@ -17,3 +22,17 @@ SHAPES: dict[str, Config] = {
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
     },
 }  # fmt: skip
+
+
+def save(shape: str, folder: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    facts = dict(SHAPES[shape])
+    config = transformers.AutoConfig.for_model(facts.pop("model_type"), **facts)
+    transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    save(sys.argv[1], Path(sys.argv[2]))

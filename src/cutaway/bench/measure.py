@@ -1,4 +1,8 @@
-"""A model measured here and now, in turns with whatever else can open its folder."""
+"""A model measured here and now, in turns with the other engines that are installed.
+
+transformers opens the model's folder as it is. For each of the others formats.py first writes it down anew, in the
+format that engine has for as many bits, into a folder that is gone in the end.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,18 +25,39 @@ from typing import Any
 from cutaway import hub
 from cutaway.errors import Failed, Misuse
 from cutaway.families import describe
-from cutaway.families.config import read_config
+from cutaway.families.config import QUANTIZE, bits_of, read_config
 from cutaway.model.spec import Mel, Seq2Seq, Transformer
 from cutaway.tasks import IS
 
-from .processes import OURS, Process, python_of
+from .processes import OURS, Process, last_words, python_of, surroundings
 
 TURNS, MOST, SPENT = 5, 25, 15.0  # so many turns at least; more, up to so many, until so many seconds are spent
 PROMPT, NEW, LONG = 32, 128, 512  # tokens, where the context has room for them
 PATIENCE, FEWEST = 4.0, 32  # seconds that an engine may write in a turn, unless these are fewer tokens
-#: Engines -> their modules. Only the first opens a folder of safetensors as it is.
-PEERS = {"transformers": "transformers", "llama.cpp": "llama_cpp", "CTranslate2": "ctranslate2", "OpenVINO": "openvino"}
-PEER = "transformers"
+FORMATS = Path(__file__).with_name("formats.py")
+WRITING = 12  # bytes for each parameter, of memory and of disk, that are safe to write another format with
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another engine: its module, what brings it, and which of its formats (formats.py) it takes for what ours is kept
+    in, as for float32 where that is not said; of none it opens the folder as it is."""
+
+    module: str
+    packages: str
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+
+PEERS = {
+    "transformers": Peer("transformers", "transformers"),
+    "llama.cpp": Peer(
+        "llama_cpp",
+        "llama-cpp-python gguf",
+        {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "q8_0", "int4": "q4_0"},
+    ),
+    "CTranslate2": Peer("ctranslate2", "ctranslate2", {"float32": "float32", "int8": "int8", "int4": "int8"}),
+    "OpenVINO": Peer("openvino", "openvino nncf", {"float32": "fp32", "int8": "int8", "int4": "int4"}),
+}
 
 Progress = Callable[[str], None]
 
@@ -114,6 +141,7 @@ def bench(
             f"{model} {IS[described.task]}, and only models that write a text are measured.",
             "Name one of those: cutaway models lists them.",
         )
+    python = sys.executable if environment is None else python_of(environment)
     there = engines_of(environment)
     begin = config.get("decoder_start_token_id") or 0
     asked = Turn(described, begin if isinstance(begin, int) else 0)
@@ -123,18 +151,28 @@ def bench(
     notes = _busy()
     with contextlib.ExitStack() as stack:
 
-        def start(engine: str, **options: Any) -> tuple[Process, Measured]:
+        def start(engine: str, its: Path = folder, **options: Any) -> tuple[Process, Measured]:
             progress(f"{engine} loads {model}")
-            process = Process(engine, folder, device=device, **options)
+            process = Process(engine, its, device=device, **options)
             stack.callback(process.close)
             return process, Measured(engine, **process.ready)
 
         ours, measured = start(OURS, dtype=dtype, quantize=quantize)
+        about = ours.ask({"about": long, "source": prompt if isinstance(described, Seq2Seq) else 0})
         running = [(ours, measured)]
-        if PEER in there:
-            python = sys.executable if environment is None else python_of(environment)
+        beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cutaway-bench-")))
+        for engine in _comparable(there, config, described.task, about["device"], notes):
+            formats = PEERS[engine].formats
             with _or_said(notes):
-                running.append(start(PEER, dtype="float32" if quantize else measured.dtype, python=python))
+                if formats:
+                    _room(engine, about["parameters"], beside)
+                    progress(f"{engine}: the model is written in its format")
+                    kind = formats.get(measured.dtype, formats["float32"])
+                    target = _written(engine, kind, folder, beside, python)
+                    running.append(start(engine, target, dtype=kind, threads=about["threads"], python=python))
+                else:
+                    same = "float32" if measured.dtype in QUANTIZE else measured.dtype
+                    running.append(start(engine, dtype=same, python=python))
         machine = Process("machine", folder, dtype=None if quantize else measured.dtype, device=device)
         stack.callback(machine.close)
         seen: list[dict[str, float]] = []
@@ -147,10 +185,9 @@ def bench(
         new = _turns(running, asked, between, notes, progress)
         for process, result in running:
             result.memory = process.ask({"memory": True})["bytes"]
-        about = ours.ask({"about": long, "source": prompt if isinstance(described, Seq2Seq) else 0})
     about["bytes_a_second"] = max(one["bytes_a_second"] for one in seen)
     about["operations_a_second"] = None if quantize else max(one["operations_a_second"] for one in seen)
-    notes += _needed(there, described.task)
+    notes += _left_out(there, described.task)
     return Bench(model, prompt, new, long, about, [result for _, result in running], notes, described.task)
 
 
@@ -220,20 +257,62 @@ def _turns(
 
 def engines_of(environment: Path | None) -> list[str]:
     """Which engines can be imported here, or in another environment. Raises Misuse where that is none."""
+    modules = {engine: peer.module for engine, peer in PEERS.items()}
     if environment is None:
-        return [engine for engine, module in PEERS.items() if importlib.util.find_spec(module) is not None]
+        return [engine for engine, module in modules.items() if importlib.util.find_spec(module) is not None]
     python = python_of(environment)
     if not python.is_file():
         raise Misuse(
             f"{environment} is no Python environment: there is no {python}.",
             f"Make one: python -m venv {environment}, and install transformers in it.",
         )
-    look = f"import importlib.util as u, json; print(json.dumps([e for e, m in {PEERS!r}.items() if u.find_spec(m)]))"
+    look = f"import importlib.util as u, json; print(json.dumps([e for e, m in {modules}.items() if u.find_spec(m)]))"
     done = subprocess.run([python, "-P", "-c", look], capture_output=True, text=True)
     if done.returncode:
         raise Failed(f"{python} does not run: {done.stderr.strip()[-200:]}", "Make the environment anew.")
     found: list[str] = json.loads(done.stdout)
     return found
+
+
+def _comparable(there: list[str], config: dict[str, Any], task: str, device: str, notes: list[str]) -> list[str]:
+    """Which of those can be given this model, where it is."""
+    if bits_of(config) is not None:
+        if there:
+            notes.append("No other engine reads a folder of cutaway quantize: nothing is compared.")
+        return []
+    apart = [engine for engine in there if PEERS[engine].formats]
+    if apart and (task != "continue" or device != "cpu"):
+        what = "on processors" if device != "cpu" else "with models that go on with a text"
+        notes.append(f"{_list(apart)} {_is(apart)} compared only {what}.")
+        return [engine for engine in there if engine not in apart]
+    return there
+
+
+def _room(engine: str, parameters: int, beside: Path) -> None:
+    """Raises Failed where there may be too little to write the model in another format."""
+    for free, where in ((_memory(), "memory"), (shutil.disk_usage(beside).free, str(beside.parent))):
+        if free is not None and free < WRITING * parameters:
+            need = f"{WRITING * parameters / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free in {where}"
+            raise Failed(f"{engine} is left out: to write {parameters:,} parameters in its format may take {need}.")
+
+
+def _memory() -> int | None:
+    """Bytes that a new process may have, where the system tells."""
+    told = Path("/proc/meminfo")
+    lines = told.read_text("utf-8").splitlines() if told.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _written(engine: str, kind: str, folder: Path, beside: Path, python: str | Path) -> Path:
+    """The model in one of an engine's own formats. Raises Failed where that can't be."""
+    target = beside / f"{engine}-{kind}"
+    command = [str(python), "-P", str(FORMATS), engine, kind, str(folder.absolute()), str(target)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", errors="replace", env=surroundings()
+    )
+    if done.returncode:
+        raise Failed(f"{engine} is left out: {last_words(done.stderr, done.returncode)}.")
+    return target
 
 
 def _busy() -> list[str]:
@@ -242,16 +321,21 @@ def _busy() -> list[str]:
     return [busy] if load > processors / 2 else []
 
 
-def _needed(there: list[str], task: str) -> list[str]:
-    """What would have to be there to compare with more, and what is not measured."""
-    missing = [] if PEER in there else [f"There is no {PEER} to compare with: pip install {PEER}, or --peers FOLDER."]
-    if task != "continue":
-        return [*missing, "Beams are not measured, nor what is done with a text or a sound before and after."]
-    return [
-        *missing,
-        "llama.cpp, CTranslate2 and OpenVINO open only files of their own formats; benchmarks/generate.py in Cutaway's "
-        "repository writes those and compares with them.",
-    ]
+def _left_out(there: list[str], task: str) -> list[str]:
+    """What is not compared because it is not there, and what is not measured."""
+    apart = [engine for engine in PEERS if engine not in there and (task == "continue" or not PEERS[engine].formats)]
+    packages = " ".join(PEERS[engine].packages for engine in apart)
+    notes = [f"{_list(apart)} {_is(apart)} not there to compare with: pip install {packages}, or --peers FOLDER."]
+    beams = ["Beams are not measured, nor what is done with a text or a sound before and after."]
+    return (notes if apart else []) + (beams if task != "continue" else [])
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _is(names: list[str]) -> str:
+    return "are" if len(names) > 1 else "is"
 
 
 @contextlib.contextmanager

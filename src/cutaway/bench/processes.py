@@ -23,9 +23,9 @@ def python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def surroundings(threads: int) -> dict[str, str]:
-    """What engines read from their environment. CTranslate2 leaves AVX-512 aside on AMD's processors unless told."""
-    variables = {"HF_HUB_OFFLINE": "1"}
+def surroundings(threads: int = 0) -> dict[str, str]:
+    """The environment of an engine's process. CTranslate2 leaves AVX-512 aside on AMD's processors unless told."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1"}
     if threads:
         variables["OMP_NUM_THREADS"] = str(threads)
     processor = Path("/proc/cpuinfo")
@@ -52,7 +52,7 @@ class Process:
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8",
-            env={**os.environ, **surroundings(threads)},
+            env=surroundings(threads),
         )  # fmt: skip
         try:
             self.ready: Mapping[str, Any] = self._answer()
@@ -88,20 +88,19 @@ class Process:
         return answer
 
     def _ended(self) -> Failed:
-        """With its last words."""
         self.errors.seek(0)
-        lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
-        code = self._process.wait()
-        said = lines[-1].rstrip(".") if lines and code >= 0 else _ending(code)
-        return Failed(f"{self.engine} stopped: {said}.")
+        return Failed(f"{self.engine} stopped: {last_words(self.errors.read(), self._process.wait())}.")
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):  # Windows has neither
             self._process.send_signal(getattr(signal, name))
 
 
-def _ending(code: int) -> str:
-    """How a process ended without a word."""
+def last_words(errors: str, code: int) -> str:
+    """How a process ended, as it said itself if it could: the first sentence of its last line."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    if code >= 0 and lines:
+        return lines[-1].partition(". ")[0].rstrip(".")
     if code >= 0:
         return f"it ended with {code}"
     if -code == getattr(signal, "SIGKILL", None):

@@ -2,8 +2,9 @@
 
     python worker.py ENGINE MODEL THREADS '{"dtype": ..., "quantize": ..., "device": ...}'
 
-Runs as a file, in whatever environment the engine is in, so nothing of Cutaway is imported here but by Cutaway;
-benchmarks/engines.py adds engines that the package does not know. 0 threads: as many as the engine takes. First it says
+Runs as a file, in whatever environment the engine is in, so nothing of Cutaway is imported here but by Cutaway. MODEL
+is a folder, or for an engine with formats of its own what formats.py made of it, and "dtype" is then which it is.
+0 threads: as many as the engine takes. First it says
 {"imports": s, "load": s, "version": "...", "dtype": "..."}: the seconds that its packages and the model took, and what
 was loaded; or {"refused": ...}, an error of Cutaway's, and ends. A question is a line of JSON, and so is its answer:
 
@@ -26,7 +27,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -154,6 +155,120 @@ class Transformers:
             return found
 
 
+class LlamaCpp:
+    """Through its C functions: the class that llama-cpp-python puts around them costs time for each token."""
+
+    CONTEXT, AT_ONCE = 1024, 512  # tokens: more than is asked for here
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import llama_cpp as c
+
+        self.c: Any = c
+        self.dtype = asked["dtype"]
+        c.llama_backend_init()
+        self.model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
+        settings = c.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = self.CONTEXT, self.AT_ONCE, self.AT_ONCE
+        settings.n_threads = settings.n_threads_batch = threads or os.cpu_count() or 1
+        self.context = c.llama_init_from_model(self.model, settings)
+        if self.model is None or self.context is None:
+            raise SystemExit(f"llama.cpp cannot load {path}.")
+        self.vocabulary = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
+        self.batch = c.llama_batch_init(self.AT_ONCE, 0, 1)
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
+        new, place = prompt, 0
+        for _ in range(count):
+            self.read(new, place, everywhere=False)
+            place += len(new)
+            logits = np.ctypeslib.as_array(self.c.llama_get_logits_ith(self.context, -1), (self.vocabulary,))
+            best = int(logits.argmax())
+            yield best
+            new = [best]
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
+        self.read(ids, 0, everywhere=True)
+        found = np.ctypeslib.as_array(self.c.llama_get_logits(self.context), (len(ids) * self.vocabulary,))
+        return found.reshape(len(ids), self.vocabulary).copy()
+
+    def read(self, ids: Sequence[int], place: int, everywhere: bool) -> None:
+        self.batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            self.batch.token[i], self.batch.pos[i] = token, place + i
+            self.batch.n_seq_id[i], self.batch.seq_id[i][0] = 1, 0
+            self.batch.logits[i] = everywhere or i == len(ids) - 1
+        if self.c.llama_decode(self.context, self.batch) != 0:
+            raise SystemExit("llama.cpp could not decode.")
+
+
+class CTranslate2:
+    """A model whose words are its ids (formats.py)."""
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import ctranslate2
+
+        self.dtype = asked["dtype"]
+        self.model: Any = ctranslate2.Generator(path, device="cpu", intra_threads=threads, compute_type=self.dtype)
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+        written = Streamed()
+
+        def put(step: Any) -> bool:
+            written.add(step.token_id)
+            return False
+
+        self.model.generate_batch(
+            [[str(i) for i in prompt]], beam_size=1, sampling_topk=1, max_length=count, min_length=count, end_token=[],
+            include_prompt_in_result=False, callback=put,
+        )  # fmt: skip
+        yield from written.replay()
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        found = self.model.forward_batch([[str(i) for i in ids]])
+        return np.array(found)[0]
+
+
+class OpenVINO:
+    """A stateful model asked step by step; its file brings the settings that formats.py chose."""
+
+    def __init__(self, path: str, threads: int, asked: Asked) -> None:
+        import openvino as ov
+
+        settings: Any = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        self.dtype = asked["dtype"]
+        if self.dtype == "fp32":  # where the processor has bfloat16, it would be used unasked
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        self.request = ov.Core().compile_model(Path(path, "model.xml"), "CPU", settings).create_infer_request()
+        self.ov = ov
+
+    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+        self.request.reset_state()
+        new, place = prompt, 0
+        for _ in range(count):
+            best = int(self.read(new, place, [len(new) - 1])[0].argmax())
+            yield best
+            place += len(new)
+            new = [best]
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        self.request.reset_state()
+        return self.read(ids, 0, range(len(ids))).copy()
+
+    def read(self, ids: Sequence[int], place: int, wanted: Sequence[int]) -> np.ndarray:
+        self.request.infer(
+            {
+                "input_ids": np.array([ids], np.int64),
+                "position_ids": np.arange(place, place + len(ids), dtype=np.int64)[None],
+                "wanted": np.array(wanted, np.int64),
+                "beam_idx": np.zeros(1, np.int32),
+            },
+            share_inputs=True,
+        )
+        return self.request.get_tensor("logits").data[0]
+
+
 class Machine:
     """No engine, but what it runs on."""
 
@@ -199,14 +314,19 @@ ENGINES: dict[str, type[Engine] | type[Machine]] = {
     "machine": Machine,
     "cutaway": Cutaway,
     "transformers": Transformers,
+    "llama.cpp": LlamaCpp,
+    "CTranslate2": CTranslate2,
+    "OpenVINO": OpenVINO,
 }
-
 
 #: What each imports, which is no part of its loading of a model.
 NEEDS = {
     "machine": ("torch", "cutaway.bench.limits"),
     "cutaway": ("torch", "cutaway.api"),
     "transformers": ("torch", "transformers"),
+    "llama.cpp": ("llama_cpp",),
+    "CTranslate2": ("ctranslate2",),
+    "OpenVINO": ("openvino",),
 }
 
 
@@ -309,7 +429,7 @@ def kernels() -> None:
 def version(name: str) -> str:
     """As the package says it."""
     module = sys.modules[NEEDS[name][-1].partition(".")[0]]
-    return str(getattr(module, "__version__", ""))
+    return str(getattr(module, "__version__", "")).partition("-")[0]  # OpenVINO adds where it was built
 
 
 if __name__ == "__main__":

@@ -6,18 +6,21 @@ import copy
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutaway.errors import Failed
 from cutaway.generate import beam, in_c, loop
 from cutaway.generate.batch import Batch, Request
 from cutaway.generate.in_c import InC as Engine
+from cutaway.generate.rules import Rules
 from cutaway.generate.sampler import Sampler
 from cutaway.model import spec
 from cutaway.model.attention import Attention
@@ -326,3 +329,45 @@ def test_few_numbers_are_one_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_c, "ALONE", 0)
     engine.read(IDS[:1])
     assert seen == [1, 2]
+
+
+class Awake(TorchDispatchMode):
+    """Notes what is worked out while PyTorch has more threads than one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_all: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        works = isinstance(found, Tensor) and func.overloadpacket.__name__ not in MOVES
+        if works and torch.get_num_threads() > 1:
+            self.by_all.append(func.overloadpacket.__name__)
+        return found
+
+
+MOVES = ("arange", "detach", "empty", "lift_fresh", "slice", "view")  # what only makes room, or looks
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_what_goes_before_a_run_wakes_no_thread_of_pytorch(machine: Transformer, two_threads: None) -> None:
+    """They stay awake on cores that the engine needs: a prompt took twice as long."""
+    with Awake() as awake:
+        engine = Engine(machine, CONTEXT)
+        engine.read(IDS)
+    assert awake.by_all == []
+    assert torch.get_num_threads() == 2
+
+
+def test_what_rules_make_of_logits_wakes_none_either(two_threads: None) -> None:
+    machine: Any = lively(DECODERS["llama"])
+    with Awake() as awake:
+        loop.generate(machine, IDS, rules=Rules(no_repeat_ngram_size=2), max_new_tokens=3).finish()
+    assert awake.by_all == []

@@ -13,6 +13,8 @@ from pathlib import Path
 import build_page
 import pytest
 
+from cutaway.bench import measure
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -84,12 +86,13 @@ def imported(folder: Path) -> set[str]:
     return {normal(PACKAGES.get(name, name)) for name in found - set(sys.stdlib_module_names) - ours}
 
 
-PACKAGES = {"PIL": "pillow"}  # what is imported under another name than its package's
+PACKAGES = {"PIL": "pillow", "llama_cpp": "llama-cpp-python"}  # what is imported under another name than its package's
 
 
-# `cutaway verify` and `bench` compare with a transformers that the user has, and training translators measures BLEU
-# with their sacrebleu; all say so where there is none.
-OPTIONAL = {"transformers", "sacrebleu"}
+# `cutaway verify` and `bench` compare with engines that the user has, and training translators measures BLEU with their
+# sacrebleu; all say so where there is none.
+PEERS = {package for peer in measure.PEERS.values() for package in peer.packages.split()}
+OPTIONAL = {*PEERS, "sacrebleu"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
@@ -119,9 +122,10 @@ def test_every_dependency_is_pinned_for_development_and_has_no_newest_version() 
     assert [requirement for requirement in requirements if re.search(r"<|==|~", requirement)] == []
 
 
-@pytest.mark.parametrize("script", ["formats", "engines"])
+@pytest.mark.parametrize("script", ["src/cutaway/bench/formats", "src/cutaway/bench/worker", "benchmarks/shapes"])
 def test_what_runs_in_the_peers_environment_needs_no_cutaway(script: str) -> None:
-    """Cutaway is not installed there (benchmarks/peers.py), though its worker lies beside (see engines.py)."""
-    importing = f"import sys; sys.modules['cutaway'] = None; import {script}"
-    done = subprocess.run([sys.executable, "-c", importing], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    """Cutaway is not installed there."""
+    folder, _, name = script.rpartition("/")
+    importing = f"import sys; sys.modules['cutaway'] = None; import {name}"
+    done = subprocess.run([sys.executable, "-c", importing], cwd=ROOT / folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -109,8 +109,8 @@ def gguf_of(model: Any) -> Gguf:
         value = tensor.numpy()
         if gpt2 and value.ndim == 2 and ".h." in name:
             value = value.T  # transformers keeps GPT-2's matrices the other way round
-        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            value = interleaved(value, heads if "q_proj" in name else config.num_key_value_heads)
+        if architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
+            value = interleaved(value, heads if ".q_proj." in name else config.num_key_value_heads)
         tensors[gguf_name(name, gpt2)] = value
     return Gguf(architecture, facts, tensors)
 
@@ -137,9 +137,9 @@ def slower_turns(rotary: Any, base: float, width: int) -> Tensors:
     return {} if np.allclose(slower, 1, rtol=1e-4) else {"rope_freqs.weight": slower.astype(np.float32)}
 
 
-def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp turns neighbouring pairs of a Llama's head where transformers turns its two halves."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def gguf_whole(folder: Path, target: Path) -> None:

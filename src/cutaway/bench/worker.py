@@ -176,7 +176,7 @@ class LlamaCpp:
         self.vocabulary = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
         self.batch = c.llama_batch_init(self.AT_ONCE, 0, 1)
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int | tuple[int, float]]:
         self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
         new, place = prompt, 0
         for _ in range(count):
@@ -212,7 +212,7 @@ class CTranslate2:
         self.dtype = asked["dtype"]
         self.model: Any = ctranslate2.Generator(path, device="cpu", intra_threads=threads, compute_type=self.dtype)
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int | tuple[int, float]]:
         written = Streamed()
 
         def put(step: Any) -> bool:
@@ -243,7 +243,7 @@ class OpenVINO:
         self.request = ov.Core().compile_model(Path(path, "model.xml"), "CPU", settings).create_infer_request()
         self.ov = ov
 
-    def tokens(self, prompt: list[int], count: int) -> Iterator[int]:
+    def tokens(self, prompt: list[int], count: int, *source: np.ndarray) -> Iterator[int | tuple[int, float]]:
         self.request.reset_state()
         new, place = prompt, 0
         for _ in range(count):

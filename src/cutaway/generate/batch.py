@@ -13,6 +13,7 @@ One thread owns a Batch. A request that fails ends with an event of its own; the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from torch import Tensor
 from cutaway.inputs.text import Tokenizer
 from cutaway.model.cache import in_common
 from cutaway.model.transformer import Transformer
+from cutaway.native.threads import one_thread
 
 from .engine import Engine, engine
 from .in_c import in_c
@@ -257,10 +259,11 @@ def score(logits: Tensor, ids: Sequence[int], top: int) -> list[Scored]:
     """Logits (T, V) and the token that came after each (at most T) -> their log-probabilities, and the ``top`` most
     probable tokens at each place."""
     logits = logits[: len(ids)]
-    shares = logits.log_softmax(-1)
     ranked: list[list[int]] = [[] for _ in ids]
-    if top:
-        ranked = shares.topk(min(top, shares.shape[1])).indices.tolist()
+    with one_thread() if len(ids) == 1 else contextlib.nullcontext():
+        shares = logits.log_softmax(-1)
+        if top:
+            ranked = shares.topk(min(top, shares.shape[1])).indices.tolist()
     return [
         Scored(id, float(row[id]), [(one, float(row[one])) for one in best])
         for id, row, best in zip(ids, shares, ranked, strict=True)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from cutaway.errors import Misuse
 from cutaway.model.transformer import Seq2Seq
+from cutaway.native.threads import one_thread
 
-from .engine import Engine, engine, one_thread
+from .engine import Engine, engine
 from .in_pytorch import InPyTorch
 from .loop import FinishReason, Machine, Source, encode, fit, memory_of
 from .rules import Rules

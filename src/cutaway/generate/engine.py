@@ -7,13 +7,11 @@ engine(machine, length, texts)
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from cutaway.model.transformer import Seq2Seq, Transformer
@@ -71,15 +69,3 @@ def engine(
     (1, S, D): what an encoder made, for all of them."""
     fast = in_c(machine, length, texts, chunk, memory)
     return InPyTorch(machine, length, texts, chunk, memory) if fast is None else fast
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """What PyTorch does in here takes one thread. It leaves more of them awake for a while after each of its
-    operations, on cores that others are about to need: an engine beside it, a browser."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

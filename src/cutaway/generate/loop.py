@@ -22,6 +22,7 @@ from cutaway.errors import Misuse
 from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
+from cutaway.native.threads import one_thread
 
 from .broken import broken
 from .engine import Engine, engine
@@ -282,7 +283,8 @@ def _allowed(logits: Floats, written: list[int], rules: Rules, eos: Collection[i
     """What the rules make of logits (V,)."""
     if rules == NO_RULES:
         return logits
-    allowed: Floats = rules(torch.from_numpy(logits)[None], [written], eos, start, last)[0].numpy()
+    with one_thread():
+        allowed: Floats = rules(torch.from_numpy(logits)[None], [written], eos, start, last)[0].numpy()
     return allowed
 
 

@@ -26,6 +26,8 @@ from cutaway.model.quantized import Quantized
 from cutaway.model.sublayer import Sublayer
 from cutaway.model.transformer import Seq2Seq, Transformer
 
+from .threads import one_thread
+
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
 ABREAST = 48  # inputs that meet a matrix of floats together, at most
 KINDS, QUANTIZED = {torch.float32: 0, torch.bfloat16: 1}, {8: 2, 4: 3}  # of matrices
@@ -137,17 +139,19 @@ class Program:
         op = COp(code=EMBED, width=its.width, matrices=1, scale=its.scale)
         op.matrix[0] = self._matrix(stem.tokens, None, self._x)
         if its.positions is not None:
-            length = self.length + its.positions.offset
-            table = (
-                sinusoids(torch.arange(self.length), its.width, torch.float32)
-                if stem.positions is None
-                else stem.positions.weight[:length].float()
-            )
-            op.table = _at(self._keep(table.contiguous()))
+            op.table = _at(self._keep(self._places(stem, its.positions.offset)))
             op.offset = 0 if stem.positions is None else its.positions.offset
         yield op
         if stem.norm is not None:
             yield self._norm(self._x, stem.norm, self._x)
+
+    @one_thread()
+    def _places(self, stem: Any, offset: int) -> Tensor:
+        """The vector of each position."""
+        if stem.positions is None:
+            return sinusoids(torch.arange(self.length), stem.stem.width, torch.float32).contiguous()
+        table: Tensor = stem.positions.weight[: self.length + offset]
+        return table.float().contiguous()
 
     def _block(self, block: Block, its: spec.Block) -> Iterable[COp]:
         attn, mlp = block.attn, block.mlp
@@ -182,11 +186,16 @@ class Program:
         to.k, to.v, to.relative = _at(k), _at(v), _at(self._relative)
         if its.rope is not None:
             if its.rope not in self._turns:
-                cos, sin = rotation(its.rope, torch.arange(self._slots), torch.float32)
-                self._turns[its.rope] = self._keep(cos.contiguous()), self._keep(sin.contiguous())
+                self._turns[its.rope] = self._angles(its.rope)
             cos, sin = self._turns[its.rope]
             to.cos, to.sin, to.rotated = _at(cos), _at(sin), its.rope.width
         yield op
+
+    @one_thread()
+    def _angles(self, rope: spec.Rope) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for each position: of so many, PyTorch would wake all its threads."""
+        cos, sin = rotation(rope, torch.arange(self._slots), torch.float32)
+        return self._keep(cos.contiguous()), self._keep(sin.contiguous())
 
     def _kind(self, attn: Attention) -> torch.dtype:
         """What keys and values are kept in."""
@@ -228,6 +237,7 @@ class Program:
         to.whole_norm, to.cache = its.qk_norm == "full", CACHES[keys.dtype]
         return op
 
+    @one_thread()
     @torch.no_grad()
     def _distances(self, relative: RelativeBias) -> Tensor:
         """What each distance back adds to a score, (H, S)."""

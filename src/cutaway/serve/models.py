@@ -455,7 +455,7 @@ def _first_run(model: Model) -> Record:
 
 def _few_threads(model: Model) -> contextlib.AbstractContextManager[None]:
     """One thread in there for a small machine."""
-    from ..generate.engine import one_thread
+    from ..native.threads import one_thread
 
     return one_thread() if model.nbytes < SMALL else contextlib.nullcontext()
 

@@ -833,8 +833,9 @@ def bench(
 ) -> None:
     """Measure how fast a model writes and reads, here and now.
 
-    Beside what this machine's memory and arithmetic allow, and beside
-    transformers where it is installed: each in a process of its own, in turns.
+    Beside what this machine's memory and arithmetic allow, and beside those of
+    transformers, llama.cpp, CTranslate2 and OpenVINO that are installed: each in
+    a process of its own, in turns.
     """
     from .bench.measure import bench as measure
     from .bench.report import lines

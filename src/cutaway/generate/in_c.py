@@ -21,6 +21,7 @@ from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
 from cutaway.native.program import KINDS, PANEL, Program
+from cutaway.native.threads import one_thread
 
 if TYPE_CHECKING:
     from .engine import Turn
@@ -103,6 +104,7 @@ class InC:
     def back(self, length: int, text: int = 0) -> None:
         self.lengths[text] = min(length, self.lengths[text])
 
+    @one_thread()
     def copy(self, text: int, to: int, length: int) -> None:
         if to != text:
             panels = -(-length // PANEL) * PANEL

@@ -499,6 +499,22 @@ INLINE float weight_at(int kind, const char *row, int64_t k) {
     return u.f;
 }
 
+/* Where the processor multiplies bfloat16 itself, what meets a matrix of it is rounded to it too, to even, alone and among
+   others; what is found stays float32. */
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+enum { HALVED = 1 };
+#else
+enum { HALVED = 0 };
+#endif
+
+void cutaway_halve(const float *x, float *out, int64_t width) {
+    for (int64_t k = 0; k < width; k++) {
+        union { float f; uint32_t i; } u = {x[k]};
+        u.i = x[k] == x[k] ? (u.i + 0x7fffu + (u.i >> 16 & 1)) & 0xffff0000u : 0x7fc00000u;
+        out[k] = u.f;
+    }
+}
+
 /* Of a panel's group of a quantised matrix. */
 INLINE int64_t group_bytes(int64_t kind) { return kind == INT8 ? ROWS8 : ROWS4; }
 
@@ -732,6 +748,24 @@ INLINE void across(int parts, int count, const float *w, int64_t columns, const 
     EACH(n) = 0; n < count; n++) EACH(i) = 0; i < parts; i++) store(out + n * ABREAST + LANES * i, sum[n * parts + i]);
 }
 
+/* The same of bfloat16: two numbers of each input lie together (K / 2, ABREAST), as two weights of a row do. */
+INLINE void across_pairs(int parts, int count, const char *w, int64_t columns, const uint32_t *x, float *out) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    __m512 sum[SIDE * STREAMS];
+    EACH(i) = 0; i < count * parts; i++) sum[i] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < columns; k += 2, x += ABREAST) {
+        __m512i inputs[SIDE];
+        EACH(i) = 0; i < parts; i++) inputs[i] = _mm512_loadu_si512(x + i * LANES);
+        EACH(n) = 0; n < count; n++) {
+            __m512i weights = _mm512_set1_epi32(four((const int8_t *)w + 2 * (n * columns + k)));
+            EACH(i) = 0; i < parts; i++)
+                sum[n * parts + i] = _mm512_dpbf16_ps(sum[n * parts + i], (__m512bh)inputs[i], (__m512bh)weights);
+        }
+    }
+    EACH(n) = 0; n < count; n++) EACH(i) = 0; i < parts; i++) _mm512_storeu_ps(out + n * ABREAST + LANES * i, sum[n * parts + i]);
+#endif
+}
+
 /* ------------------------------------------------------------------ a matrix, its bias and what follows */
 
 /* `found` (rows, panels * 16) and, where a gate is, `second`: bias, activation, gate, scale; then to the output. The
@@ -816,13 +850,27 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     }
 }
 
+/* Input `m`, or nothing, beside the others that it lies among: number by number, or by two numbers in bfloat16. */
+INLINE void lay(const float *x, int64_t m, int64_t width, int pairs, float *to) {
+    float *floats = to + m / ABREAST * width * ABREAST + m % ABREAST;
+    uint32_t *two = (uint32_t *)to + m / ABREAST * (width / 2) * ABREAST + m % ABREAST;
+    for (int64_t k = 0; k < width && !pairs; k++) floats[k * ABREAST] = x ? x[k] : 0;
+    for (int64_t k = 0; k < width && pairs; k += 2) {
+        uint32_t each[2] = {0, 0};
+        if (x) memcpy(each, x + k, sizeof each);
+        two[k / 2 * ABREAST] = each[0] >> 16 | (each[1] & 0xffff0000u);
+    }
+}
+
 /* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same. */
 static void linear(Thread *me, const Op *op) {
     const Batch *batch = me->batch;
     int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
     int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
-    int many = !kept && rows > BESIDE, few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
+    int halves = HALVED && op->matrix[0].kind == BFLOAT16, many = !kept && rows > BESIDE;
+    int pairs = halves && many && width % 2 == 0;
+    int few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
     int wider = op->matrix[0].kind == INT4 && !few && !PAIRS;
     int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : SIGNED ? 0 : 128;
     float *floats = batch->floats, *scales = batch->scales;
@@ -846,16 +894,15 @@ static void linear(Thread *me, const Op *op) {
             const float *x = input(op, batch, m);
             float *y = alone ? floats : many ? (float *)scratch : floats + m * (kept ? padded : width);
             if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
+            if (halves) cutaway_halve(x, y, width), x = y;
             if (quantised) quantise(x, width, off, bytes + m * padded, scales + m * groups, sums + m * groups);
-            else if (many)
-                for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = x[k];
+            else if (many) lay(x, m, width, pairs, floats);
             else if (x != y) memcpy(y, x, width * sizeof(float));
             if (kept && !quantised) memset(y + width, 0, (padded - width) * sizeof(float));
         }
     if (!alone) {
         if (many && me->thread == 0)
-            for (int64_t m = rows; m % ABREAST; m++)
-                for (int64_t k = 0; k < width; k++) floats[(m / ABREAST * width + k) * ABREAST + m % ABREAST] = 0;
+            for (int64_t m = rows; m % ABREAST; m++) lay(0, m, width, pairs, floats);
         meet(me);
     }
 
@@ -915,8 +962,8 @@ static void linear(Thread *me, const Op *op) {
                 m += some;
             }
         } else if (many) {
-            const float *lying[2];
-            for (int b = 0; b < both; b++) {
+            const float *lying[2] = {0, 0};
+            for (int b = 0; b < both && !pairs; b++) {
                 lying[b] = (const float *)matrix[b].data + first * width;
                 if (matrix[b].kind == FLOAT32) continue;
                 float *widened = (float *)scratch + b * PANEL * width; /* for many inputs to come */
@@ -928,9 +975,15 @@ static void linear(Thread *me, const Op *op) {
                 float turned[2 * ABREAST][PANEL];
                 for (int b = 0; b < both; b++) {
                     const float *w = lying[b], *x = floats + m * width;
+                    const char *halved = (const char *)matrix[b].data + 2 * first * width;
+                    const uint32_t *two = (const uint32_t *)floats + m * (width / 2);
                     float *to = found + b * 64 * ABREAST;
                     int64_t n = 0;
-#define ACROSS(i, c) across(i, c, w + n * width, width, x, to + n * ABREAST)
+#define ACROSS(i, c)                                                                                                   \
+    do {                                                                                                               \
+        if (pairs) across_pairs(i, c, halved + 2 * n * width, width, two, to + n * ABREAST);                           \
+        else across(i, c, w + n * width, width, x, to + n * ABREAST);                                                  \
+    } while (0)
 #define ACROSS_SIDES(c)                                                                                                \
     do {                                                                                                               \
         if (some * 3 > 2 * ABREAST) ACROSS(SIDE, c);                                                                   \
@@ -1281,6 +1334,9 @@ void cutaway_run(Pool *pool, const Op *ops, int64_t count, const Batch *batch) {
     change(pool, &pool->run);
     walk(pool, 0);
 }
+
+/* Are inputs of matrices in bfloat16 rounded to it? */
+int cutaway_halves(void) { return HALVED; }
 
 /* The sizes of the structs, for Python to compare with its own. */
 void cutaway_sizes(int64_t *sizes) {

@@ -2,8 +2,8 @@
 
 In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit). In bfloat16 the weights are that, and
 where the processor multiplies it itself, what meets them is rounded to it (0.2 % of the largest logit); what they make
-stays float32, where PyTorch rounds it at every step. With a quantised machine it differs by what is lost where inputs of
-its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text gives the same bits
+stays float32, where PyTorch rounds it at every step. With a quantised machine it differs by what is lost where inputs
+of its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text gives the same bits
 alone, in pieces of any size, and among others.
 """
 

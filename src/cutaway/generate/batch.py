@@ -135,7 +135,8 @@ class Batch:
     def _read(self, turns: list[tuple[_Writing, int, list[int]]]) -> list[Event]:
         """What is new of some, each in its place, in one run."""
         events = []
-        read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns])
+        prompts = {slot for writing, slot, _ in turns if writing.reading and not writing.scores}
+        read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns], prompts)
         for (writing, slot, ids), logits in zip(turns, read, strict=True):
             self._held[slot].extend(ids)
             event = writing.take(ids, torch.from_numpy(logits.astype(np.float64)))

@@ -7,7 +7,7 @@ engine(machine, length, texts)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +36,13 @@ class Engine(Protocol):
     def lengths(self) -> Sequence[int]: ...
 
     def read(self, ids: Sequence[int], text: int = 0) -> Logits:
-        """Logits (V,) after the last of ``ids``, which follow what the text has been given so far; they stand until the
-        next call. Raises ValueError for no ids, and for more than there is room for."""
+        """Logits (V,) after the last of ``ids``, which follow what the text has been given so far, several of them as a
+        prompt; they stand until the next call. Raises ValueError for no ids, and for more than there is room for."""
         ...
 
-    def together(self, turns: Sequence[Turn]) -> Sequence[Logits]:
-        """Of some texts what is new: logits (T, V) each where all are wanted, else (1, V) after the last. Raises
+    def together(self, turns: Sequence[Turn], prompts: Collection[int] = ()) -> Sequence[Logits]:
+        """Of some texts what is new: logits (T, V) each where all are wanted, else (1, V) after the last. ``prompts``:
+        the texts of which this is a part of the prompt, which may be read in the weights' own precision. Raises
         ValueError for more tokens than there is room for."""
         ...
 

@@ -1,16 +1,16 @@
 """The fast way of reading: a decoder as a list of operations in C, with caches that stay where they are.
 
-In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit). In bfloat16 the weights are that, and
-where the processor multiplies it itself, what meets them is rounded to it (0.2 % of the largest logit); what they make
-stays float32, where PyTorch rounds it at every step. With a quantised machine it differs by what is lost where inputs
-of its matrices take 8 bits (about a percent). There each row's arithmetic is its own: the same text gives the same bits
-alone, in pieces of any size, and among others.
+In float32 it differs from PyTorch by rounding alone (1e-6 of the largest logit). In bfloat16 only the weights are that:
+what they make stays float32, where PyTorch rounds it at every step; and where the processor multiplies bfloat16 itself,
+what of a prompt meets the matrices of the blocks is rounded to it (0.2 % of the largest logit). With a quantised
+machine it differs by what is lost where inputs of its matrices take 8 bits (about a percent). There each row's
+arithmetic is its own: the same text gives the same bits alone, in pieces of any size, and among others.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,17 +78,19 @@ class InC:
             part = ids[start : start + rows]
             begun = self.lengths[text]
             wanted = [len(part) - 1] if start + rows >= len(ids) else []
-            logits = self._run(part, range(begun, begun + len(part)), [text] * len(part), wanted)
+            prompts = len(part) if len(ids) > 1 else 0
+            logits = self._run(part, range(begun, begun + len(part)), [text] * len(part), wanted, prompts)
             self.lengths[text] += len(part)
         return logits[0]
 
-    def together(self, turns: Sequence[Turn]) -> list[npt.NDArray[np.float32]]:
+    def together(self, turns: Sequence[Turn], prompts: Collection[int] = ()) -> list[npt.NDArray[np.float32]]:
+        in_order = sorted(turns, key=lambda turn: turn[0] not in prompts)
         ids: list[int] = []
         positions: list[int] = []
         texts: list[int] = []
         wanted: list[int] = []
         ends = []
-        for text, new, whole in turns:
+        for text, new, whole in in_order:
             begun = self.lengths[text]
             if not new or begun + len(new) > self.length or len(ids) + len(new) > self._program.rows:
                 raise ValueError(f"{len(new)} tokens do not go after {begun} of text {text}, or not into this run")
@@ -97,10 +99,12 @@ class InC:
             positions += range(begun, begun + len(new))
             texts += [text] * len(new)
             ends.append(len(wanted))
-        logits = self._run(ids, positions, texts, wanted) if ids else np.empty((0, 0), np.float32)
+        of_prompts = sum(len(new) for text, new, _ in turns if text in prompts)
+        logits = self._run(ids, positions, texts, wanted, of_prompts) if ids else np.empty((0, 0), np.float32)
         for text, new, _ in turns:
             self.lengths[text] += len(new)
-        return [logits[start:end] for start, end in itertools.pairwise([0, *ends])]
+        parts = {turn[0]: logits[a:b] for turn, (a, b) in zip(in_order, itertools.pairwise([0, *ends]), strict=True)}
+        return [parts[text] for text, _, _ in turns]
 
     def back(self, length: int, text: int = 0) -> None:
         self.lengths[text] = min(length, self.lengths[text])
@@ -136,9 +140,14 @@ class InC:
         self.lengths = [self.lengths[text] for text in texts]
 
     def _run(
-        self, ids: Sequence[int], positions: Iterable[int], texts: Iterable[int], wanted: Sequence[int]
+        self,
+        ids: Sequence[int],
+        positions: Iterable[int],
+        texts: Iterable[int],
+        wanted: Sequence[int],
+        prompts: int,
     ) -> npt.NDArray[np.float32]:
-        batch = self._program.fill(ids, positions, texts, wanted)
+        batch = self._program.fill(ids, positions, texts, wanted, prompts)
         few = batch.rows * self._program.numbers < ALONE
         self._library.run(self._program.ops, batch, 1 if few else self._threads)
         return self._program.logits[: len(wanted)].numpy()

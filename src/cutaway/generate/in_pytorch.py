@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,7 +70,7 @@ class InPyTorch:
         return logits
 
     @torch.inference_mode()
-    def together(self, turns: Sequence[Turn]) -> list[Logits]:
+    def together(self, turns: Sequence[Turn], prompts: Collection[int] = ()) -> list[Logits]:
         lengths = self.lengths
         for text, new, _ in turns:
             if not new or lengths[text] + len(new) > self.length:

@@ -115,7 +115,7 @@ typedef struct {
 } Op;
 
 typedef struct {
-    int64_t rows, wanted;
+    int64_t rows, wanted, prompts;              /* the first rows are prompts' */
     const int32_t *ids, *positions, *sequences; /* (M,) */
     const int32_t *picked;                      /* (wanted,): the rows that a picking operation reads */
     float *floats;                              /* shared by the threads: (M, K) */
@@ -499,8 +499,8 @@ INLINE float weight_at(int kind, const char *row, int64_t k) {
     return u.f;
 }
 
-/* Where the processor multiplies bfloat16 itself, what meets a matrix of it is rounded to it too, to even, alone and among
-   others; what is found stays float32. */
+/* Where the processor multiplies bfloat16 itself, what of a prompt meets a matrix of it is rounded to it too, to even; what
+   is found stays float32. */
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 enum { HALVED = 1 };
 #else
@@ -863,13 +863,12 @@ INLINE void lay(const float *x, int64_t m, int64_t width, int pairs, float *to) 
 }
 
 /* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same. */
-static void linear(Thread *me, const Op *op) {
+static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int pairs) {
     const Batch *batch = me->batch;
-    int64_t rows = op->picked ? batch->wanted : batch->rows, width = op->width;
+    int64_t width = op->width;
     int64_t groups = (width + GROUP - 1) / GROUP, padded = groups * GROUP;
-    int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1;
-    int halves = HALVED && op->matrix[0].kind == BFLOAT16, many = !kept && rows > BESIDE;
-    int pairs = halves && many && width % 2 == 0;
+    int kept = op->matrix[0].kind >= INT8, quantised = kept && !op->exact, alone = rows == 1 && !pairs;
+    int many = pairs || (!kept && rows > BESIDE);
     int few = rows <= (REGISTERS == 32 ? 2 * TILE : TILE);
     int wider = op->matrix[0].kind == INT4 && !few && !PAIRS;
     int32_t off = op->matrix[0].kind == INT4 && !wider ? 8 : SIGNED ? 0 : 128;
@@ -891,10 +890,10 @@ static void linear(Thread *me, const Op *op) {
     int64_t shares = (rows + share - 1) / share;
     for (int64_t some = alone ? 0 : take(me, shares); some < shares; some = alone ? shares : take(me, shares))
         for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
-            const float *x = input(op, batch, m);
+            const float *x = input(op, batch, from + m);
             float *y = alone ? floats : many ? (float *)scratch : floats + m * (kept ? padded : width);
             if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
-            if (halves) cutaway_halve(x, y, width), x = y;
+            if (pairs) cutaway_halve(x, y, width), x = y;
             if (quantised) quantise(x, width, off, bytes + m * padded, scales + m * groups, sums + m * groups);
             else if (many) lay(x, m, width, pairs, floats);
             else if (x != y) memcpy(y, x, width * sizeof(float));
@@ -925,9 +924,9 @@ static void linear(Thread *me, const Op *op) {
                         product(matrix + b, (first + n) / PANEL, 1, 0, all_rows, bytes, scales, sums, 0, to);
                     }
                     if (!alone)
-                        finish(op, matrix, 0, rows, first + n, left - n < PANEL ? left - n : PANEL, found, found + 64 * 4, PANEL);
+                        finish(op, matrix, from, rows, first + n, left - n < PANEL ? left - n : PANEL, found, found + 64 * 4, PANEL);
                 }
-                if (alone) finish(op, matrix, 0, 1, first, left, found, found + 64 * 4, 0);
+                if (alone) finish(op, matrix, from, 1, first, left, found, found + 64 * 4, 0);
                 continue;
             }
             const uint8_t *wide[2] = {0, 0};
@@ -949,7 +948,7 @@ static void linear(Thread *me, const Op *op) {
                 }
                 for (int b = 0; b < both; b++)
                     product(matrix + b, first / PANEL, panels, m, some, bytes, scales, sums, wide[b], found + b * 64 * TILE);
-                finish(op, matrix, m, some, first, left, found, found + 64 * TILE, panels * PANEL);
+                finish(op, matrix, from + m, some, first, left, found, found + 64 * TILE, panels * PANEL);
             }
         } else if (kept) {
             int64_t stride = groups * group_bytes(matrix->kind);
@@ -958,7 +957,7 @@ static void linear(Thread *me, const Op *op) {
                 for (int64_t n = 0; n < left; n += PANEL)
                     exact(some, matrix->kind, (const uint8_t *)matrix->data + (first + n) / PANEL * stride, groups,
                           floats + m * padded, padded, found + n, 2 * PANEL);
-                finish(op, matrix, m, some, first, left, found, 0, 2 * PANEL);
+                finish(op, matrix, from + m, some, first, left, found, 0, 2 * PANEL);
                 m += some;
             }
         } else if (many) {
@@ -995,7 +994,7 @@ static void linear(Thread *me, const Op *op) {
                     for (int64_t j = 0; j < some; j++)
                         for (int64_t i = 0; i < left; i++) turned[b * ABREAST + j][i] = to[i * ABREAST + j];
                 }
-                finish(op, matrix, m, some, first, left, turned[0], turned[ABREAST], PANEL);
+                finish(op, matrix, from + m, some, first, left, turned[0], turned[ABREAST], PANEL);
             }
         } else {
             for (int64_t m = 0; m < rows;) {
@@ -1019,11 +1018,20 @@ static void linear(Thread *me, const Op *op) {
         }
                     ALONG(BESIDE, REGISTERS / 16) ALONG(BESIDE, 1) ALONG(4, REGISTERS / 8) ALONG(4, 1) ALONG(2, 4) ALONG(2, 1)
                 }
-                finish(op, matrix, m, some, first, left, found, found + 32 * BESIDE, 32);
+                finish(op, matrix, from + m, some, first, left, found, found + 32 * BESIDE, 32);
                 m += some;
             }
         }
     }
+}
+
+/* The rows of prompts in bfloat16, where the processor multiplies that itself; then those that are read as they are. */
+static void linear(Thread *me, const Op *op) {
+    int64_t rows = op->picked ? me->batch->wanted : me->batch->rows, prompts = op->picked ? 0 : me->batch->prompts;
+    if (!HALVED || op->matrix[0].kind != BFLOAT16 || op->width % 2) prompts = 0;
+    if (prompts) some_rows(me, op, 0, prompts, 1);
+    if (prompts && prompts < rows) meet(me);
+    if (prompts < rows) some_rows(me, op, prompts, rows - prompts, 0);
 }
 
 /* ------------------------------------------------------------------ attention */
@@ -1335,7 +1343,7 @@ void cutaway_run(Pool *pool, const Op *ops, int64_t count, const Batch *batch) {
     walk(pool, 0);
 }
 
-/* Are inputs of matrices in bfloat16 rounded to it? */
+/* Are prompts rounded where they meet matrices in bfloat16? */
 int cutaway_halves(void) { return HALVED; }
 
 /* The sizes of the structs, for Python to compare with its own. */

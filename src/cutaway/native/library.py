@@ -103,7 +103,7 @@ class Library:
         library.cutaway_pool.restype = ctypes.c_void_p
         library.cutaway_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(COp), ctypes.c_int64, ctypes.POINTER(CBatch)]
         library.cutaway_run.restype = None
-        self.halves = bool(library.cutaway_halves())  # inputs of matrices in bfloat16 are rounded to it
+        self.halves = bool(library.cutaway_halves())  # prompts are rounded where they meet bfloat16
         self._pools: dict[tuple[int, int], int] = {}
         self._turn = threading.Lock()
 

@@ -68,7 +68,7 @@ class COp(ctypes.Structure):
 
 class CBatch(ctypes.Structure):
     _fields_ = [
-        ("rows", _whole), ("wanted", _whole),
+        ("rows", _whole), ("wanted", _whole), ("prompts", _whole),
         *((n, _pointer) for n in ("ids", "positions", "sequences", "picked", "floats", "bytes", "scales", "sums")),
         ("scratch", _whole),
     ]  # fmt: skip
@@ -115,13 +115,19 @@ class Program:
     # ------------------------------------------------------------------ one run
 
     def fill(
-        self, ids: Sequence[int], positions: Iterable[int], sequences: Iterable[int], wanted: Sequence[int]
+        self,
+        ids: Sequence[int],
+        positions: Iterable[int],
+        sequences: Iterable[int],
+        wanted: Sequence[int],
+        prompts: int = 0,
     ) -> CBatch:
-        """The rows of the next run: token, position and text of each, and those of which logits are wanted."""
+        """The rows of the next run: token, position and text of each, and those of which logits are wanted. The first
+        ``prompts`` of them are a prompt's."""
         count, batch = len(ids), self.batch
         self.ids[:count], self.picked[: len(wanted)] = ids, wanted
         self.positions[:count], self.sequences[:count] = list(positions), list(sequences)
-        batch.rows, batch.wanted = count, len(wanted)
+        batch.rows, batch.wanted, batch.prompts = count, len(wanted), prompts
         return batch
 
     def _batch(self, widest: int) -> None:

@@ -322,7 +322,8 @@ def test_a_machine_in_bfloat16(name: str, size: int) -> None:
 
 
 def test_a_prompt_in_bfloat16_is_read_the_same_in_pieces_and_among_others() -> None:
-    """To the last bit, as long as it is a prompt; and who goes on beside it does so as ever."""
+    """To the last bit where prompts are rounded, else by sums in another order; and who goes on beside it does so as
+    ever."""
     machine, _ = in_bfloat16("llama")
     assert isinstance(machine, Transformer)
 
@@ -336,7 +337,7 @@ def test_a_prompt_in_bfloat16_is_read_the_same_in_pieces_and_among_others() -> N
     among.together([(0, IDS[:9], False), (1, [IDS[9]], False)], prompts={0})
     found = among.together([(1, [IDS[10]], False), (0, IDS[9:15], False), (2, IDS[3:7], False)], prompts={0, 2})[0]
     among.together([(0, IDS[15:16], False)], prompts={0})
-    assert torch.equal(keys(among, 0), keys(alone, 0))
+    assert torch.allclose(keys(among, 0), keys(alone, 0), rtol=0, atol=0 if library.load().halves else 1e-5)
     beside = Engine(machine, CONTEXT)
     for part in (IDS[:9], IDS[9:10], IDS[10:11]):
         expected = beside.read(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 import torch
@@ -130,9 +130,9 @@ def counted(batch: Batch) -> list[tuple[int, int]]:
     """(place, tokens) of everything the batch reads from now on."""
     read, count = batch._engine.together, list[tuple[int, int]]()
 
-    def reading(turns: Sequence[Turn]) -> object:
+    def reading(turns: Sequence[Turn], prompts: Collection[int]) -> object:
         count.extend((slot, len(ids)) for slot, ids, _ in turns)
-        return read(turns)
+        return read(turns, prompts)
 
     batch._engine.together = reading  # type: ignore[method-assign, assignment]
     return count

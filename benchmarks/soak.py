@@ -39,8 +39,8 @@ GROWTH = 4 << 10  # bytes a request may cost for good: well under one record, we
 SAMPLES = 10
 FULL = 40  # long runs: as many as fill what the worker keeps of past ones
 API_GROWTH = 1 << 10  # as GROWTH, of requests of which nothing is kept
-JUDGED = 2_000  # requests from which on the last samples tell of growth, and the machine may be taken to be ours
-HEALTH_MS, AT_ALL_MS = 50, 1_000
+JUDGED = 2_000  # requests from which on the last samples tell of growth
+HEALTH_MS = 50
 ABREAST = 8  # short requests at a time
 
 
@@ -190,7 +190,7 @@ def probe(port: int, until: Any, took: Any) -> None:
     took.put(found)
 
 
-def streams(server: Api, count: int, tokens: int, health_ms: float) -> bool:
+def streams(server: Api, count: int, tokens: int) -> bool:
     """Many clients at once, each with a seed and a length of prompt of its own. Is all as it should be?"""
     import cutaway
 
@@ -221,7 +221,7 @@ def streams(server: Api, count: int, tokens: int, health_ms: float) -> bool:
         f"longest {health[-1]:.1f} ms",
         flush=True,
     )
-    return same == count and p95 < health_ms
+    return same == count and p95 < HEALTH_MS
 
 
 def short(server: Api, number: int) -> None:
@@ -245,7 +245,7 @@ def short(server: Api, number: int) -> None:
 def soak_api(model: str, requests: int, clients: int, tokens: int) -> int:
     server = Api(model)
     try:
-        good = streams(server, clients, tokens, HEALTH_MS if requests >= JUDGED else AT_ALL_MS)
+        good = streams(server, clients, tokens)
         samples = []
         print(f"{'requests':>9}{'server MB':>11}{'fds':>5}{'worker MB':>11}{'fds':>5}{'each ms':>9}")
         with ThreadPoolExecutor(ABREAST) as pool:

@@ -27,11 +27,11 @@ def test_who_has_left_is_written_for_no_longer() -> None:
     for _ in range(20):
         said.get(timeout=30)
     desk.leave(1)
-    after = 0
+    after = -said.qsize()  # what was said before it heard: on busy cores this thread may have come to it late
     while "cancelled" not in (message := said.get(timeout=30)):
         assert "part" in message
         after += 1
-    assert after < 2400  # of 4,800: what was said before this thread had its turn, and the step under way
+    assert after < 200  # of 4,800: the step under way
     assert desk._tickets == {}
     desk.take(Reply(2, said.put), openai.completion(body.replace(b"400", b"2"), Limits()).work)
     while "answer" not in (message := said.get(timeout=30)):

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 @linux
 @pytest.mark.skipif(not hub.bundled(), reason="no model is bundled in this checkout")
 def test_streams_are_as_alone_health_is_answered_and_nothing_leaks() -> None:
-    command = [sys.executable, str(SCRIPT), "--api", "--requests", "200", "--tokens", "60"]
+    command = [sys.executable, str(SCRIPT), "--api", "--requests", "200"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "32 of 32 as alone" in done.stdout

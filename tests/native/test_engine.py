@@ -321,15 +321,17 @@ def test_a_machine_in_bfloat16(name: str, size: int) -> None:
     assert 1e-5 < exact < 1e-2
 
 
+def keys(engine: Engine, count: int) -> Tensor:
+    """Those of the first text's first tokens, in the second block."""
+    panel = engine._program.caches[2][0, :, :16]  # (G, 16, E), which is (G, E, 16) in truth
+    return panel.reshape(len(panel), -1, 16)[..., :count]
+
+
 def test_a_prompt_in_bfloat16_is_read_the_same_in_pieces_and_among_others() -> None:
     """To the last bit where prompts are rounded, else by sums in another order; and who goes on beside it does so as
     ever."""
     machine, _ = in_bfloat16("llama")
     assert isinstance(machine, Transformer)
-
-    def keys(engine: Engine, text: int) -> Tensor:
-        return engine._program.caches[2][text, :, :16].clone()  # of the second block
-
     alone = Engine(machine, CONTEXT)
     alone.read(IDS[:16])
     among = Engine(machine, CONTEXT, texts=3)
@@ -337,7 +339,7 @@ def test_a_prompt_in_bfloat16_is_read_the_same_in_pieces_and_among_others() -> N
     among.together([(0, IDS[:9], False), (1, [IDS[9]], False)], prompts={0})
     found = among.together([(1, [IDS[10]], False), (0, IDS[9:15], False), (2, IDS[3:7], False)], prompts={0, 2})[0]
     among.together([(0, IDS[15:16], False)], prompts={0})
-    assert torch.allclose(keys(among, 0), keys(alone, 0), rtol=0, atol=0 if library.load().halves else 1e-5)
+    assert torch.allclose(keys(among, 16), keys(alone, 16), rtol=0, atol=0 if library.load().halves else 1e-5)
     beside = Engine(machine, CONTEXT)
     for part in (IDS[:9], IDS[9:10], IDS[10:11]):
         expected = beside.read(part)
@@ -348,7 +350,7 @@ def test_texts_in_bfloat16_are_written_as_alone() -> None:
     """Whose prompt is read in pieces, or shared, or while others write."""
     machine, _ = in_bfloat16("llama")
     assert isinstance(machine, Transformer)
-    texts = [IDS[:20], IDS[:20], IDS[:19], IDS[3:12], IDS[:2]]
+    texts = [IDS[:20], IDS[:20], IDS[:19], IDS[3:12], IDS[:2], IDS[4:5]]
 
     def asked(number: int) -> dict[str, Any]:
         return {"sampler": Sampler(temperature=1.5), "max_new_tokens": 20, "seed": number}
@@ -366,6 +368,20 @@ def test_texts_in_bfloat16_are_written_as_alone() -> None:
             assert event.error is None
             written.setdefault(numbers[event.handle], []).append(event.token)  # type: ignore[arg-type]
     assert [written[number] for number in range(len(texts))] == alone
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_prompt_in_bfloat16_is_one_to_a_batch_as_to_a_text_alone(count: int) -> None:
+    """The keys of the second block are the same to the last bit; a prompt of one token is a step to both."""
+    machine, _ = in_bfloat16("llama")
+    assert isinstance(machine, Transformer)
+    alone = Engine(machine, CONTEXT)
+    alone.read(IDS[:count])
+    batch = Batch(machine, None)
+    batch.submit(Request(tuple(IDS[:count]), max_new_tokens=1))
+    batch.step()
+    assert isinstance(batch._engine, Engine)
+    assert torch.equal(keys(batch._engine, count), keys(alone, count))
 
 
 def rounded(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

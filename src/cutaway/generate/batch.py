@@ -135,7 +135,7 @@ class Batch:
     def _read(self, turns: list[tuple[_Writing, int, list[int]]]) -> list[Event]:
         """What is new of some, each in its place, in one run."""
         events = []
-        prompts = {slot for writing, slot, _ in turns if writing.reading and not writing.scores}
+        prompts = {slot for writing, slot, _ in turns if writing.reads_a_prompt}
         read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns], prompts)
         for (writing, slot, ids), logits in zip(turns, read, strict=True):
             self._held[slot].extend(ids)
@@ -203,6 +203,11 @@ class _Writing:
     def scores(self) -> bool:
         """Are logits wanted after each token that is read, and not only after the last?"""
         return self.reading and self.request.score
+
+    @property
+    def reads_a_prompt(self) -> bool:
+        """Is what it reads a prompt to the engine, as a whole, whatever is left of it? One token is a step."""
+        return self.reading and not self.scores and len(self.request.ids) > 1
 
     def end(self) -> None:
         """Let go of what it read with. A generator in the middle holds itself: its tensors would stay until the oldest

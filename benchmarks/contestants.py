@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from pathlib import Path
 
 from peers import installed
 
-from cutaway.bench.measure import FORMATS, PEERS
+from cutaway.bench import measure
+from cutaway.bench.measure import PEERS
 from cutaway.bench.processes import OURS, Process, python_of
 from cutaway.errors import Failed
 
-HERE = Path(__file__).resolve().parent
 DTYPES = {"fp32": "float32", "int8": "int8", "int4": "int4"}
 
 
@@ -30,11 +29,6 @@ class Contestant:
     @property
     def name(self) -> str:
         return f"{self.engine} {self.format or self.precision}"
-
-    @property
-    def file(self) -> str:
-        """What its model is called among those of its shape."""
-        return f"{self.engine}-{self.format}"
 
 
 def _all() -> list[Contestant]:
@@ -66,18 +60,16 @@ def present(wanted: list[Contestant], environment: Path) -> list[Contestant]:
     return taking
 
 
-def write(environment: Path, script: Path, *arguments: str | Path) -> None:
-    """What a script writes in the peers' environment, last named of its arguments, if it is not there yet."""
-    target = Path(arguments[-1])
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"writing {target.parent.name}/{target.name}", file=sys.stderr, flush=True)
-    python = python_of(environment) if python_of(environment).exists() else sys.executable
-    command = [str(python), str(script), *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}\n{target.name} could not be written; the lines above say why.")
+def written(contestant: Contestant, folder: Path, models: Path, environment: Path) -> Path:
+    """What a contestant reads: ``folder``, or that in its own format, written if it is not among ``models`` yet."""
+    if not contestant.format:
+        return folder
+    target = models / f"{contestant.engine}-{contestant.format}"
+    if not target.exists():
+        models.mkdir(parents=True, exist_ok=True)
+        print(f"writing {models.name}/{target.name}", file=sys.stderr, flush=True)
+        measure.written(contestant.engine, contestant.format, folder, models, python_of(environment))
+    return target
 
 
 class Worker:
@@ -100,13 +92,10 @@ def workers(
     taking: list[Contestant], folder: Path, models: Path, environment: Path, threads: int
 ) -> Iterator[list[Worker]]:
     """One for each contestant, its model written first: ``folder`` is the saved one, ``models`` where formats go."""
-    for contestant in taking:
-        if contestant.format:
-            write(environment, FORMATS, contestant.engine, contestant.format, folder, models / contestant.file)
     started: list[Worker] = []
     try:
-        for contestant in taking:
-            model = models / contestant.file if contestant.format else folder
+        brought = [written(contestant, folder, models, environment) for contestant in taking]
+        for contestant, model in zip(taking, brought, strict=True):
             started.append(Worker(contestant, model, environment, threads))
         yield started
     except Failed as stopped:

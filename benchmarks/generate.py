@@ -27,15 +27,17 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import CONTESTANTS, HERE, OURS, Contestant, present, workers, write
+from contestants import CONTESTANTS, OURS, Contestant, present, workers
 from counts import BITS, bytes_per_token, matrices, operations
-from peers import FOLDER
+from peers import FOLDER, python_of
 from shapes import SHAPES, Config
 from turns import hardware
 
@@ -61,8 +63,12 @@ def measure(asked: argparse.Namespace, shape: str) -> tuple[list[Measured], floa
     models, rng, peak, read = environment / "models" / shape, random.Random(0), [], []
     wanted = [c for c in CONTESTANTS if c.precision in asked.precisions and c.engine in (OURS, *asked.engines)]
     taking = present(wanted, environment)
-    write(environment, HERE / "shapes.py", shape, models / "saved")
-    with workers(taking, models / "saved", models, environment, asked.threads) as engines:
+    saved = models / "saved"
+    if not saved.exists():
+        print(f"writing {shape}/saved", file=sys.stderr, flush=True)
+        python = python_of(environment) if python_of(environment).exists() else sys.executable
+        subprocess.run([python, Path(__file__).with_name("shapes.py"), shape, saved], stdout=sys.stderr, check=True)
+    with workers(taking, saved, models, environment, asked.threads) as engines:
         measured = [Measured(engine.contestant) for engine in engines]
         for turn in range(asked.turns + 1):
             short, long = ([rng.randrange(1, SHAPES[shape]["vocab_size"]) for _ in range(n)] for n in (PROMPT, LONG))

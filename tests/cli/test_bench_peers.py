@@ -93,7 +93,7 @@ def test_an_engine_takes_part_by_its_own_format(cutaway: Any, tiny: Path, stand_
 def test_what_is_not_installed_is_said(cutaway: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MOST", 1)
     monkeypatch.setattr(measure, "engines_of", lambda environment: ["OpenVINO", "transformers"])
-    monkeypatch.setattr(measure, "_written", lambda *_: tiny / "nowhere")
+    monkeypatch.setattr(measure, "written", lambda *_: tiny / "nowhere")
     code, _, err = cutaway("bench", tiny)
     assert code == 0
     assert (
@@ -203,7 +203,7 @@ def test_an_engine_reads_the_same_model(engine: str, config: dict[str, Any], tmp
     rng = random.Random(0)
     windows = [[rng.randrange(320) for _ in range(30)] for _ in range(2)]
     kind = measure.PEERS[engine].formats["float32"]
-    target = measure._written(engine, kind, folder, tmp_path, python_of(PEERS))
+    target = measure.written(engine, kind, folder, tmp_path, python_of(PEERS))
     losses = []
     for process in (Process(OURS, folder), Process(engine, target, dtype=kind, threads=1, python=python_of(PEERS))):
         losses.append(process.ask({"windows": windows})["losses"])

@@ -168,7 +168,7 @@ def bench(
                     _room(engine, about["parameters"], beside)
                     progress(f"{engine}: the model is written in its format")
                     kind = formats.get(measured.dtype, formats["float32"])
-                    target = _written(engine, kind, folder, beside, python)
+                    target = written(engine, kind, folder, beside, python)
                     running.append(start(engine, target, dtype=kind, threads=about["threads"], python=python))
                 else:
                     same = "float32" if measured.dtype in QUANTIZE else measured.dtype
@@ -303,8 +303,8 @@ def _memory() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _written(engine: str, kind: str, folder: Path, beside: Path, python: str | Path) -> Path:
-    """The model in one of an engine's own formats. Raises Failed where that can't be."""
+def written(engine: str, kind: str, folder: Path, beside: Path, python: str | Path) -> Path:
+    """The model in one of an engine's own formats, among others ``beside`` it. Raises Failed where that can't be."""
     target = beside / f"{engine}-{kind}"
     command = [str(python), "-P", str(FORMATS), engine, kind, str(folder.absolute()), str(target)]
     done = subprocess.run(

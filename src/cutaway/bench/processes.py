@@ -37,18 +37,17 @@ def surroundings(threads: int = 0) -> dict[str, str]:
 class Process:
     """An engine with a model. It is stopped whenever it is not asked: idle threads of some engines spin for a while.
 
-    ``ready``: what it said when the model was loaded. ``threads`` 0: as many as it takes. ``script``: a worker.py that
-    knows more engines. Raises what Cutaway raises when it loads, and Failed, here and whenever it is asked, where it
-    has ended.
+    ``ready``: what it said when the model was loaded. ``threads`` 0: as many as it takes. Raises what
+    Cutaway raises when it loads, and Failed, here and whenever it is asked, where it has ended.
     """
 
     def __init__(
         self, engine: str, model: Path, dtype: str | None = None, quantize: str | None = None,
-        device: str | None = None, threads: int = 0, python: str | Path = sys.executable, script: Path = WORKER,
+        device: str | None = None, threads: int = 0, python: str | Path = sys.executable,
     ) -> None:  # fmt: skip
         self.engine = engine
         asked = json.dumps({"dtype": dtype, "quantize": quantize, "device": device})
-        command = [str(python), "-P", str(script), engine, str(model), str(threads), asked]
+        command = [str(python), "-P", str(WORKER), engine, str(model), str(threads), asked]
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8",

@@ -9,7 +9,6 @@ arithmetic is its own: the same text gives the same bits alone, in pieces of any
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -84,13 +83,13 @@ class InC:
         return logits[0]
 
     def together(self, turns: Sequence[Turn], prompts: Collection[int] = ()) -> list[npt.NDArray[np.float32]]:
-        in_order = sorted(turns, key=lambda turn: turn[0] not in prompts)
         ids: list[int] = []
         positions: list[int] = []
         texts: list[int] = []
         wanted: list[int] = []
-        ends = []
-        for text, new, whole in in_order:
+        found: dict[int, slice] = {}  # of each text, its rows of the logits
+        of_prompts = 0
+        for text, new, whole in sorted(turns, key=lambda turn: turn[0] not in prompts):
             begun = self.lengths[text]
             if not new or begun + len(new) > self.length or len(ids) + len(new) > self._program.rows:
                 raise ValueError(f"{len(new)} tokens do not go after {begun} of text {text}, or not into this run")
@@ -98,13 +97,12 @@ class InC:
             ids += new
             positions += range(begun, begun + len(new))
             texts += [text] * len(new)
-            ends.append(len(wanted))
-        of_prompts = sum(len(new) for text, new, _ in turns if text in prompts)
+            found[text] = slice(len(wanted) - (len(new) if whole else 1), len(wanted))
+            of_prompts += len(new) if text in prompts else 0
         logits = self._run(ids, positions, texts, wanted, of_prompts) if ids else np.empty((0, 0), np.float32)
         for text, new, _ in turns:
             self.lengths[text] += len(new)
-        parts = {turn[0]: logits[a:b] for turn, (a, b) in zip(in_order, itertools.pairwise([0, *ends]), strict=True)}
-        return [parts[text] for text, _, _ in turns]
+        return [logits[found[text]] for text, _, _ in turns]
 
     def back(self, length: int, text: int = 0) -> None:
         self.lengths[text] = min(length, self.lengths[text])

@@ -862,7 +862,8 @@ INLINE void lay(const float *x, int64_t m, int64_t width, int pairs, float *to) 
     }
 }
 
-/* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same. */
+/* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same, of some
+   rows, which may be multiplied as `pairs` of bfloat16. */
 static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int pairs) {
     const Batch *batch = me->batch;
     int64_t width = op->width;
@@ -1027,8 +1028,9 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
 
 /* The rows of prompts in bfloat16, where the processor multiplies that itself; then those that are read as they are. */
 static void linear(Thread *me, const Op *op) {
-    int64_t rows = op->picked ? me->batch->wanted : me->batch->rows, prompts = op->picked ? 0 : me->batch->prompts;
-    if (!HALVED || op->matrix[0].kind != BFLOAT16 || op->width % 2) prompts = 0;
+    int64_t rows = op->picked ? me->batch->wanted : me->batch->rows;
+    int pairs = HALVED && op->matrix[0].kind == BFLOAT16 && op->width % 2 == 0 && !op->picked;
+    int64_t prompts = pairs ? me->batch->prompts : 0;
     if (prompts) some_rows(me, op, 0, prompts, 1);
     if (prompts && prompts < rows) meet(me);
     if (prompts < rows) some_rows(me, op, prompts, rows - prompts, 0);

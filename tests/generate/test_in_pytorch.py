@@ -68,7 +68,7 @@ class Repeating:
 
 def memory_of(run: in_pytorch.Run) -> list[Tensor]:
     """What a step of all texts writes to, besides its result."""
-    texts = run.__self__._texts  # type: ignore[attr-defined]
+    texts = run.func.__self__._texts  # type: ignore[attr-defined]
     return [*texts.rings.values(), *(held for layer in texts.layers for held in (layer.k, layer.v))]
 
 

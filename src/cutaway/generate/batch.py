@@ -27,9 +27,10 @@ from cutaway.model.cache import in_common
 from cutaway.model.transformer import Transformer
 from cutaway.native.threads import one_thread
 
-from .engine import Engine, engine
+from .engine import Engine, Logits, engine
 from .in_c import in_c
 from .in_pytorch import InPyTorch
+from .in_step import Chosen, Draw, draw_of
 from .loop import FinishReason, Generation, Text
 from .rules import Rules
 from .sampler import Sampler, pick_seed
@@ -135,17 +136,25 @@ class Batch:
     def _read(self, turns: list[tuple[_Writing, int, list[int]]]) -> list[Event]:
         """What is new of some, each in its place, in one run."""
         events = []
-        prompts = {slot for writing, slot, _ in turns if writing.reads_a_prompt}
-        read = self._engine.together([(slot, ids, writing.scores) for writing, slot, ids in turns], prompts)
-        for (writing, slot, ids), logits in zip(turns, read, strict=True):
+        for (writing, slot, ids), found in zip(turns, self._found(turns), strict=True):
             self._held[slot].extend(ids)
-            event = writing.take(ids, torch.from_numpy(logits.astype(np.float64)))
+            event = writing.take(
+                ids, found if isinstance(found, Chosen) else torch.from_numpy(found.astype(np.float64))
+            )
             if event is None:
                 continue
             events.append(event)
             if event.finish_reason is not None or event.error is not None:
                 self.cancel(writing.handle)
         return events
+
+    def _found(self, turns: list[tuple[_Writing, int, list[int]]]) -> Sequence[Logits | Chosen]:
+        """What the engine makes of what is new."""
+        its = [(slot, ids, writing.scores) for writing, slot, ids in turns]
+        if isinstance(self._engine, InPyTorch):
+            draws = {slot: draw for writing, slot, ids in turns if (draw := writing.draw_after(ids)) is not None}
+            return self._engine.drawing(its, draws)
+        return self._engine.together(its, {slot for writing, slot, _ in turns if writing.reads_a_prompt})
 
     def _place(self, writing: _Writing) -> bool:
         """Give it a place, with what it shares with the one that shares most; False: it waits for one to read more."""
@@ -178,7 +187,8 @@ class _Writing:
         self._machine, self._tokenizer = machine, tokenizer
         self._left, self._cached = list(request.ids), 0
         self._scored = [Scored(request.ids[0], None, [])]
-        self._unread: list[Tensor] = []
+        self._unread: list[Tensor | Chosen] = []
+        self._seed = pick_seed() if request.seed is None else request.seed
         self._generation: Generation | None = None
 
     def begin(self, slot: int, cached: int) -> None:
@@ -219,21 +229,32 @@ class _Writing:
         """The tokens to read next, ``room`` at most of a prompt."""
         return self._left[:room] if self._generation is None else [self._generation.tokens[-1]]
 
-    def take(self, ids: list[int], logits: Tensor) -> Event | None:
-        """Logits after ``ids``, float64, (T, V) or (1, V) -> what they brought; None while the prompt goes on."""
+    def draw_after(self, ids: list[int]) -> Draw | None:
+        """What the token after ``ids`` can be drawn with as soon as they are read; None where none is, or by the host
+        alone."""
+        request = self.request
+        if self._generation is not None:
+            return draw_of(request.sampler, request.rules, self._seed, len(self._generation.tokens))
+        ends = len(ids) == self.left and request.max_new_tokens > 0 and not request.score
+        return draw_of(request.sampler, request.rules, self._seed) if ends else None
+
+    def take(self, ids: list[int], found: Tensor | Chosen) -> Event | None:
+        """Logits after ``ids``, float64, (T, V) or (1, V), or the token -> what they brought; None while the prompt
+        goes on."""
         try:
-            return self._take(ids, logits)
+            return self._take(ids, found)
         except Exception as problem:
             return Event(self.handle, error=problem)
 
-    def _take(self, ids: list[int], logits: Tensor) -> Event | None:
+    def _take(self, ids: list[int], found: Tensor | Chosen) -> Event | None:
         request, told, top = self.request, None, self.request.top or 0
         cached = self._cached if self.reading else 0
         if self.reading:
             self._left = self._left[len(ids) :]
             place = len(request.ids) - len(self._left)
             if request.score:
-                self._scored += score(logits, request.ids[place - len(ids) + 1 : place + 1], top)
+                assert not isinstance(found, Chosen), "logits are wanted"
+                self._scored += score(found, request.ids[place - len(ids) + 1 : place + 1], top)
             if self._left:
                 return None
             told = self._scored if request.score else None
@@ -242,7 +263,7 @@ class _Writing:
             self._generation = self._begin()
         generation = self._generation
         assert generation is not None, "the prompt has been read"
-        self._unread.append(logits[-1])
+        self._unread.append(found if isinstance(found, Chosen) else found[-1])
         step = generation.draw()
         its = None
         if request.top is not None:
@@ -252,11 +273,10 @@ class _Writing:
 
     def _begin(self) -> Generation:
         request, ids, unread = self.request, list(self.request.ids), self._unread  # no self: it would be a cycle
-        seed = pick_seed() if request.seed is None else request.seed
         text = Text(None if self._tokenizer is None else self._tokenizer.stream(ids), request.stop)
         return Generation(
             lambda new: unread.pop(),
-            ids, ids, request.max_new_tokens, request.sampler, request.rules, seed, text, request.eos, notes=[],
+            ids, ids, request.max_new_tokens, request.sampler, request.rules, self._seed, text, request.eos, notes=[],
             machine=self._machine,
         )  # fmt: skip
 

@@ -26,12 +26,15 @@ from cutaway.native.threads import one_thread
 
 from .broken import broken
 from .engine import Engine, engine
+from .in_pytorch import InPyTorch
+from .in_step import Chosen, Draw, draw_of
 from .rules import Rules
 from .sampler import Floats, Sampler, Trace, pick_seed, uniform
 from .speculate import Ahead, Draft, LookUp, Tally
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Reader = Callable[[list[int]], Tensor]  # the ids that are new since the last call -> logits (V,) after the last of them
+#: The ids that are new since the last call -> logits (V,) after the last of them, or what was drawn of those already.
+Reader = Callable[[list[int]], Tensor | Chosen]
 Machine = Transformer | Seq2Seq
 GREEDY, NO_RULES = Sampler(temperature=0), Rules()
 REST = 4 * 2**20  # bytes that a processor reads while a token is drawn and shown
@@ -115,30 +118,36 @@ class Generation(Iterator[Step]):
         self.notes = notes
         self.tally = tally
         self._machine = machine  # who is asked where NaN began
+        self._begin = begin
+        self._sampler, self._rules, self._eos = sampler, rules, eos
         self.tokens: list[int] = []
         self.text = ""
-        self.logits: Floats | None = None  # (V,): the model's at the last step, before any rule
-        self._allowed: Floats | None = None  # (V,): what the rules made of them
-        self._trace: Callable[[], Trace] | None = None
+        self._last: Chosen | None = None
+        self._allowed: Floats | None = None  # (V,): what the rules made of its logits, if anything
         self.finish_reason: FinishReason | None = None
-        self._steps = self._run(read, begin, count, sampler, rules, text, eos)
+        self._steps = self._run(read, count, text)
 
     def draw(self) -> Drawn:
         """One token more; what the model thought of it takes another pass over the vocabulary. Raises StopIteration."""
         return next(self._steps)
 
     def __next__(self) -> Step:
-        drawn, logits, allowed = self.draw(), self.logits, self._allowed
-        assert logits is not None, "a step has been taken"
-        assert allowed is not None, "and its rules have been asked"
-        p = _probability(logits, drawn.id)
-        p_allowed = p if allowed is logits else _probability(allowed, drawn.id)
+        drawn, last = self.draw(), self._last
+        assert last is not None, "a step has been taken"
+        p = _probability(last.logits(), drawn.id) if last.p is None else last.p
+        p_allowed = p if self._allowed is None else _probability(self._allowed, drawn.id)
         return Step(drawn.id, drawn.text, drawn.p_drawn, drawn.u, p, p_allowed)
+
+    @property
+    def logits(self) -> Floats | None:
+        """The model's at the last step, (V,), before any rule."""
+        return None if self._last is None else self._last.logits()
 
     @property
     def trace(self) -> Trace | None:
         """What the sampler did at the last step."""
-        return None if self._trace is None else self._trace()
+        drawn_from = self.logits if self._allowed is None else self._allowed
+        return None if drawn_from is None else self._sampler.trace(drawn_from, self._begin + self.tokens[:-1])
 
     def close(self) -> None:
         """Stop here; no further token is computed."""
@@ -152,37 +161,34 @@ class Generation(Iterator[Step]):
         assert self.finish_reason is not None
         return Generated(self.text, self.tokens, self.prompt, self.seed, self.finish_reason, self.notes, self.tally)
 
-    def _run(
-        self,
-        read: Reader,
-        begin: list[int],
-        count: int,
-        sampler: Sampler,
-        rules: Rules,
-        text: Text,
-        eos: Collection[int],
-    ) -> Generator[Drawn, None, None]:
-        new = begin
+    def _run(self, read: Reader, count: int, text: Text) -> Generator[Drawn, None, None]:
+        new = self._begin
         for index in range(count):
-            logits = self.logits = _numbers(read(new))
-            written = begin + self.tokens
-            if isinstance(self._machine, Transformer) and not logits.max() < np.inf:
-                raise broken(self._machine, written)
-            allowed = self._allowed = _allowed(logits, written, rules, eos, len(begin), last=index == count - 1)
-            token, p_drawn, self._trace = _chosen(allowed, written, sampler, self.seed, index)
-            self.tokens.append(token)
-            new = [token]
+            found = read(new)
+            last = self._last = found if isinstance(found, Chosen) else self._choose(found, index, index == count - 1)
+            self.tokens.append(last.id)
+            new = [last.id]
 
-            ended = token in eos
-            added, stopped = text.add(None if ended else token, last=ended or index == count - 1)
+            ended = last.id in self._eos
+            added, stopped = text.add(None if ended else last.id, last=ended or index == count - 1)
             self.text += added
             if ended or stopped:
                 self.finish_reason = "stop"
             elif index == count - 1:
                 self.finish_reason = "length"
-            yield Drawn(token, added, p_drawn, uniform(self.seed, index))
+            yield Drawn(last.id, added, last.p_drawn, uniform(self.seed, index))
             if self.finish_reason is not None:
                 return
+
+    def _choose(self, predicted: Tensor, index: int, last: bool) -> Chosen:
+        """The token of a step, of the model's logits (V,)."""
+        logits, written = _numbers(predicted), self._begin + self.tokens
+        if isinstance(self._machine, Transformer) and not logits.max() < np.inf:
+            raise broken(self._machine, written)
+        allowed = _allowed(logits, written, self._rules, self._eos, len(self._begin), last)
+        self._allowed = None if allowed is logits else allowed
+        token, p_drawn = _chosen(allowed, written, self._sampler, self.seed, index)
+        return Chosen(token, p_drawn, None, lambda: logits)
 
 
 def generate(
@@ -242,8 +248,7 @@ def generate(
         read: Reader = ahead
         tally = ahead.tally
     elif cached:
-        its = engine(model, length, memory=memory)
-        read = lambda new: torch.from_numpy(its.read(new))  # noqa: E731
+        read = _cached(engine(model, length, memory=memory), draw_of(sampler, rules, used), count)
     else:
         read = _plain(predictor(model, source))
     return Generation(read, shown, prompt, count, sampler, rules, used, text, eos, notes, tally, model)
@@ -288,17 +293,14 @@ def _allowed(logits: Floats, written: list[int], rules: Rules, eos: Collection[i
     return allowed
 
 
-def _chosen(
-    allowed: Floats, written: list[int], sampler: Sampler, seed: int, index: int
-) -> tuple[int, float, Callable[[], Trace]]:
-    """The token of a step, the probability it was drawn with, and what tells how it came to be.
+def _chosen(allowed: Floats, written: list[int], sampler: Sampler, seed: int, index: int) -> tuple[int, float]:
+    """The token of a step, and the probability it was drawn with.
 
     Where nothing is left to chance no sampler is needed to find it.
     """
-    told = functools.partial(sampler.trace, allowed, written)
     if sampler == GREEDY and math.isfinite(allowed[best := int(allowed.argmax())]):
-        return best, 1.0, told
-    return *sampler.choose(allowed, written, seed, index), told
+        return best, 1.0
+    return sampler.choose(allowed, written, seed, index)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -346,6 +348,19 @@ def _plain(predict: Predict) -> Reader:
     def read(new: list[int]) -> Tensor:
         ids.extend(new)
         return predict([ids])[0]
+
+    return read
+
+
+def _cached(engine: Engine, draw: Draw | None, count: int) -> Reader:
+    """Read what is new; where the engine can, ``count`` tokens are drawn there."""
+    following = engine.following(draw, count) if isinstance(engine, InPyTorch) and draw is not None else None
+    if following is None:
+        return lambda new: torch.from_numpy(engine.read(new))
+
+    def read(new: list[int]) -> Tensor | Chosen:
+        found = following(new)
+        return found if isinstance(found, Chosen) else torch.from_numpy(found[-1])
 
     return read
 

@@ -124,6 +124,12 @@ def test_on_an_edge_it_is_not_certain(monkeypatch: pytest.MonkeyPatch) -> None:
     halves = np.zeros(2)
     assert not drawn([halves], [Draw(Sampler(), 0, 0)])[0, 3]
     assert not drawn([np.zeros(4)], [Draw(Sampler(top_p=0.25), 0, 0)])[0, 3]  # does the first alone hold a quarter?
+    near = np.array([-2e-17, -1e-17, 0.0])  # all weigh 1, and the first is no more probable than the last
+    assert not drawn([near], [Draw(Sampler(top_p=0.3), 0, 0)])[0, 3]
+    tenth = np.array([0.0, math.log(0.1)])
+    assert not drawn([tenth], [Draw(Sampler(min_p=float(np.exp(tenth[1]))), 0, 0)])[0, 3]
+    greedy = drawn([np.zeros(4)] * 2, [Draw(Sampler(0), 0, 0), Draw(Sampler(top_p=0.25), 0, 0)])
+    assert greedy[:, 3].tolist() == [1, 0]  # beside others nothing is uncertain of the largest
     assert drawn([np.zeros(5)], [Draw(Sampler(top_k=3), 0, 0)])[0, :2].tolist() == [1, pytest.approx(1 / 3)]
 
 

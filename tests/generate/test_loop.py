@@ -93,7 +93,8 @@ def test_cached_equals_plain(kind: str, sampler: Sampler, machines: dict[str, Tr
 
 def test_each_step_is_the_definition(machines: dict[str, Transformer]) -> None:
     model, ids = machines["llama"], list(PROMPT)
-    for index, step in enumerate(generate(model, PROMPT, sampler=SAMPLER, max_new_tokens=12, seed=3)):
+    generation = generate(model, PROMPT, sampler=SAMPLER, max_new_tokens=12, seed=3)
+    for index, step in enumerate(generation):
         with torch.no_grad():
             logits = model(torch.tensor([ids]))[0, -1]
         probabilities = SAMPLER.trace(logits, ids).probabilities
@@ -101,6 +102,8 @@ def test_each_step_is_the_definition(machines: dict[str, Transformer]) -> None:
         assert (step.id, step.u) == (token, u)
         assert step.p_drawn == pytest.approx(probabilities[token], rel=1e-4)
         assert step.p == pytest.approx(logits.double().softmax(-1)[token].item(), rel=1e-4)
+        assert generation.trace is not None
+        assert generation.trace.probabilities[token] == pytest.approx(step.p_drawn, rel=1e-9)
         ids.append(token)
 
 

@@ -256,6 +256,7 @@ class _Writing:
                 assert not isinstance(found, Chosen), "logits are wanted"
                 self._scored += score(found, request.ids[place - len(ids) + 1 : place + 1], top)
             if self._left:
+                assert not isinstance(found, Chosen), "nothing is drawn in the middle of a prompt"
                 return None
             told = self._scored if request.score else None
             if request.max_new_tokens == 0:

@@ -49,7 +49,7 @@ enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
 #endif
 /* BESIDE: inputs that meet rows of a float matrix, along them. SUMS: of a tile, beside as many that were found before.
    QUERIES: that meet keys and values together. */
-enum { ABREAST = SIDE * LANES, BESIDE = 8, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
+enum { ABREAST = SIDE * LANES, MANY = 64, KEPT = 1 << 19, BESIDE = 8, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -248,6 +248,21 @@ INLINE float maximum(vec v) {
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
     return x[0];
+#endif
+}
+
+/* The numbers of two vectors in turn, of their lower halves or their upper. */
+INLINE vec interleaved(vec a, vec b, int upper) {
+#if defined(__AVX512BW__)
+    const ints from = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    return (vec)_mm512_permutex2var_ps((__m512)a, (__m512i)(from + (upper ? LANES / 2 : 0)), (__m512)b);
+#elif defined(__AVX2__)
+    __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b), high = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    return (vec)(upper ? _mm256_permute2f128_ps(low, high, 0x31) : _mm256_permute2f128_ps(low, high, 0x20));
+#else
+    vec v;
+    EACH(i) = 0; i < LANES; i++) v[i] = (i % 2 ? b : a)[i / 2 + upper * LANES / 2];
+    return v;
 #endif
 }
 
@@ -500,12 +515,16 @@ INLINE float weight_at(int kind, const char *row, int64_t k) {
 }
 
 /* Where the processor multiplies bfloat16 itself, what of a prompt meets a matrix of it is rounded to it too, to even; what
-   is found stays float32. */
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-enum { HALVED = 1 };
+   is found stays float32. AMD's do, since Zen 4, twice as fast as floats. Intel's can, but take twice as long for it. */
+INLINE int halved(void) {
+#if !defined(__AVX512BF16__) || !defined(__AVX512BW__)
+    return 0;
+#elif defined(HALVED) /* as the compiler is told */
+    return HALVED;
 #else
-enum { HALVED = 0 };
+    return __builtin_cpu_is("amd");
 #endif
+}
 
 void cutaway_halve(const float *x, float *out, int64_t width) {
     for (int64_t k = 0; k < width; k++) {
@@ -850,16 +869,43 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     }
 }
 
-/* Input `m`, or nothing, beside the others that it lies among: number by number, or by two numbers in bfloat16. */
-INLINE void lay(const float *x, int64_t m, int64_t width, int pairs, float *to) {
-    float *floats = to + m / ABREAST * width * ABREAST + m % ABREAST;
-    uint32_t *two = (uint32_t *)to + m / ABREAST * (width / 2) * ABREAST + m % ABREAST;
-    for (int64_t k = 0; k < width && !pairs; k++) floats[k * ABREAST] = x ? x[k] : 0;
-    for (int64_t k = 0; k < width && pairs; k += 2) {
-        uint32_t each[2] = {0, 0};
-        if (x) memcpy(each, x + k, sizeof each);
-        two[k / 2 * ABREAST] = each[0] >> 16 | (each[1] & 0xffff0000u);
+/* Rows of numbers, or of nothing where there is no row, as columns: to (width, stride). */
+INLINE void turn(int rows, const float *const *x, int64_t width, float *to, int64_t stride) {
+    int64_t full = rows == LANES ? width / LANES * LANES : 0;
+    for (int64_t k = 0; k < full; k += LANES) {
+        vec v[LANES], next[LANES];
+        EACH(m) = 0; m < LANES; m++) v[m] = x[m] ? load(x[m] + k) : splat(0);
+        EACH(once) = 1; once < LANES; once *= 2) { /* a perfect shuffle of all numbers: as many as LANES is a power of two */
+            EACH(m) = 0; m < LANES / 2; m++) {
+                next[2 * m] = interleaved(v[m], v[m + LANES / 2], 0);
+                next[2 * m + 1] = interleaved(v[m], v[m + LANES / 2], 1);
+            }
+            EACH(m) = 0; m < LANES; m++) v[m] = next[m];
+        }
+        EACH(m) = 0; m < LANES; m++) store(to + (k + m) * stride, v[m]);
     }
+    for (int m = 0; m < rows; m++)
+        for (int64_t k = full; k < width; k++) to[k * stride + m] = x[m] ? x[m][k] : 0;
+}
+
+/* A row of numbers in bfloat16, of which two take the place of one. */
+static void pair(float *x, int64_t width) {
+    for (int64_t k = 0; k < width; k += 2) {
+        uint32_t each[2];
+        memcpy(each, x + k, sizeof each);
+        each[0] = each[0] >> 16 | (each[1] & 0xffff0000u);
+        memcpy(x + k / 2, each, sizeof *each);
+    }
+}
+
+/* How many rows of a float matrix are one piece of work for many inputs: the more, the less often these come from further
+   than a core's own cache; but no more than stay in it beside ABREAST of them, and so few that there is work for all. */
+INLINE int64_t rows_of_many(const Op *op, int pairs, int threads) {
+    int64_t rows = MANY, all = 0, bytes = op->width * (pairs ? 2 : 4);
+    if (op->matrix[0].kind != FLOAT32 && !pairs) return PANEL; /* so many are widened at a time */
+    for (int64_t i = 0; i < op->matrices; i++) all += op->matrix[i].rows;
+    while (rows > PANEL && (rows * bytes > KEPT || rows * threads * 8 > all)) rows -= PANEL;
+    return rows;
 }
 
 /* The share of a thread in: out = activation(norm(in) W^T + bias), for up to three matrices that read the same, of some
@@ -888,25 +934,26 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
         scratch += -(uintptr_t)scratch % 64;
     }
     int64_t share = many ? ABREAST : 1; /* rows that lie side by side are one thread's */
+    int64_t size = pairs ? width / 2 : width;
+    const float *lying[LANES];
     int64_t shares = (rows + share - 1) / share;
     for (int64_t some = alone ? 0 : take(me, shares); some < shares; some = alone ? shares : take(me, shares))
-        for (int64_t m = some * share; m < (some + 1) * share && m < rows; m++) {
-            const float *x = input(op, batch, from + m);
-            float *y = alone ? floats : many ? (float *)scratch : floats + m * (kept ? padded : width);
-            if (op->norm.kind) normalise(&op->norm, x, y, width), x = y;
-            if (pairs) cutaway_halve(x, y, width), x = y;
+        for (int64_t m = some * share; m < (some + 1) * share && (many || m < rows); m++) {
+            const float *x = m < rows ? input(op, batch, from + m) : 0;
+            float *y = alone ? floats : many ? (float *)scratch + m % LANES * width : floats + m * (kept ? padded : width);
+            if (x && op->norm.kind) normalise(&op->norm, x, y, width), x = y;
+            if (x && pairs) cutaway_halve(x, y, width), pair(y, width), x = y;
             if (quantised) quantise(x, width, off, bytes + m * padded, scales + m * groups, sums + m * groups);
-            else if (many) lay(x, m, width, pairs, floats);
-            else if (x != y) memcpy(y, x, width * sizeof(float));
+            else if (many) {
+                lying[m % LANES] = x;
+                if (m % LANES == LANES - 1)
+                    turn(LANES, lying, size, floats + (m / ABREAST * size * ABREAST + m % ABREAST - LANES + 1), ABREAST);
+            } else if (x != y) memcpy(y, x, width * sizeof(float));
             if (kept && !quantised) memset(y + width, 0, (padded - width) * sizeof(float));
         }
-    if (!alone) {
-        if (many && me->thread == 0)
-            for (int64_t m = rows; m % ABREAST; m++) lay(0, m, width, pairs, floats);
-        meet(me);
-    }
+    if (!alone) meet(me);
 
-    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? PANEL : 32;
+    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? rows_of_many(op, pairs, me->pool->threads) : 32;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
     for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
@@ -962,22 +1009,22 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
                 m += some;
             }
         } else if (many) {
-            const float *lying[2] = {0, 0};
+            const float *weights[2] = {0, 0};
             for (int b = 0; b < both && !pairs; b++) {
-                lying[b] = (const float *)matrix[b].data + first * width;
+                weights[b] = (const float *)matrix[b].data + first * width;
                 if (matrix[b].kind == FLOAT32) continue;
                 float *widened = (float *)scratch + b * PANEL * width; /* for many inputs to come */
                 for (int64_t n = 0; n < left; n++) dequantise(&matrix[b], first + n, widened + n * width);
-                lying[b] = widened;
+                weights[b] = widened;
             }
             for (int64_t m = 0; m < rows; m += ABREAST) {
                 int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
-                float turned[2 * ABREAST][PANEL];
+                float turned[2 * ABREAST][MANY];
                 for (int b = 0; b < both; b++) {
-                    const float *w = lying[b], *x = floats + m * width;
+                    const float *w = weights[b], *x = floats + m * width;
                     const char *halved = (const char *)matrix[b].data + 2 * first * width;
-                    const uint32_t *two = (const uint32_t *)floats + m * (width / 2);
-                    float *to = found + b * 64 * ABREAST;
+                    const uint32_t *two = (const uint32_t *)floats + m * size;
+                    float *to = found + b * MANY * ABREAST;
                     int64_t n = 0;
 #define ACROSS(i, c)                                                                                                   \
     do {                                                                                                               \
@@ -992,10 +1039,13 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
     } while (0)
                     for (; n + STREAMS <= left; n += STREAMS) ACROSS_SIDES(STREAMS);
                     for (; n < left; n++) ACROSS_SIDES(1);
-                    for (int64_t j = 0; j < some; j++)
-                        for (int64_t i = 0; i < left; i++) turned[b * ABREAST + j][i] = to[i * ABREAST + j];
+                    for (int64_t i = 0; i < left; i += LANES) {
+                        const float *rows_of[LANES];
+                        for (int64_t l = 0; l < LANES; l++) rows_of[l] = to + (i + l) * ABREAST;
+                        turn(left - i < LANES ? left - i : LANES, rows_of, some, turned[b * ABREAST] + i, MANY);
+                    }
                 }
-                finish(op, matrix, from + m, some, first, left, turned[0], turned[ABREAST], PANEL);
+                finish(op, matrix, from + m, some, first, left, turned[0], turned[ABREAST], MANY);
             }
         } else {
             for (int64_t m = 0; m < rows;) {
@@ -1029,7 +1079,7 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
 /* The rows of prompts in bfloat16, where the processor multiplies that itself; then those that are read as they are. */
 static void linear(Thread *me, const Op *op) {
     int64_t rows = op->picked ? me->batch->wanted : me->batch->rows;
-    int pairs = HALVED && op->matrix[0].kind == BFLOAT16 && op->width % 2 == 0 && !op->picked;
+    int pairs = halved() && op->matrix[0].kind == BFLOAT16 && op->width % 2 == 0 && !op->picked;
     int64_t prompts = pairs ? me->batch->prompts : 0;
     if (prompts) some_rows(me, op, 0, prompts, 1);
     if (prompts && prompts < rows) meet(me);
@@ -1346,7 +1396,7 @@ void cutaway_run(Pool *pool, const Op *ops, int64_t count, const Batch *batch) {
 }
 
 /* Are prompts rounded where they meet matrices in bfloat16? */
-int cutaway_halves(void) { return HALVED; }
+int cutaway_halves(void) { return halved(); }
 
 /* The sizes of the structs, for Python to compare with its own. */
 void cutaway_sizes(int64_t *sizes) {

@@ -280,8 +280,8 @@ INLINE int32_t sum_of(ints v) {
 INLINE vec exponential(vec x) {
     const vec magic = splat(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
 #if defined(__AVX512BW__)
-    vec y = most(splat(-105.f), x); /* where it is NaN it stays that */
-    y = (vec)_mm512_min_ps((__m512)splat(88.f), (__m512)y);
+    __mmask16 near = _mm512_cmp_ps_mask((__m512)x, (__m512)splat(-87.f), _CMP_NLT_UQ); /* or it is NaN, and stays that */
+    vec y = (vec)_mm512_min_ps((__m512)splat(88.f), (__m512)x);
 #else
     vec y = choose(x > 88.f, splat(88.f), x);
 #endif
@@ -299,7 +299,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
 #if defined(__AVX512BW__)
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+    return (vec)_mm512_maskz_scalef_ps(near, (__m512)p, (__m512)n); /* too small a number takes Intel's a hundred steps */
 #else
     vec found = choose(x < -87.f, splat(0), (vec)((ints)p + (whole << 23)));
     return choose(x == x, found, x);
@@ -1115,23 +1115,43 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 /* A key or a value goes to its cache: number after number from `at` on, each `step` from the one before. */
 static void keep(const Attention *attn, const float *x, void *cache, int64_t at, int64_t step, float *scales,
                  int64_t slot) {
-    int64_t E = attn->width;
-    if (attn->cache == FLOATS) {
+    int64_t E = attn->width, size = kept_bytes(attn->cache);
+    float whole[E + PANEL], less[E + PANEL];
+    const void *from = x;
+    if (attn->cache != FLOATS) {
+        memcpy(whole, x, E * sizeof(float));
+        memset(whole + E, 0, PANEL * sizeof(float));
+        from = less;
+    }
+    if (attn->cache == HALVES)
+        for (int64_t e = 0; e < E; e += LANES) store_half((uint16_t *)less + e, load(whole + e));
+    else if (attn->cache == CODES)
+        scales[slot] = encode(whole, E, (int8_t *)less);
+    if (step == 1) memcpy((char *)cache + at * size, from, E * size);
+    else if (attn->cache == FLOATS)
         for (int64_t e = 0; e < E; e++) ((float *)cache)[at + e * step] = x[e];
-        return;
-    }
-    float whole[E + PANEL];
-    memcpy(whole, x, E * sizeof(float));
-    memset(whole + E, 0, PANEL * sizeof(float));
-    if (attn->cache == HALVES) {
-        uint16_t less[E + PANEL];
-        for (int64_t e = 0; e < E; e += LANES) store_half(less + e, load(whole + e));
-        for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = less[e];
-    } else {
-        int8_t less[E + PANEL];
-        scales[slot] = encode(whole, E, less);
-        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = less[e];
-    }
+    else if (attn->cache == HALVES)
+        for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = ((const uint16_t *)from)[e];
+    else
+        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = ((const int8_t *)from)[e];
+}
+
+/* A whole panel of keys (16, E) at once, turned; `own` has room for it once more. */
+static void keep_panel(const Attention *attn, const float *x, void *cache, int64_t at, float *own) {
+    const float *rows[PANEL];
+    float *to = attn->cache == FLOATS ? (float *)cache + at : own;
+    for (int m = 0; m < PANEL; m++) rows[m] = x + m * attn->width;
+    for (int m = 0; m < PANEL; m += LANES) turn(LANES, rows + m, attn->width, to + m, PANEL);
+    for (int64_t i = 0; i < attn->width * PANEL && to == own; i += LANES) store_half((uint16_t *)cache + at + i, load(own + i));
+}
+
+/* How many rows from `m` on follow each other in a panel of one text's keys. */
+INLINE int64_t in_panel(const Batch *batch, int64_t m) {
+    int64_t rows = 1, most = PANEL - batch->positions[m] % PANEL;
+    while (rows < most && m + rows < batch->rows && batch->sequences[m + rows] == batch->sequences[m] &&
+           batch->positions[m + rows] == batch->positions[m] + rows)
+        rows++;
+    return rows;
 }
 
 /* The scores of a vector of keys from slot `s` on, as softmax takes them: of slots beyond the query's last none is left. */
@@ -1177,7 +1197,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) {                                                       \
             vec v = score[m * (c) + j] * scale;                                                                        \
             if (cache == CODES) v *= load(key_scales + s + j * LANES);                                                 \
-            if (s + LANES * (c) > plain)                                                                               \
+            if (s + LANES * (j + 1) > plain)                                                                           \
                 v = seen(attn, head, v, s + j * LANES, attn->lengths ? to - 1 : positions[m]);                         \
             store(p + m * p_stride + s + j * LANES - first, v);                                                        \
             largest[m] = most(v, largest[m]); /* NaN is met again below */                                             \
@@ -1190,22 +1210,21 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         else if (to - s > LANES) SCORES(2);
         else SCORES(1);
     }
-    float by[QUERIES];
-    EACH(m) = 0; m < rows; m++) {
-        float top = maximum(largest[m]);
-        vec sum = splat(0);
-        for (int64_t s = 0; s < to - first; s += LANES) {
-            vec v = exponential(load(p + m * p_stride + s) - top);
-            sum += v;
+    float top[QUERIES], by[QUERIES];
+    vec sums[QUERIES];
+    EACH(m) = 0; m < rows; m++) top[m] = maximum(largest[m]), sums[m] = splat(0);
+    for (int64_t s = 0; s < to - first; s += LANES)
+        EACH(m) = 0; m < rows; m++) {
+            vec v = exponential(load(p + m * p_stride + s) - top[m]);
+            sums[m] += v;
             if (cache == CODES) v *= load(value_scales + first + s);
             store(p + m * p_stride + s, v);
         }
-        by[m] = 1.f / total(sum);
-    }
+    EACH(m) = 0; m < rows; m++) by[m] = 1.f / total(sums[m]);
     for (int64_t e = 0; e < width;) {
 #define VALUES(c) /* key after key, however many rows: a row's sums are the same alone and among others */            \
     do {                                                                                                               \
-        vec sum[4 * QUERIES];                                                                                          \
+        vec sum[12];                                                                                                   \
         EACH(i) = 0; i < rows * (c); i++) sum[i] = splat(0);                                                           \
         for (int64_t s = first; s < to; s++) {                                                                         \
             if (rows == 1) send_for((const char *)next + (s * width + e) * size, (c) * LANES * size);                  \
@@ -1217,7 +1236,7 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         EACH(m) = 0; m < rows; m++) EACH(j) = 0; j < (c); j++) store(z[m] + e + j * LANES, sum[m * (c) + j] * by[m]);  \
         e += LANES * (c);                                                                                              \
     } while (0)
-        if (rows * 4 <= REGISTERS * 3 / 4 && width - e >= 4 * LANES) VALUES(4);
+        if (rows <= 3 && width - e >= 4 * LANES) VALUES(4);
         else if (width - e >= 2 * LANES) VALUES(2);
         else if (width - e >= LANES) VALUES(1);
         else {
@@ -1229,6 +1248,21 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
                     z[m][e] = sum * by[m];
                 }
         }
+    }
+}
+
+/* The tile for so many queries and what keys are kept in. Not inlined: it needs all registers. */
+static __attribute__((noinline)) void tile_of_queries(int64_t rows, const Attention *attn, int64_t head,
+                                                      const float *const *q, float *const *z, const int32_t *positions,
+                                                      const void *keys, const void *values, int64_t begin, int64_t from,
+                                                      int64_t to, float *p, int64_t p_stride, const void *next) {
+#define ATTEND(r, cache)                                                                                               \
+    case (r) * 10 + (cache):                                                                                           \
+        attend_tile(r, cache, attn, head, q, z, positions, keys, values, begin, from, to, p, p_stride, next);          \
+        break;
+#define ATTEND_ROWS(r) ATTEND(r, FLOATS) ATTEND(r, HALVES) ATTEND(r, CODES)
+    switch (rows * 10 + attn->cache) {
+        ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(QUERIES)
     }
 }
 
@@ -1250,32 +1284,38 @@ static void attend(Thread *me, const Op *op) {
     const Attention *attn = &op->attention;
     const Batch *batch = me->batch;
     int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
-    float *first = (float *)me->scratch;
-    /* Queries and keys are placed, keys and values go to their slots. */
-    int64_t share = batch->rows == 1 ? 4 : each;
-    int64_t shares = (batch->rows * each + share - 1) / share;
+    int32_t *begins = (int32_t *)me->scratch;
+    float *first = (float *)(begins + (batch->rows + PANEL) / PANEL * PANEL);
+    /* Queries and keys are placed, keys and values go to their slots: panel by panel, or a few heads of a row alone. */
+    int64_t runs = 0, share = batch->rows == 1 ? 4 : each;
+    for (int64_t m = 0; m < batch->rows; m += in_panel(batch, m)) begins[runs++] = m;
+    begins[runs] = batch->rows;
+    int64_t shares = (runs * each + share - 1) / share;
     for (int64_t some = take(me, shares); some < shares; some = take(me, shares))
-        for (int64_t i = some * share; i < batch->rows * each && i < (some + 1) * share; i++) {
-            int64_t m = i / each, j = i % each;
-            int32_t position = batch->positions[m];
-            if (j < H && !(attn->q_norm.kind && attn->whole_norm)) {
-                place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->q + m * H * E + j * E);
-            } else if (j < H) {
-                place(attn, &attn->q_norm, attn->q + m * H * E, j, H, position, attn->z + m * H * E + j * E);
-            } else if (j < H + G) {
-                int64_t held = (batch->sequences[m] * G + j - H) * S, panel = held + position / PANEL * PANEL;
-                place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, position, first);
-                keep(attn, first, attn->keys, panel * E + position % PANEL, PANEL, attn->key_scales, held + position);
-            } else {
-                int64_t slot = (batch->sequences[m] * G + j - H - G) * S + position;
-                keep(attn, attn->v + (m * G + j - H - G) * E, attn->values, slot * E, 1, attn->value_scales, slot);
+        for (int64_t i = some * share; i < runs * each && i < (some + 1) * share; i++) {
+            int64_t begin = begins[i / each], end = begins[i / each + 1], j = i % each;
+            int64_t slot = batch->positions[begin], text = batch->sequences[begin] * G * S;
+            int64_t whole = end - begin == PANEL && attn->cache != CODES;
+            for (int64_t m = begin; m < end; m++, slot++) {
+                if (j < H) {
+                    float *to = attn->q_norm.kind && attn->whole_norm ? attn->z : attn->q;
+                    place(attn, &attn->q_norm, attn->q + m * H * E, j, H, slot, to + (m * H + j) * E);
+                } else if (j < H + G) {
+                    int64_t held = text + (j - H) * S, panel = held + slot / PANEL * PANEL;
+                    float *key = first + (whole ? slot % PANEL : 0) * E;
+                    place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, slot, key);
+                    if (!whole) keep(attn, key, attn->keys, panel * E + slot % PANEL, PANEL, attn->key_scales, held + slot);
+                    else if (m == end - 1) keep_panel(attn, first, attn->keys, panel * E, first + PANEL * E);
+                } else {
+                    int64_t at = text + (j - H - G) * S + slot;
+                    keep(attn, attn->v + (m * G + j - H - G) * E, attn->values, at * E, 1, attn->value_scales, at);
+                }
             }
         }
     meet(me);
 
     /* Queries of one text that follow each other go together; of cross-attention all that read one memory. Head by head,
        so that its keys and values stay near. */
-    int32_t *begins = (int32_t *)me->scratch;
     int64_t tiles = 0;
     for (int64_t m = 0; m < batch->rows; m += together(attn, batch, m)) begins[tiles++] = m;
     float *p = (float *)(begins + (batch->rows + PANEL - 1) / PANEL * PANEL);
@@ -1294,18 +1334,7 @@ static void attend(Thread *me, const Op *op) {
             z[r] = attn->z + ((m + r) * H + head) * E;
             q[r] = attn->q_norm.kind && attn->whole_norm ? z[r] : attn->q + ((m + r) * H + head) * E;
         }
-#define ATTEND(r, cache)                                                                                               \
-    attend_tile(r, cache, attn, head, q, z, batch->positions + m, keys, values, held * S, from, to, p, S + PANEL,       \
-                next)
-#define ATTEND_ROWS(r)                                                                                                 \
-    case r:                                                                                                            \
-        if (attn->cache == FLOATS) ATTEND(r, FLOATS);                                                                  \
-        else if (attn->cache == HALVES) ATTEND(r, HALVES);                                                             \
-        else ATTEND(r, CODES);                                                                                         \
-        break;
-        switch (rows) {
-            ATTEND_ROWS(1) ATTEND_ROWS(2) ATTEND_ROWS(3) ATTEND_ROWS(QUERIES)
-        }
+        tile_of_queries(rows, attn, head, q, z, batch->positions + m, keys, values, held * S, from, to, p, S + PANEL, next);
     }
 }
 

@@ -69,10 +69,12 @@ def test_a_cache_that_grows_holds_what_a_whole_one_does(name: str, room: int) ->
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 31, 32, 40])
 @pytest.mark.parametrize("shape", [(97, 48), (48, 97), (600, 300), (300, 600), (9000, 48)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("intel", [True, False])
 def test_a_product_with_so_many_vectors_is_that_product(
-    rows: int, shape: tuple[int, int], bias: bool, grad: bool
+    rows: int, shape: tuple[int, int], bias: bool, grad: bool, intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of its ways it takes, and whatever the layout of what comes in."""
+    """Whichever of its ways it takes, whosever the processor is, and whatever the layout of what comes in."""
+    monkeypatch.setattr("cutaway.model.linear.intel", lambda: intel)
     weight, x = torch.randn(shape, requires_grad=grad), torch.randn(rows, 1, shape[1])
     more = torch.randn(shape[0]) if bias else None
     with torch.set_grad_enabled(grad):

@@ -5,14 +5,17 @@ Shapes: D columns, N rows of the matrix.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: So few vectors, those of beams say, best meet a matrix of at least so many numbers and more rows than columns from
-#: its other side; so many vectors, or a matrix of so many rows, take oneDNN's product, which is faster than PyTorch's.
+#: its other side, but on Intel's processors, which PyTorch's own product (MKL) is made for; so many vectors, or a matrix
+#: of so many rows, take oneDNN's product, which is faster than PyTorch's.
 FEW, LARGE = 4, 2**17
 MANY, TALL = 32, 8192
 #: So many numbers of a machine are packed at most; they take the memory of as many again.
@@ -26,7 +29,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     count, (rows, columns) = x.numel() // x.shape[-1], weight.shape
     if 1 < count < MANY and torch.is_inference_mode_enabled() and (packed := _packed(weight)) is not None:
         return _onednn(x, packed, bias)
-    if 0 < count <= FEW and rows >= columns and weight.numel() >= LARGE:
+    if intel():
+        if count < FEW:
+            return F.linear(x, weight, bias)
+    elif 0 < count <= FEW and rows >= columns and weight.numel() >= LARGE:
         return _from_the_other_side(x, weight, bias)
     fused = rows >= TALL or (count >= MANY and min(rows, columns) >= MANY)
     if not fused or not _ONEDNN or torch.is_grad_enabled():
@@ -68,6 +74,15 @@ def _packed(weight: Tensor) -> Tensor | None:
     """The packed copy of a matrix that has not changed since."""
     version, copy = getattr(weight, "packed", (None, None))
     return copy if version is not None and version == weight._version else None
+
+
+@functools.cache
+def intel() -> bool:
+    """Is this processor one of Intel's, as far as the system tells?"""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
 
 
 #: Is oneDNN's product in this build of PyTorch? It has no gradient.

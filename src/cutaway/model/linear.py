@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: So few vectors, those of beams say, best meet a matrix of at least so many numbers and more rows than columns from
-#: its other side, but on Intel's processors, which PyTorch's own product (MKL) is made for; so many vectors, or a matrix
-#: of so many rows, take oneDNN's product, which is faster than PyTorch's.
+#: its other side, but on processors of Intel, which PyTorch's own product, MKL's, is made for; so many vectors, or a
+#: matrix of so many rows, take oneDNN's product, which is faster than that.
 FEW, LARGE = 4, 2**17
 MANY, TALL = 32, 8192
 #: So many numbers of a machine are packed at most; they take the memory of as many again.

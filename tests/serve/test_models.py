@@ -17,6 +17,7 @@ import torch
 import cutaway
 from cutaway import hub
 from cutaway.errors import Failed, Misuse, NotFound
+from cutaway.native.threads import one_thread
 from cutaway.serve.app import build
 from cutaway.serve.limits import Limits
 from cutaway.serve.models import How, Models, identity, listed
@@ -66,7 +67,8 @@ def opened(body: bytes, folder: Path) -> cutaway.Record:
 def test_the_answer_is_what_the_model_computes(models: Models, tmp_path: Path) -> None:
     record = opened(run(models, want=WANT)[1], tmp_path)
     model = cutaway.load("stories")
-    direct = model.run(TEXT)
+    with one_thread():  # as the server runs so small a model: a product may be summed in another order by more
+        direct = model.run(TEXT)
     assert record.tokens == direct.tokens
     assert record.text == TEXT
     assert record.pieces == direct.pieces

@@ -47,7 +47,8 @@ enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
 #else
 enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
 #endif
-/* BESIDE: inputs that meet rows of a float matrix, along them. SUMS: of a tile, beside as many that were found before.
+/* MANY: rows of a float matrix, of KEPT bytes at most, that meet inputs across. BESIDE: inputs that meet rows of it, along
+   them. SUMS: of a tile, beside as many that were found before.
    QUERIES: that meet keys and values together. */
 enum { ABREAST = SIDE * LANES, MANY = 64, KEPT = 1 << 19, BESIDE = 8, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
 
@@ -522,6 +523,7 @@ INLINE int halved(void) {
 #elif defined(HALVED) /* as the compiler is told */
     return HALVED;
 #else
+    __builtin_cpu_init();
     return __builtin_cpu_is("amd");
 #endif
 }
@@ -869,13 +871,13 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     }
 }
 
-/* Rows of numbers, or of nothing where there is no row, as columns: to (width, stride). */
+/* Rows of numbers, or of noughts where there is no row, as columns: to (width, stride). */
 INLINE void turn(int rows, const float *const *x, int64_t width, float *to, int64_t stride) {
     int64_t full = rows == LANES ? width / LANES * LANES : 0;
     for (int64_t k = 0; k < full; k += LANES) {
         vec v[LANES], next[LANES];
         EACH(m) = 0; m < LANES; m++) v[m] = x[m] ? load(x[m] + k) : splat(0);
-        EACH(once) = 1; once < LANES; once *= 2) { /* a perfect shuffle of all numbers: as many as LANES is a power of two */
+        EACH(once) = 1; once < LANES; once *= 2) { /* all numbers are shuffled perfectly, log2(LANES) times */
             EACH(m) = 0; m < LANES / 2; m++) {
                 next[2 * m] = interleaved(v[m], v[m + LANES / 2], 0);
                 next[2 * m + 1] = interleaved(v[m], v[m + LANES / 2], 1);
@@ -1116,7 +1118,8 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 static void keep(const Attention *attn, const float *x, void *cache, int64_t at, int64_t step, float *scales,
                  int64_t slot) {
     int64_t E = attn->width, size = kept_bytes(attn->cache);
-    float whole[E + PANEL], less[E + PANEL];
+    float whole[E + PANEL];
+    uint16_t less[E + PANEL];
     const void *from = x;
     if (attn->cache != FLOATS) {
         memcpy(whole, x, E * sizeof(float));
@@ -1124,16 +1127,16 @@ static void keep(const Attention *attn, const float *x, void *cache, int64_t at,
         from = less;
     }
     if (attn->cache == HALVES)
-        for (int64_t e = 0; e < E; e += LANES) store_half((uint16_t *)less + e, load(whole + e));
+        for (int64_t e = 0; e < E; e += LANES) store_half(less + e, load(whole + e));
     else if (attn->cache == CODES)
         scales[slot] = encode(whole, E, (int8_t *)less);
     if (step == 1) memcpy((char *)cache + at * size, from, E * size);
     else if (attn->cache == FLOATS)
         for (int64_t e = 0; e < E; e++) ((float *)cache)[at + e * step] = x[e];
     else if (attn->cache == HALVES)
-        for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = ((const uint16_t *)from)[e];
+        for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = less[e];
     else
-        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = ((const int8_t *)from)[e];
+        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = ((const int8_t *)less)[e];
 }
 
 /* A whole panel of keys (16, E) at once, turned; `own` has room for it once more. */
@@ -1286,10 +1289,12 @@ static void attend(Thread *me, const Op *op) {
     int64_t H = attn->heads, G = attn->kv_heads, E = attn->width, S = attn->slots, each = attn->lengths ? H : H + 2 * G;
     int32_t *begins = (int32_t *)me->scratch;
     float *first = (float *)(begins + (batch->rows + PANEL) / PANEL * PANEL);
-    /* Queries and keys are placed, keys and values go to their slots: panel by panel, or a few heads of a row alone. */
-    int64_t runs = 0, share = batch->rows == 1 ? 4 : each;
+    /* Queries and keys are placed, keys and values go to their slots: panel by panel, a few heads at a time. */
+    int64_t runs = 0;
     for (int64_t m = 0; m < batch->rows; m += in_panel(batch, m)) begins[runs++] = m;
     begins[runs] = batch->rows;
+    int64_t share = runs * each / (8 * me->pool->threads);
+    if (share < 4) share = 4;
     int64_t shares = (runs * each + share - 1) / share;
     for (int64_t some = take(me, shares); some < shares; some = take(me, shares))
         for (int64_t i = some * share; i < runs * each && i < (some + 1) * share; i++) {

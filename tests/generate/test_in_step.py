@@ -200,7 +200,7 @@ def test_behind_an_encoder(name: str) -> None:
 def test_the_next_step_is_under_way_before_the_host_hears_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     machine: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
     went: list[str] = []
-    for owner, name in ((InPyTorch, "begin"), (InPyTorch, "go_on"), (in_pytorch.Drawn, "take")):
+    for owner, name in ((InPyTorch, "begin"), (InPyTorch, "go_on"), (in_pytorch.Pending, "take")):
         whole = getattr(owner, name)
 
         def told(*given: Any, whole: Any = whole, name: str = name) -> Any:
@@ -238,7 +238,7 @@ def test_where_the_host_draws_another_token_that_one_is_read(kind: str, monkeypa
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_logits_and_trace_are_the_step_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_and_trace_are_the_step_s() -> None:
     """Though the next step is under way by then."""
     machine: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
     ids, sampler = list(PROMPT), SAMPLERS["cut"]
@@ -258,14 +258,9 @@ def test_logits_and_trace_are_the_step_s(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("rules", [Rules(no_repeat_ngram_size=2), Rules(suppress_tokens=(3, 5))])
 def test_rules_are_the_host_s(rules: Rules) -> None:
     machine: Transformer = lively(DECODERS["llama"])  # type: ignore[assignment]
-    there = steps(machine, Sampler(), rules=rules)
-    plain = steps(machine, Sampler(), rules=rules, cached=False)
-    assert [step.id for step in there] == [step.id for step in plain]
-    assert steps(machine, Sampler(repetition_penalty=1.5))[-1].id == plain_end(machine)
-
-
-def plain_end(machine: Transformer) -> int:
-    return steps(machine, Sampler(repetition_penalty=1.5), cached=False)[-1].id
+    for sampler, asked in ((Sampler(), rules), (Sampler(repetition_penalty=1.5), Rules())):
+        there, plain = (steps(machine, sampler, rules=asked, cached=cached) for cached in (True, False))
+        assert [step.id for step in there] == [step.id for step in plain]
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

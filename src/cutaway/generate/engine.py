@@ -3,6 +3,7 @@
 engine(machine, length, texts)
   |-- in_c.py        on a processor, where its kernels are there: float32, bfloat16, or quantised
   |-- in_pytorch.py  everywhere else: a GPU, float16, no compiler, or none of its work done yet
+        |-- in_step.py    on a GPU it draws the tokens too
 """
 
 from __future__ import annotations

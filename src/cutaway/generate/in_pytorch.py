@@ -11,6 +11,7 @@ whoever takes its tokens (``Following``), so that the GPU does not wait for the 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -103,18 +104,15 @@ class InPyTorch:
         return Following(self, draw, count) if self._on_gpu else None
 
     @torch.inference_mode()
-    def begin(self, ids: Sequence[int], draw: Draw) -> Drawn:
+    def begin(self, ids: Sequence[int], draw: Draw) -> Pending:
         """What is drawn after ``ids``, which the one text goes on with."""
-        logits = self._whole(0, ids, False)
-        self._settings.set([0], [1], [draw])
-        self._drawn.copy_(self._settings.draw(logits, draw.kind))
-        return Drawn(Sent(self._drawn), logits, 0)
+        return self._first(self._settings, 0, ids, draw)
 
     @torch.inference_mode()
-    def go_on(self, kind: Kind) -> Drawn:
+    def go_on(self, kind: Kind) -> Pending:
         """What is drawn after that, of which the host need not have heard."""
         logits = self._step([0], kind).clone()  # the next run's come where these are
-        return Drawn(Sent(self._drawn), logits, 0)
+        return Pending(Sent(self._drawn), logits, 0)
 
     @torch.inference_mode()
     def back(self, length: int, text: int = 0) -> None:
@@ -136,8 +134,15 @@ class InPyTorch:
 
     def _read(self, text: int, ids: Sequence[int], whole: bool, draw: Draw | None) -> Logits | Chosen:
         """What is new of one text, and what comes of it."""
-        logits = self._whole(text, ids, whole)
-        return _numbers(logits) if draw is None else Drawn(Sent(self._draw(logits, draw)), logits[-1:], 0).take()
+        if draw is None:
+            return _numbers(self._whole(text, ids, whole))
+        return self._first(Settings(1, self._device), text, ids, draw).take()
+
+    def _first(self, settings: Settings, text: int, ids: Sequence[int], draw: Draw) -> Pending:
+        """What is drawn after what is new of one text, by settings for one, which then are the next token's."""
+        logits = self._whole(text, ids, False)
+        settings.set([0], [1], [draw])
+        return Pending(Sent(settings.draw(logits, draw.kind)), logits, 0)
 
     def _whole(self, text: int, ids: Sequence[int], whole: bool) -> Tensor:
         """What is new of one text: logits (T, V), or (1, V) after the last."""
@@ -148,12 +153,6 @@ class InPyTorch:
             stream = self._stream(torch.tensor([ids[start : start + size]], device=self._device), cache=row)
             parts.append(stream if whole else stream[:, -1:])
         return self._machine.logits(torch.cat(parts, 1) if whole else parts[-1])[0]
-
-    def _draw(self, logits: Tensor, draw: Draw) -> Tensor:
-        """What is drawn of the last of one text's logits: (1, 4)."""
-        settings = Settings(1, self._device)
-        settings.set([0], [1], [draw])
-        return settings.draw(logits[-1:], draw.kind)
 
     def _stepped(self, steps: Mapping[int, int], draws: Mapping[int, Draw]) -> dict[int, Logits | Chosen]:
         """One token more of some texts, in one run of all: logits (1, V) of each, or what was drawn of them."""
@@ -168,7 +167,7 @@ class InPyTorch:
             return {text: found[text : text + 1] for text in steps}
         drawn = Sent(self._drawn)
         return {
-            text: Drawn(drawn, logits, text).take() if text in asked else _numbers(logits[text : text + 1])
+            text: Pending(drawn, logits, text).take() if text in asked else _numbers(logits[text : text + 1])
             for text in steps
         }
 
@@ -205,7 +204,7 @@ class InPyTorch:
         return logits
 
 
-class Drawn:
+class Pending:
     """What was drawn of one of the texts in a run that may be under way still."""
 
     def __init__(self, sent: Sent, logits: Tensor, text: int) -> None:
@@ -213,13 +212,13 @@ class Drawn:
 
     def take(self) -> Logits | Chosen:
         """The token; the logits (1, V) it was drawn from, where the host is to draw."""
-        token, p_drawn, p, certain = self._sent.take()[self._text]
+        token, p_drawn, p, certain = self._sent.rows[self._text]
         return Chosen(int(token), p_drawn, p, self._exactly) if certain else self._here()
 
     @property
     def token(self) -> int:
         """The one the device goes on with, certain or not."""
-        return int(self._sent.take()[self._text][0])
+        return int(self._sent.rows[self._text][0])
 
     def _here(self) -> Logits:
         return _numbers(self._logits[self._text : self._text + 1])
@@ -236,7 +235,7 @@ class Following:
         self._engine, self._draw, self._count = engine, draw, count
         self._given = 0  # tokens
         self._last = -1  # as the GPU has drawn it
-        self._ahead: Drawn | None = None  # what the GPU draws after that
+        self._ahead: Pending | None = None  # what the GPU draws after that
 
     def __call__(self, ids: Sequence[int]) -> Logits | Chosen:
         engine, draw = self._engine, self._draw
@@ -244,7 +243,7 @@ class Following:
         if now is None or ids != [self._last]:
             if now is not None:
                 engine.back(engine.lengths[0] - 1)
-            now = engine.begin(ids, Draw(draw.sampler, draw.seed, self._given))
+            now = engine.begin(ids, dataclasses.replace(draw, step=self._given))
         self._given += 1
         if self._given < self._count:
             self._ahead = engine.go_on(draw.kind)

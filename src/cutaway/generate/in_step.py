@@ -12,6 +12,7 @@ So the tokens are the sampler's, on whatever device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,12 +20,11 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from .rules import Rules
-from .sampler import Floats, Sampler
+from .rules import NO_RULES, Rules
+from .sampler import SPLITMIX, Floats, Sampler, rounding
 
 EPS = torch.finfo(torch.float64).eps
 ALL, NONE = 2.0, -1.0  # a share that no nucleus reaches; a weight that every token has
-NO_RULES = Rules()
 
 
 class Kind(IntEnum):
@@ -117,7 +117,7 @@ class Settings:
         if kind is Kind.CUT:
             weights, sure = self._cut(values, weights)
         sums = weights.cumsum(-1)
-        total, slack = sums[:, -1:], _slack(sums)
+        total, slack = sums[:, -1:], rounding(sums.shape[1]) * sums[:, -1:]
         target = uniform(self.seed, self.step)[:, None] * total
         place = (sums <= target).sum(-1)
         near = (sums <= target - slack).sum(-1) != (sums <= target + slack).sum(-1)
@@ -132,7 +132,7 @@ class Settings:
         inside = rank < torch.where(self.top_k == 0, len(rank), self.top_k)[:, None]
 
         sums = torch.where(inside, by_rank, 0).cumsum(-1)
-        slack, share = _slack(sums), self.top_p[:, None] * sums[:, -1:]
+        slack, share = rounding(len(rank)) * sums[:, -1:], self.top_p[:, None] * sums[:, -1:]
         count = (sums < share).sum(-1, keepdim=True) + 1
         near = (sums < share - slack).sum(-1, keepdim=True) + 1 != (sums < share + slack).sum(-1, keepdim=True) + 1
         kept = inside & (rank < count) & (by_rank >= self.min_p[:, None])
@@ -157,7 +157,9 @@ class Sent:
         if self._arrived is not None:
             self._arrived.record(torch.cuda.current_stream(numbers.device))
 
-    def take(self) -> list[list[float]]:
+    @functools.cached_property
+    def rows(self) -> list[list[float]]:
+        """They, as soon as they are here."""
         if self._arrived is not None:
             self._arrived.synchronize()
         rows: list[list[float]] = self._here.tolist()
@@ -167,9 +169,9 @@ class Sent:
 def uniform(seed: Tensor, step: Tensor) -> Tensor:
     """The sampler's random number of (seed, step), each (B,). Sums and products of 64 bits wrap round there and
     here."""
-    z = seed + _signed(0x9E3779B97F4A7C15) * (step + 1)
-    z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _right(z, 27)) * _signed(0x94D049BB133111EB)
+    z = seed + _signed(SPLITMIX[0]) * (step + 1)
+    z = (z ^ _right(z, 30)) * _signed(SPLITMIX[1])
+    z = (z ^ _right(z, 27)) * _signed(SPLITMIX[2])
     return _right(z ^ _right(z, 31), 11).double() / 2**53
 
 
@@ -191,8 +193,3 @@ def _row(draw: Draw | None) -> tuple[list[int], list[float]]:
     sampler = draw.sampler
     top_p = ALL if sampler.top_p is None or sampler.top_p >= 1 else sampler.top_p
     return [_signed(draw.seed), draw.step, sampler.top_k or 0], [sampler.temperature, top_p, sampler.min_p or NONE]
-
-
-def _slack(sums: Tensor) -> Tensor:
-    """More than two sums of so many weights can differ by, taken in other orders: (B, 1)."""
-    return 2 * sums.shape[1] * EPS * sums[:, -1:]

@@ -28,7 +28,7 @@ from .broken import broken
 from .engine import Engine, engine
 from .in_pytorch import InPyTorch
 from .in_step import Chosen, Draw, draw_of
-from .rules import Rules
+from .rules import NO_RULES, Rules
 from .sampler import Floats, Sampler, Trace, pick_seed, uniform
 from .speculate import Ahead, Draft, LookUp, Tally
 
@@ -36,7 +36,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 #: The ids that are new since the last call -> logits (V,) after the last of them, or what was drawn of those already.
 Reader = Callable[[list[int]], Tensor | Chosen]
 Machine = Transformer | Seq2Seq
-GREEDY, NO_RULES = Sampler(temperature=0), Rules()
+GREEDY = Sampler(temperature=0)
 REST = 4 * 2**20  # bytes that a processor reads while a token is drawn and shown
 
 

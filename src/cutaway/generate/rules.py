@@ -137,6 +137,9 @@ class Timestamps(Rules):
             row[: self.first_time] = -torch.inf
 
 
+NO_RULES = Rules()
+
+
 def _completions(tokens: Sequence[int], size: int) -> set[int]:
     """The tokens that would make the last ``size`` - 1 and themselves a sequence that was written before."""
     if size < 1 or len(tokens) < size:

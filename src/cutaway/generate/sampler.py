@@ -203,7 +203,7 @@ def nucleus(weights: Floats, p: float) -> Mask:
     if p >= 1:
         return np.ones(weights.size, dtype=np.bool_)
     total = weights.sum()
-    slack = _slack(weights.size, total)
+    slack = rounding(weights.size) * total
     # All those below this weight hold less than 1 - p together: the set lies among the others, which are sorted sooner.
     least = ((1 - p) * total - slack) / weights.size
     ranked = np.sort(weights[weights >= least])[::-1]
@@ -234,9 +234,9 @@ def draw(probabilities: Any, seed: int, step: int) -> tuple[int, float]:
 
 def uniform(seed: int, step: int) -> float:
     """53 bits of a hash of (seed, step), as a number in [0, 1): splitmix64's finaliser (Steele et al. 2014)."""
-    z = (seed + 0x9E3779B97F4A7C15 * (step + 1)) & _64_BITS
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    z = (seed + SPLITMIX[0] * (step + 1)) & _64_BITS
+    z = ((z ^ (z >> 30)) * SPLITMIX[1]) & _64_BITS
+    z = ((z ^ (z >> 27)) * SPLITMIX[2]) & _64_BITS
     z ^= z >> 31
     return (z >> 11) / 2**53
 
@@ -247,6 +247,7 @@ def pick_seed() -> int:
 
 
 _64_BITS = 2**64 - 1
+SPLITMIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 # --- arithmetic shared by the steps ----------------------------------------------------------------------------------
@@ -264,9 +265,10 @@ def _total(weights: Floats) -> np.float64:
     return total
 
 
-def _slack(size: int, total: float) -> float:
-    """More than two sums of so many weights can differ by: taken in other orders, or of each divided by the total."""
-    return 2 * size * total * float(np.finfo(np.float64).eps)
+def rounding(size: int) -> float:
+    """More, of their sum, than two sums of so many weights can differ by: taken in other orders, or of each divided by
+    the total."""
+    return 2 * size * float(np.finfo(np.float64).eps)
 
 
 def _first_above(weights: Floats, u: float) -> int | None:
@@ -275,7 +277,7 @@ def _first_above(weights: Floats, u: float) -> int | None:
     Sums of blocks lead to the block that is summed one by one: a strict sum waits for each addition.
     """
     sums = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, BLOCK)))
-    target, slack = u * sums[-1], _slack(weights.size, sums[-1])
+    target, slack = u * sums[-1], rounding(weights.size) * sums[-1]
     block = min(int(np.searchsorted(sums, target, side="right")), sums.size - 1)
     before = sums[block - 1] if block else 0.0
     inner = before + np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK])

@@ -1117,26 +1117,23 @@ static void place(const Attention *attn, const Norm *norm, float *row, int64_t h
 /* A key or a value goes to its cache: number after number from `at` on, each `step` from the one before. */
 static void keep(const Attention *attn, const float *x, void *cache, int64_t at, int64_t step, float *scales,
                  int64_t slot) {
-    int64_t E = attn->width, size = kept_bytes(attn->cache);
-    float whole[E + PANEL];
-    uint16_t less[E + PANEL];
-    const void *from = x;
-    if (attn->cache != FLOATS) {
-        memcpy(whole, x, E * sizeof(float));
-        memset(whole + E, 0, PANEL * sizeof(float));
-        from = less;
-    }
-    if (attn->cache == HALVES)
-        for (int64_t e = 0; e < E; e += LANES) store_half(less + e, load(whole + e));
-    else if (attn->cache == CODES)
-        scales[slot] = encode(whole, E, (int8_t *)less);
-    if (step == 1) memcpy((char *)cache + at * size, from, E * size);
-    else if (attn->cache == FLOATS)
+    int64_t E = attn->width;
+    if (attn->cache == FLOATS) {
         for (int64_t e = 0; e < E; e++) ((float *)cache)[at + e * step] = x[e];
-    else if (attn->cache == HALVES)
+        return;
+    }
+    float whole[E + PANEL];
+    memcpy(whole, x, E * sizeof(float));
+    memset(whole + E, 0, PANEL * sizeof(float));
+    if (attn->cache == HALVES) {
+        uint16_t less[E + PANEL];
+        for (int64_t e = 0; e < E; e += LANES) store_half(less + e, load(whole + e));
         for (int64_t e = 0; e < E; e++) ((uint16_t *)cache)[at + e * step] = less[e];
-    else
-        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = ((const int8_t *)less)[e];
+    } else {
+        int8_t less[E + PANEL];
+        scales[slot] = encode(whole, E, less);
+        for (int64_t e = 0; e < E; e++) ((int8_t *)cache)[at + e * step] = less[e];
+    }
 }
 
 /* A whole panel of keys (16, E) at once, turned; `own` has room for it once more. */
@@ -1213,17 +1210,18 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         else if (to - s > LANES) SCORES(2);
         else SCORES(1);
     }
-    float top[QUERIES], by[QUERIES];
-    vec sums[QUERIES];
-    EACH(m) = 0; m < rows; m++) top[m] = maximum(largest[m]), sums[m] = splat(0);
-    for (int64_t s = 0; s < to - first; s += LANES)
-        EACH(m) = 0; m < rows; m++) {
-            vec v = exponential(load(p + m * p_stride + s) - top[m]);
-            sums[m] += v;
+    float by[QUERIES];
+    EACH(m) = 0; m < rows; m++) {
+        float top = maximum(largest[m]);
+        vec sum = splat(0);
+        for (int64_t s = 0; s < to - first; s += LANES) {
+            vec v = exponential(load(p + m * p_stride + s) - top);
+            sum += v;
             if (cache == CODES) v *= load(value_scales + first + s);
             store(p + m * p_stride + s, v);
         }
-    EACH(m) = 0; m < rows; m++) by[m] = 1.f / total(sums[m]);
+        by[m] = 1.f / total(sum);
+    }
     for (int64_t e = 0; e < width;) {
 #define VALUES(c) /* key after key, however many rows: a row's sums are the same alone and among others */            \
     do {                                                                                                               \

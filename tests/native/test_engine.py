@@ -29,7 +29,19 @@ from cutaway.model.quantized import Quantized, quantize
 from cutaway.model.transformer import Seq2Seq, Transformer
 from cutaway.native import library
 from cutaway.native.product import install
-from tests.model.machines import CONTEXT, DECODERS, IDS, LENGTH, SOURCES, VOCABULARY, in_8_bits, lively
+from tests.model.machines import (
+    CONTEXT,
+    DECODERS,
+    IDS,
+    LENGTH,
+    RMS,
+    SOURCES,
+    VOCABULARY,
+    attention,
+    decoder,
+    in_8_bits,
+    lively,
+)
 
 
 @pytest.fixture(params=sorted(DECODERS))
@@ -71,6 +83,22 @@ def test_it_reads_as_the_machine_does(machine: Transformer, size: int) -> None:
 
 def test_texts_side_by_side_do_not_meet(machine: Transformer) -> None:
     assert worst(side_by_side(machine), logits(machine)[5:8]) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("texts", [2, 3, 4, 6, 8])
+def test_long_rows_of_a_matrix_meet_a_few_texts_part_by_part(texts: int, dtype: torch.dtype) -> None:
+    block = spec.Block(
+        attention(), spec.MLP(3201, "silu", gated=True), RMS
+    )  # 3201: in parts, the last no whole vectors
+    machine = lively(decoder(block, block)).to(dtype)
+    assert isinstance(machine, Transformer)
+    engine = Engine(machine, CONTEXT, texts=texts)
+    for text in range(texts):
+        for token in IDS[:text]:  # one by one, or a prompt in bfloat16 is rounded
+            engine.read([token], text)
+    found = engine.together([(text, [IDS[text]], False) for text in range(texts)])
+    assert worst(np.concatenate(found), logits(copy.deepcopy(machine).float())[:texts]) < 2e-6
 
 
 def test_a_prompt_longer_than_a_chunk(machine: Transformer) -> None:

@@ -47,10 +47,11 @@ enum { LANES = 4, REGISTERS = 32, SIDE = 4, STREAMS = 4 };
 #else
 enum { LANES = 4, REGISTERS = 16, SIDE = 4, STREAMS = 2 };
 #endif
-/* MANY: rows of a float matrix, of KEPT bytes at most, that meet inputs across. BESIDE: inputs that meet rows of it, along
-   them. SUMS: of a tile, beside as many that were found before.
-   QUERIES: that meet keys and values together. */
-enum { ABREAST = SIDE * LANES, MANY = 64, KEPT = 1 << 19, BESIDE = 8, SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
+/* MANY: rows of a float matrix, of KEPT bytes at most, that meet inputs across. BESIDE: inputs that meet ABOVE rows of it at
+   a time along them, in parts of which the inputs take NEAR bytes; SOME rows are one piece of work.
+   SUMS: of a tile, beside as many that were found before. QUERIES: that meet keys and values together. */
+enum { ABREAST = SIDE * LANES, MANY = 64, KEPT = 1 << 19, BESIDE = 8, ABOVE = 3, SOME = 24, NEAR = 3 << 13 };
+enum { SUMS = 12, QUERIES = REGISTERS == 32 ? 6 : 4 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -709,23 +710,33 @@ static void widen(const uint8_t *w, uint8_t *wide, int64_t groups) {
     }
 }
 
-/* A few inputs with `count` rows of a float matrix, along the rows: out (rows, count). */
-INLINE void along(int rows, int count, int kind, const char *w, int64_t columns, const float *x, int64_t x_stride,
-                  float *out, int64_t out_stride) {
-    vec sum[16];
-    int64_t size = kind == FLOAT32 ? 4 : 2, bytes = columns * size, full = columns / LANES * LANES;
+/* Columns [from, to) of a few inputs with `count` rows of a float matrix, along the rows: out (rows, count), to which is
+   added where `from` is not nought. What comes later is sent for: whole rows in the order in which they lie from `next` on,
+   of parts of rows those that lie as these do. */
+INLINE void along(int rows, int count, int kind, const char *w, const char *next, int64_t columns, int64_t from, int64_t to,
+                  const float *x, int64_t x_stride, float *out, int64_t out_stride) {
+    vec sum[ABOVE * BESIDE];
+    int64_t size = kind == FLOAT32 ? 4 : 2, bytes = columns * size, full = from + (to - from) / LANES * LANES;
     EACH(i) = 0; i < rows * count; i++) sum[i] = splat(0);
-    for (int64_t k = 0; k < full; k += LANES) {
+    for (int64_t k = from; k < full; k += LANES) {
+        vec weights[ABOVE];
         EACH(n) = 0; n < count; n++) {
-            if (count > 1 && k * size % 64 == 0) __builtin_prefetch(w + (n + count) * bytes + k * size); /* the next rows */
-            vec weights = weights_at(kind, w + n * bytes, k);
-            EACH(m) = 0; m < rows; m++) sum[m * count + n] += weights * load(x + m * x_stride + k);
+            int64_t at = to - from == columns ? k * count * size + n * 64 : n * bytes + k * size;
+            if (k * size % 64 == 0) __builtin_prefetch(next + at);
+            weights[n] = weights_at(kind, w + n * bytes, k);
+        }
+        EACH(m) = 0; m < rows; m++) {
+            vec inputs = load(x + m * x_stride + k);
+#if defined(__AVX2__)
+            if (count > 1) __asm__("" : "+v"(inputs)); /* as in `across` */
+#endif
+            EACH(n) = 0; n < count; n++) sum[m * count + n] += weights[n] * inputs;
         }
     }
     EACH(m) = 0; m < rows; m++) EACH(n) = 0; n < count; n++) {
         float found = total(sum[m * count + n]);
-        for (int64_t k = full; k < columns; k++) found += weight_at(kind, w + n * bytes, k) * x[m * x_stride + k];
-        out[m * out_stride + n] = found;
+        for (int64_t k = full; k < to; k++) found += weight_at(kind, w + n * bytes, k) * x[m * x_stride + k];
+        out[m * out_stride + n] = from ? out[m * out_stride + n] + found : found;
     }
 }
 
@@ -871,6 +882,54 @@ static void product(const Matrix *matrix, int64_t panel, int panels, int64_t m, 
     }
 }
 
+/* As many vectors of inputs as `inputs` of them take, laid side by side, with rows of a float matrix, or of a matrix in
+   `pairs`: out (rows, ABREAST). Not inlined: it needs all registers. */
+static __attribute__((noinline)) void abreast(int64_t inputs, int pairs, const char *w, int64_t rows, int64_t width,
+                                              const float *x, float *out) {
+    const int64_t bytes = width * (pairs ? 2 : 4);
+    int64_t n = 0;
+#define ACROSS(i, c)                                                                                                   \
+    do {                                                                                                               \
+        if (pairs) across_pairs(i, c, w + n * bytes, width, (const uint32_t *)x, out + n * ABREAST);                   \
+        else across(i, c, (const float *)(w + n * bytes), width, x, out + n * ABREAST);                                \
+    } while (0)
+#define ACROSS_SIDES(c)                                                                                                \
+    do {                                                                                                               \
+        if (inputs * 3 > 2 * ABREAST) ACROSS(SIDE, c);                                                                 \
+        else if (inputs * 3 > ABREAST) ACROSS((2 * SIDE + 2) / 3, c);                                                  \
+        else ACROSS((SIDE + 2) / 3, c);                                                                                \
+    } while (0)
+    for (; n + STREAMS <= rows; n += STREAMS) ACROSS_SIDES(STREAMS);
+    for (; n < rows; n++) ACROSS_SIDES(1);
+}
+
+/* 8, 4, 2 inputs or one with some rows of a float matrix, from `first` on: out (inputs, SOME). Neither is it inlined. */
+static __attribute__((noinline)) void beside(int64_t inputs, const Matrix *matrix, int64_t first, int64_t rows,
+                                             const float *x, float *out) {
+    int64_t width = matrix->columns, size = matrix->kind == FLOAT32 ? 4 : 2, bytes = width * size;
+    int64_t parts = (inputs * width * 4 + NEAR - 1) / NEAR, part = (width + parts * LANES - 1) / (parts * LANES) * LANES;
+    const char *w = (const char *)matrix->data + first * bytes;
+    if (inputs == 1) {
+        if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, rows, out);
+        else along_one(BFLOAT16, w, width, x, rows, out);
+        return;
+    }
+    for (int64_t k = 0; k < width; k += part) {
+        int64_t end = k + part < width ? k + part : width, n = 0;
+#define ALONG(r, c)                                                                                                    \
+    if (inputs == (r))                                                                                                 \
+        for (; n + (c) <= rows; n += (c)) {                                                                            \
+            const char *here = w + n * bytes, *next = here + (c) * bytes;                                              \
+            if (part >= width) next = next - here < 2 * AHEAD ? here + 2 * AHEAD : next;                               \
+            else if (n + (c) >= rows) next = end < width ? w + part * size : w + rows * bytes - k * size;              \
+            if (matrix->kind == FLOAT32) along(r, c, FLOAT32, here, next, width, k, end, x, width, out + n, SOME);     \
+            else along(r, c, BFLOAT16, here, next, width, k, end, x, width, out + n, SOME);                            \
+        }
+        ALONG(BESIDE, REGISTERS == 32 ? ABOVE : 1) ALONG(BESIDE, 1)
+        ALONG(4, ABOVE) ALONG(4, 1) ALONG(2, ABOVE) ALONG(2, 1)
+    }
+}
+
 /* Rows of numbers, or of noughts where there is no row, as columns: to (width, stride). */
 INLINE void turn(int rows, const float *const *x, int64_t width, float *to, int64_t stride) {
     int64_t full = rows == LANES ? width / LANES * LANES : 0;
@@ -955,7 +1014,7 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
         }
     if (!alone) meet(me);
 
-    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? rows_of_many(op, pairs, me->pool->threads) : 32;
+    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? rows_of_many(op, pairs, me->pool->threads) : kept || alone ? 32 : SOME;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
     for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
@@ -1011,36 +1070,20 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
                 m += some;
             }
         } else if (many) {
-            const float *weights[2] = {0, 0};
-            for (int b = 0; b < both && !pairs; b++) {
-                weights[b] = (const float *)matrix[b].data + first * width;
-                if (matrix[b].kind == FLOAT32) continue;
+            const char *weights[2] = {0, 0};
+            for (int b = 0; b < both; b++) {
+                weights[b] = (const char *)matrix[b].data + first * width * (matrix->kind == FLOAT32 ? 4 : 2);
+                if (matrix[b].kind == FLOAT32 || pairs) continue;
                 float *widened = (float *)scratch + b * PANEL * width; /* for many inputs to come */
                 for (int64_t n = 0; n < left; n++) dequantise(&matrix[b], first + n, widened + n * width);
-                weights[b] = widened;
+                weights[b] = (const char *)widened;
             }
             for (int64_t m = 0; m < rows; m += ABREAST) {
                 int64_t some = rows - m < ABREAST ? rows - m : ABREAST;
                 float turned[2 * ABREAST][MANY];
                 for (int b = 0; b < both; b++) {
-                    const float *w = weights[b], *x = floats + m * width;
-                    const char *halved = (const char *)matrix[b].data + 2 * first * width;
-                    const uint32_t *two = (const uint32_t *)floats + m * size;
                     float *to = found + b * MANY * ABREAST;
-                    int64_t n = 0;
-#define ACROSS(i, c)                                                                                                   \
-    do {                                                                                                               \
-        if (pairs) across_pairs(i, c, halved + 2 * n * width, width, two, to + n * ABREAST);                           \
-        else across(i, c, w + n * width, width, x, to + n * ABREAST);                                                  \
-    } while (0)
-#define ACROSS_SIDES(c)                                                                                                \
-    do {                                                                                                               \
-        if (some * 3 > 2 * ABREAST) ACROSS(SIDE, c);                                                                   \
-        else if (some * 3 > ABREAST) ACROSS((2 * SIDE + 2) / 3, c);                                                    \
-        else ACROSS((SIDE + 2) / 3, c);                                                                                \
-    } while (0)
-                    for (; n + STREAMS <= left; n += STREAMS) ACROSS_SIDES(STREAMS);
-                    for (; n < left; n++) ACROSS_SIDES(1);
+                    abreast(some, pairs, weights[b], left, width, floats + m * size, to);
                     for (int64_t i = 0; i < left; i += LANES) {
                         const float *rows_of[LANES];
                         for (int64_t l = 0; l < LANES; l++) rows_of[l] = to + (i + l) * ABREAST;
@@ -1050,29 +1093,11 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
                 finish(op, matrix, from + m, some, first, left, turned[0], turned[ABREAST], MANY);
             }
         } else {
-            for (int64_t m = 0; m < rows;) {
-                int64_t left_rows = rows - m, some = left_rows >= BESIDE ? BESIDE : left_rows >= 4 ? 4 : left_rows >= 2 ? 2 : 1;
-                for (int b = 0; b < both; b++) {
-                    int64_t bytes_each = width * (matrix->kind == FLOAT32 ? 4 : 2);
-                    const char *w = (const char *)matrix[b].data + first * bytes_each;
-                    const float *x = floats + m * width;
-                    float *to = found + b * 32 * BESIDE;
-                    if (some == 1) {
-                        if (matrix->kind == FLOAT32) along_one(FLOAT32, w, width, x, left, to);
-                        else along_one(BFLOAT16, w, width, x, left, to);
-                        continue;
-                    }
-                    int64_t n = 0;
-#define ALONG(r, c)                                                                                                    \
-    if (some == (r))                                                                                                   \
-        for (; n + (c) <= left; n += (c)) {                                                                            \
-            if (matrix->kind == FLOAT32) along(r, c, FLOAT32, w + n * bytes_each, width, x, width, to + n, 32);        \
-            else along(r, c, BFLOAT16, w + n * bytes_each, width, x, width, to + n, 32);                               \
-        }
-                    ALONG(BESIDE, REGISTERS / 16) ALONG(BESIDE, 1) ALONG(4, REGISTERS / 8) ALONG(4, 1) ALONG(2, 4) ALONG(2, 1)
-                }
-                finish(op, matrix, from + m, some, first, left, found, found + 32 * BESIDE, 32);
-                m += some;
+            for (int64_t m = 0; m < rows; m += BESIDE) {
+                int64_t rest = rows - m, some = rest > 4 ? BESIDE : rest > 2 ? 4 : rest; /* those beyond the last are nobody's */
+                for (int b = 0; b < both; b++)
+                    beside(some, &matrix[b], first, left, floats + m * width, found + b * SOME * BESIDE);
+                finish(op, matrix, from + m, rest < some ? rest : some, first, left, found, found + SOME * BESIDE, SOME);
             }
         }
     }
@@ -1205,9 +1230,14 @@ INLINE void attend_tile(int rows, int cache, const Attention *attn, int64_t head
         s += LANES * (c);                                                                                              \
     } while (0)
         /* A sum waits for itself: of one query there must be several under way. */
-        if (rows == 1 && to - s > 7 * LANES) SCORES(8);
-        else if (rows <= 2 && to - s > 3 * LANES) SCORES(4);
-        else if (to - s > LANES) SCORES(2);
+        const int64_t left = (to - s + LANES - 1) / LANES;
+        if (rows == 1 && left > 7) SCORES(8);
+        else if (rows == 1 && left > 6) SCORES(7);
+        else if (rows == 1 && left > 5) SCORES(6);
+        else if (rows == 1 && left > 4) SCORES(5);
+        else if (rows <= 2 && left > 3) SCORES(4);
+        else if (rows == 1 && left > 2) SCORES(3);
+        else if (left > 1) SCORES(2);
         else SCORES(1);
     }
     float by[QUERIES];
@@ -1294,8 +1324,15 @@ static void attend(Thread *me, const Op *op) {
     int64_t share = runs * each / (8 * me->pool->threads);
     if (share < 4) share = 4;
     int64_t shares = (runs * each + share - 1) / share;
-    for (int64_t some = take(me, shares); some < shares; some = take(me, shares))
-        for (int64_t i = some * share; i < runs * each && i < (some + 1) * share; i++) {
+    int64_t size = kept_bytes(attn->cache);
+    for (int64_t some = take(me, shares); some < shares; some = take(me, shares)) {
+        int64_t last = (some + 1) * share < runs * each ? (some + 1) * share : runs * each;
+        for (int64_t i = some * share; i < last; i++) { /* each number of a key goes to a line that is new to the caches */
+            int64_t m = begins[i / each], head = i % each - H, panel = batch->positions[m] / PANEL * PANEL;
+            if (head < 0 || head >= G) continue;
+            send_for((char *)attn->keys + ((batch->sequences[m] * G + head) * S + panel) * E * size, PANEL * E * size);
+        }
+        for (int64_t i = some * share; i < last; i++) {
             int64_t begin = begins[i / each], end = begins[i / each + 1], j = i % each;
             int64_t slot = batch->positions[begin], text = batch->sequences[begin] * G * S;
             int64_t whole = end - begin == PANEL && attn->cache != CODES;
@@ -1315,6 +1352,7 @@ static void attend(Thread *me, const Op *op) {
                 }
             }
         }
+    }
     meet(me);
 
     /* Queries of one text that follow each other go together; of cross-attention all that read one memory. Head by head,
@@ -1326,7 +1364,7 @@ static void attend(Thread *me, const Op *op) {
         int64_t head = item / tiles, m = begins[item % tiles], rows = together(attn, batch, m);
 #define HELD(item) (memory_of(attn, batch, begins[(item) % tiles]) * G + (item) / tiles / (H / G)) /* whose keys it meets */
         int64_t held = HELD(item), from = 0;
-        int64_t slots = S * E * kept_bytes(attn->cache), begin = held * slots, after = item + 1 < tiles * H ? item + 1 : item;
+        int64_t slots = S * E * size, begin = held * slots, after = item + 1 < tiles * H ? item + 1 : item;
         const char *keys = (const char *)attn->keys + begin, *values = (const char *)attn->values + begin;
         const char *next = (const char *)attn->keys + HELD(after) * slots;
         int64_t to = attn->lengths ? attn->lengths[memory_of(attn, batch, m)] : batch->positions[m + rows - 1] + 1;

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
 BUILT = Path(__file__).resolve().parents[2] / "src/cutaway/page/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -63,8 +63,12 @@ class Watch:
 
     def on(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
-        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", self._said)
         page.on("request", self._request)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.text} ({message.location['url']})")
 
     def _request(self, request: Request) -> None:
         if urlsplit(request.url.removeprefix("blob:")).hostname != "127.0.0.1":  # a blob is the page's own

@@ -29,7 +29,7 @@ from cutaway.model.transformer import Seq2Seq, Transformer
 from .threads import one_thread
 
 PANEL, GROUP = 16, 32  # rows of a panel; weights that share a scale
-ABREAST = 48  # inputs that meet a matrix of floats together, at most
+ABREAST, BESIDE = 48, 8  # inputs that meet a matrix of floats together, at most, side by side and along its rows
 KINDS, QUANTIZED = {torch.float32: 0, torch.bfloat16: 1}, {8: 2, 4: 3}  # of matrices
 ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 EMBED, NORM, LINEAR, ATTEND = range(4)
@@ -134,6 +134,8 @@ class Program:
         self.ids, self.positions, self.sequences, self.picked = (np.zeros(self.rows, np.int32) for _ in range(4))
         keys = max(self._slots, self._read) + PANEL
         self.batch, held = workspace(self.rows, widest, 4 * (6 * keys + self.rows + PANEL))
+        # A few rows are multiplied as 4 or 8; of those that are nobody's a denormal would take Intel's a hundred steps.
+        held[0].numpy().reshape(-1)[: BESIDE * widest] = 0
         self._kept += held
         self.batch.ids, self.batch.positions = self.ids.ctypes.data, self.positions.ctypes.data
         self.batch.sequences, self.batch.picked = self.sequences.ctypes.data, self.picked.ctypes.data

@@ -88,9 +88,8 @@ def test_texts_side_by_side_do_not_meet(machine: Transformer) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("texts", [2, 3, 4, 6, 8])
 def test_long_rows_of_a_matrix_meet_a_few_texts_part_by_part(texts: int, dtype: torch.dtype) -> None:
-    block = spec.Block(
-        attention(), spec.MLP(3201, "silu", gated=True), RMS
-    )  # 3201: in parts, the last no whole vectors
+    long = spec.MLP(3201, "silu", gated=True)  # its last part is no whole vectors
+    block = spec.Block(attention(), long, RMS)
     machine = lively(decoder(block, block)).to(dtype)
     assert isinstance(machine, Transformer)
     engine = Engine(machine, CONTEXT, texts=texts)

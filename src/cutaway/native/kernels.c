@@ -1014,7 +1014,7 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
         }
     if (!alone) meet(me);
 
-    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? rows_of_many(op, pairs, me->pool->threads) : kept || alone ? 32 : SOME;
+    int64_t step = quantised ? (few ? 4 : 2) * PANEL : many ? rows_of_many(op, pairs, me->pool->threads) : kept ? 32 : SOME;
     int64_t units[3], all = 0, count = op->gated ? 1 : op->matrices;
     for (int64_t i = 0; i < count; i++) all += units[i] = (op->matrix[i].rows + step - 1) / step;
     for (int64_t unit = take(me, all); unit < all; unit = take(me, all)) {
@@ -1093,12 +1093,9 @@ static void some_rows(Thread *me, const Op *op, int64_t from, int64_t rows, int 
                 finish(op, matrix, from + m, some, first, left, turned[0], turned[ABREAST], MANY);
             }
         } else {
-            for (int64_t m = 0; m < rows; m += BESIDE) {
-                int64_t rest = rows - m, some = rest > 4 ? BESIDE : rest > 2 ? 4 : rest; /* those beyond the last are nobody's */
-                for (int b = 0; b < both; b++)
-                    beside(some, &matrix[b], first, left, floats + m * width, found + b * SOME * BESIDE);
-                finish(op, matrix, from + m, rest < some ? rest : some, first, left, found, found + SOME * BESIDE, SOME);
-            }
+            int64_t all_rows = rows > 4 ? BESIDE : rows > 2 ? 4 : rows; /* those beyond the last are nobody's */
+            for (int b = 0; b < both; b++) beside(all_rows, &matrix[b], first, left, floats, found + b * SOME * BESIDE);
+            finish(op, matrix, from, rows, first, left, found, found + SOME * BESIDE, SOME);
         }
     }
 }
@@ -1168,6 +1165,11 @@ static void keep_panel(const Attention *attn, const float *x, void *cache, int64
     for (int m = 0; m < PANEL; m++) rows[m] = x + m * attn->width;
     for (int m = 0; m < PANEL; m += LANES) turn(LANES, rows + m, attn->width, to + m, PANEL);
     for (int64_t i = 0; i < attn->width * PANEL && to == own; i += LANES) store_half((uint16_t *)cache + at + i, load(own + i));
+}
+
+/* The first slot of the panel that a row's key goes to, in the cache of all texts. */
+INLINE int64_t panel_of(const Attention *attn, const Batch *batch, int64_t m, int64_t head) {
+    return (batch->sequences[m] * attn->kv_heads + head) * attn->slots + batch->positions[m] / PANEL * PANEL;
 }
 
 /* How many rows from `m` on follow each other in a panel of one text's keys. */
@@ -1328,9 +1330,9 @@ static void attend(Thread *me, const Op *op) {
     for (int64_t some = take(me, shares); some < shares; some = take(me, shares)) {
         int64_t last = (some + 1) * share < runs * each ? (some + 1) * share : runs * each;
         for (int64_t i = some * share; i < last; i++) { /* each number of a key goes to a line that is new to the caches */
-            int64_t m = begins[i / each], head = i % each - H, panel = batch->positions[m] / PANEL * PANEL;
+            int64_t head = i % each - H, bytes = E * size;
             if (head < 0 || head >= G) continue;
-            send_for((char *)attn->keys + ((batch->sequences[m] * G + head) * S + panel) * E * size, PANEL * E * size);
+            send_for((char *)attn->keys + panel_of(attn, batch, begins[i / each], head) * bytes, PANEL * bytes);
         }
         for (int64_t i = some * share; i < last; i++) {
             int64_t begin = begins[i / each], end = begins[i / each + 1], j = i % each;
@@ -1341,10 +1343,10 @@ static void attend(Thread *me, const Op *op) {
                     float *to = attn->q_norm.kind && attn->whole_norm ? attn->z : attn->q;
                     place(attn, &attn->q_norm, attn->q + m * H * E, j, H, slot, to + (m * H + j) * E);
                 } else if (j < H + G) {
-                    int64_t held = text + (j - H) * S, panel = held + slot / PANEL * PANEL;
-                    float *key = first + (whole ? slot % PANEL : 0) * E;
+                    int64_t panel = panel_of(attn, batch, begin, j - H), lane = slot % PANEL;
+                    float *key = first + (whole ? lane : 0) * E;
                     place(attn, &attn->k_norm, attn->k + m * G * E, j - H, G, slot, key);
-                    if (!whole) keep(attn, key, attn->keys, panel * E + slot % PANEL, PANEL, attn->key_scales, held + slot);
+                    if (!whole) keep(attn, key, attn->keys, panel * E + lane, PANEL, attn->key_scales, panel + lane);
                     else if (m == end - 1) keep_panel(attn, first, attn->keys, panel * E, first + PANEL * E);
                 } else {
                     int64_t at = text + (j - H - G) * S + slot;

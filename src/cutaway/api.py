@@ -767,7 +767,7 @@ def load(
     folder = hub.find(name_or_path)
     found = checkpoint.open(folder)
     _check_device(device)
-    bits = bits_asked(quantize, found.config, dtype, device)
+    bits = bits_asked(quantize, found.config, dtype)
     cache_in = cache_asked(cache, found.spec.task, precision_of(found.config, bits, dtype), device)
     machine = found.load(torch.float32 if bits else dtype, device, progress, bits)
     machine.cache_in = cache_in

@@ -48,6 +48,16 @@ def test_a_large_matrix_is_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(pack(matrix(200, 330), 8), whole)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_large_matrix_is_unpacked_in_parts(shape: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, x = pack(matrix(*shape), bits), matrix(3, shape[1])
+    monkeypatch.setattr(quantized, "AT_ONCE", 1)
+    found = quantized.unpacked_product(x, packed, bits, shape[0])
+    expected = x.double() @ unpack(packed, bits, *shape).double().T
+    assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
 def test_rows_are_looked_up_as_they_are_meant() -> None:
     table = QuantizedEmbedding(matrix(97, 48))
     ids = torch.tensor([[0, 96, 15, 16], [5, 5, 31, 0]])
@@ -75,3 +85,22 @@ def test_a_quantised_model_says_what_it_wants() -> None:
         cutaway.load("stories", quantize="int3")
     with pytest.raises(Misuse, match="stays in float32"):
         cutaway.load("stories", quantize="int8", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_all_of_it_lies_where_it_is_asked_for(quantize: str) -> None:
+    """On meta, which any product with what lies elsewhere refuses."""
+    machine = cutaway.load("stories", quantize=quantize, device="meta").machine
+    assert all(tensor.is_meta for tensor in machine.state_dict().values())
+    with torch.no_grad():
+        assert machine(torch.zeros(1, 5, dtype=torch.long, device="meta")).is_meta
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_on_a_gpu_it_writes_what_it_writes_here(quantize: str) -> None:
+    here, there = (cutaway.load("stories", quantize=quantize, device=device) for device in ("cpu", "cuda"))
+    tokens = here.tokens("Once upon a time there was a")
+    exact = here.machine(torch.tensor([tokens]))
+    torch.testing.assert_close(there.machine(torch.tensor([tokens], device="cuda")).cpu(), exact, rtol=1e-3, atol=1e-3)
+    assert there.generate("Once upon a time", max_new_tokens=20, temperature=0).text

@@ -105,7 +105,7 @@ class Checkpoint:
             read += tensor.nbytes
             for name, part in zip(claim.ours, claim.operation.to_ours(tensor), strict=True):
                 if name in fewer and claimed[name] == 1:
-                    parameters[quantized.packed_name(name)] = quantized.pack(part, fewer[name])
+                    parameters[quantized.packed_name(name)] = quantized.pack(part, fewer[name]).to(where)
                     continue
                 held = part.dtype is torch.uint8  # quantised matrices, as they are
                 its_dtype = part.dtype if held else torch.float32 if claim.operation.float32 else wanted

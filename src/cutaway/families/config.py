@@ -276,12 +276,10 @@ def bits_of(content: dict[str, Any]) -> int | None:
     return next((bits for bits, said in PACKED.items() if _same(stated, said)), None)
 
 
-def bits_asked(
-    quantize: str | None, content: dict[str, Any], dtype: object = None, device: object = None
-) -> int | None:
+def bits_asked(quantize: str | None, content: dict[str, Any], dtype: object = None) -> int | None:
     """The bits of a matrix's number to load a checkpoint with; None for one that stays whole.
 
-    Raises Misuse for what is not done: another format, another dtype or device beside.
+    Raises Misuse for what is not done: another format, another dtype beside.
     """
     held = bits_of(content)
     if quantize is None and held is None:
@@ -292,8 +290,6 @@ def bits_asked(
         raise Misuse(f"This model is quantised to int{held} already.", "Take it as it is, or what it was made from.")
     if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
         raise Misuse("What is not quantised stays in float32.", "Leave dtype out, or quantize.")
-    if device is not None and str(device).partition(":")[0] != "cpu":
-        raise Misuse("Models are quantised for processors only yet.", "Leave quantize out, or device.")
     return held if quantize is None else QUANTIZE[quantize]
 
 

@@ -26,7 +26,7 @@ from .transformer import Unembedding
 PANEL, GROUP, ROWS = 16, 32, 64
 #: How much of the largest number of a group the codes -8 to 7 span: of these what loses least, in squares.
 SPANS = (1.0, 1.15, 1.1, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
-AT_ONCE = 2**22  # numbers packed at a time: a large matrix needs no second one of its size
+AT_ONCE = 2**22  # numbers packed or unpacked at a time: a large matrix needs no second one of its size
 
 
 def pack(weight: Tensor, bits: int) -> Tensor:
@@ -108,8 +108,12 @@ def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
 
 
 def unpacked_product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
-    """x W^T by PyTorch, the whole matrix unpacked first."""
-    return linear(x, unpack(packed, bits, rows, x.shape[-1]).to(x.dtype), None)
+    """x W^T by PyTorch, wherever they lie: some panels after the other are unpacked first."""
+    columns = x.shape[-1]
+    parts = packed.split(max(1, AT_ONCE // (PANEL * columns)))
+    return torch.cat(
+        [linear(x, unpack(part, bits, PANEL * len(part), columns).to(x.dtype), None) for part in parts], -1
+    )[..., :rows]
 
 
 def _meta(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:

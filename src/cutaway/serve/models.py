@@ -119,7 +119,7 @@ def asked_for(name_or_path: str, how: How = AS_IT_IS) -> Listed:
             f"{id} {IS[described.task]}; the page does not show such models yet.",
             f"Ask it on the command line or in Python, with {ASKED[described.task]}.",
         )
-    bits = bits_asked(how.quantize, config, how.dtype, how.device)
+    bits = bits_asked(how.quantize, config, how.dtype)
     if how.dtype is not None and how.dtype not in DTYPES:
         raise Misuse(f"{how.dtype} is no dtype for weights.", f"Choose one of {', '.join(DTYPES)}.")
     precision = precision_of(config, bits, how.dtype)

@@ -50,7 +50,9 @@ def test_a_large_matrix_is_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_large_matrix_is_unpacked_in_parts(shape: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_matrix_is_unpacked_in_parts(
+    shape: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed, x = pack(matrix(*shape), bits), matrix(3, shape[1])
     monkeypatch.setattr(quantized, "AT_ONCE", 1)
     found = quantized.unpacked_product(x, packed, bits, shape[0])

@@ -2,17 +2,19 @@
 
     python benchmarks/keystroke.py [--tokens 64] [--times 40] [--models stories gpt2-small smollm-135m]
 
-On loopback, through HTTP, on 2 threads: a run of so many tokens with everything recorded, and in the answer the
-stream's lengths, all patterns, all neurons and the last logits. "all": every token is another than before; "last 4":
-only those are, and the server goes on from the run before. Prints medians and ranges beside the goals, and what the
-hardware alone would take: reading every weight once, and multiplying them with so many vectors. The two shapes have
-random weights and are made in a temporary folder. The first runs, which fill the memory that past runs are kept in,
-are not counted.
+On loopback, through HTTP, on 2 threads: a run of so many tokens with everything recorded. "all": every token is another
+than before; "last 4": only those are, and the server goes on from the run before. "drawn": the answer is what the page
+asks for: the stream's lengths, embeddings, the last logits, and the patterns and neurons, of which those that are too
+many wait until they are looked at; "whole": all patterns and neurons in any case. Prints medians and ranges beside the
+goals, and what the hardware alone would take: reading every weight once, and multiplying them with so many vectors.
+The two shapes have random weights and are made in a temporary folder. The first runs, which fill the memory that past
+runs are kept in, are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import signal
 import statistics
@@ -33,6 +35,7 @@ from cutaway.model.transformer import build
 
 GOALS = {"gpt2-small": {"all": 110.0, "last 4": 60.0}, "stories": {"all": 15.0, "last 4": 15.0}}  # milliseconds
 CHANGED = {"all": None, "last 4": 4}
+MOST = 1_000_000  # numbers of one kind that the page asks for at once: wants() in web/src/session.svelte.ts
 WARM = 110  # runs of 64 tokens of the bundled model that fill what is kept
 
 
@@ -43,9 +46,23 @@ def made(shape: str, folder: Path) -> Path:
     return folder / shape
 
 
-def took(server: Server, tokens: list[int]) -> float:
+def wants(server: Server, length: int) -> dict[str, list[dict[str, str | None]]]:
+    """What is asked for: what the page does, and all of it."""
+    entry = next(one for one in json.loads(server.ask("GET", "/api/models")[2]) if one["id"] == server.model)
+    layers, width, heads = entry["layers"], entry["width"], entry["heads"]
+    drawn: dict[str, str | None] = dict.fromkeys(WANT)
+    if layers * 4 * width * length > MOST:
+        drawn["blocks.*.mlp.hidden"] = "-64:" if layers * 4 * width * 64 <= MOST else "-1:"
+    if layers * heads * length**2 > MOST:
+        del drawn["blocks.*.attn.pattern"]  # it asks for a head's when that is looked at
+    return {
+        "drawn": [{"name": name, "at": at} for name, at in drawn.items()],
+        "whole": [{"name": name, "at": None} for name in WANT],
+    }
+
+
+def took(server: Server, tokens: list[int], want: list[dict[str, str | None]]) -> float:
     """Milliseconds, and the answer is one."""
-    want = [{"name": name, "at": None} for name in WANT]
     began = time.perf_counter()
     status, _, body = server.ask("POST", "/api/run", {"model": server.model, "tokens": tokens, "want": want})
     ended = time.perf_counter()
@@ -53,8 +70,8 @@ def took(server: Server, tokens: list[int]) -> float:
     return 1000 * (ended - began)
 
 
-def measure(model: str, vocabulary: int, length: int, times: int) -> dict[str, list[float]]:
-    """For each way of changing the text the milliseconds of each run, in turn."""
+def measure(model: str, vocabulary: int, length: int, times: int) -> dict[tuple[str, str], list[float]]:
+    """For each way of changing the text, and each answer, the milliseconds of each run, in turn."""
     rng = random.Random(0)
     server = Server(model)
     server.model = model if model == "stories" else f"local/{Path(model).name}"
@@ -64,13 +81,15 @@ def measure(model: str, vocabulary: int, length: int, times: int) -> dict[str, l
 
     begun = text(length)
     try:
+        asked = wants(server, length)
         for _ in range(WARM):
-            took(server, text(length))
-        found: dict[str, list[float]] = {how: [] for how in CHANGED}
+            took(server, text(length), asked["whole"])
+        found: dict[tuple[str, str], list[float]] = {(how, what): [] for how in CHANGED for what in asked}
         for _ in range(times):
-            for how, changed in CHANGED.items():
+            for (how, what), each in found.items():
+                changed = CHANGED[how]
                 begun = text(length) if changed is None else begun[:-changed] + text(changed)
-                found[how].append(took(server, begun))
+                each.append(took(server, begun, asked[what]))
         return found
     finally:
         server.process.send_signal(signal.SIGINT)
@@ -91,7 +110,7 @@ def main() -> None:
         for model in asked.models:
             where = model if model == "stories" else str(made(model, Path(folder)))
             vocabulary = 4096 if model == "stories" else SHAPES[model]["vocab_size"]
-            for how, each in measure(where, vocabulary, asked.tokens, asked.times).items():
+            for (how, what), each in measure(where, vocabulary, asked.tokens, asked.times).items():
                 goal = GOALS.get(model, {}).get(how)
                 beside = "" if goal is None else f"   goal {goal:.0f}"
                 if model in SHAPES:
@@ -99,7 +118,7 @@ def main() -> None:
                     least = max(bytes_per_token(SHAPES[model], "fp32") / read, operations(SHAPES[model], new) / peak)
                     beside += f"   hardware {1000 * least:.1f}"
                 median, least, most = statistics.median(each), min(each), max(each)
-                print(f"{model:12} {how:7} {median:7.1f} ms  ({least:.1f} to {most:.1f}){beside}", flush=True)
+                print(f"{model:12} {how:7} {what:6} {median:7.1f} ms  ({least:.1f} to {most:.1f}){beside}", flush=True)
 
 
 if __name__ == "__main__":

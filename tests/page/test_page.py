@@ -51,6 +51,18 @@ def slide(page: Page, name: str, value: float) -> None:
     page.get_by_role("slider", name=re.compile(f"^{name}")).fill(str(value))
 
 
+def test_a_text_brings_its_patterns_along_while_they_are_few(page: Page) -> None:
+    """How many tokens a text has the page knows of what it had before, and of what was typed since."""
+    asked: list[list[dict[str, str]]] = []
+    page.on("request", lambda r: asked.append(r.post_data_json["want"]) if r.url.endswith("/api/run") else None)
+    long = "Once upon a time there was a little girl who lived in a big house near the forest with her dog. " * 4
+    type_text(page, long)
+    type_text(page, long + "S")
+    wanted = [{entry["name"] for entry in want} for want in asked]
+    assert "blocks.*.attn.pattern" not in wanted[0]  # as many tokens as characters would be too many
+    assert "blocks.*.attn.pattern" in wanted[1]
+
+
 def test_a_stored_run_is_painted_before_any_model_is_there(
     context: BrowserContext, server: Server, watch: Watch
 ) -> None:

@@ -11,6 +11,7 @@ import { draw, trace, type Settings } from './sampler'
 import * as server from './server'
 import type { Input } from './server'
 import { addressed, setSession } from './address.svelte'
+import { changed } from './typed'
 
 interface Trouble {
   message: string
@@ -377,6 +378,13 @@ export class Session {
     this.playing = false
   }
 
+  /** How many tokens a text has at most, nearly: a new one for each character that is not in the text on screen. */
+  private mostTokens(text: string, model: string): number {
+    const { header, length } = this.run ?? {}
+    if (header?.model.name !== model || header.text === null) return text.length
+    return Math.min(text.length, length! + changed(header.text, text))
+  }
+
   private wants(length: number): server.Want[] {
     const { layers, width, heads, vocabulary, task } = link.models.find((entry) => entry.id === this.model)!
     const rows = (count: number) => layers * 4 * width * count // of what enters the down projections, about
@@ -418,7 +426,7 @@ export class Session {
     const model = this.model
     try {
       const entry = link.models.find(({ id }) => id === model)!
-      const length = 'tokens' in input ? input.tokens.length : 'text' in input ? input.text.length : (entry.sound?.length ?? entry.context)
+      const length = 'tokens' in input ? input.tokens.length : 'text' in input ? this.mostTokens(input.text, model) : (entry.sound?.length ?? entry.context)
       const asked = server.run(model, input, this.wants(length), request.signal)
       const [{ bytes, record }, words] = await Promise.all([asked, link.words(model), hold])
       if (request.signal.aborted) return false

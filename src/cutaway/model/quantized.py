@@ -110,10 +110,10 @@ def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
 def unpacked_product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
     """x W^T by PyTorch, wherever they lie: some panels after the other are unpacked first."""
     columns = x.shape[-1]
-    parts = packed.split(max(1, AT_ONCE // (PANEL * columns)))
-    return torch.cat(
-        [linear(x, unpack(part, bits, PANEL * len(part), columns).to(x.dtype), None) for part in parts], -1
-    )[..., :rows]
+    few = max(1, AT_ONCE // (PANEL * columns))
+    parts = (packed[at : at + few] for at in range(0, len(packed), few))
+    found = [linear(x, unpack(part, bits, PANEL * len(part), columns).to(x.dtype), None) for part in parts]
+    return torch.cat(found, -1)[..., :rows]
 
 
 def _meta(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:

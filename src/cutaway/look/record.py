@@ -143,7 +143,7 @@ class Record:
             return made[0] * made[1] * full[2]
         if kind in ("z", "kinds", "even", "mean", "max", "coarse"):
             return max(size, keys * keys)  # one head at a time
-        if kind == "alike":
+        if kind == "alike" or plain.endswith(".mlp.hidden"):
             return size
         if plain.startswith("lens."):
             return made[0] * full[1] * naming.head_of(self.spec).size
@@ -230,6 +230,8 @@ class Record:
 
     def _length(self, axis: str) -> int:
         """How long a time axis is, from what is stored."""
+        if axis == "S" and isinstance(self.spec, specs.Transformer):
+            return len(self.source)  # none of its tensors has that axis
         for name, tensor in self.tensors.items():
             if name in self._axes and axis in self._axes[name]:
                 return tensor.shape[self._axes[name].index(axis)]
@@ -336,8 +338,8 @@ class Record:
             each = [p @ values[h] for h, p in self._patterns(place, chosen, rows)]
             return torch.stack(each, 1)
         if kind == "hidden":
-            gate = self[f"{place}.gate"] if f"{place}.gate" in self._axes else None
-            return block.hidden(self._block(place).mlp, self[f"{place}.up"], gate)
+            gate = self[f"{place}.gate"][part] if f"{place}.gate" in self._axes else None
+            return block.hidden(self._block(place).mlp, self[f"{place}.up"][part], gate)
         if kind == "in":
             return self._normed(place)
         if kind in ("resid_post", "resid_pre"):
@@ -751,7 +753,7 @@ def _in_parts(name: str, axes: naming.Axes) -> int:
     kind = name.rpartition(".")[2]
     if kind in ("scores", "pattern", "z", "alike"):
         return 2
-    rows = name.startswith(("logits", "head.", "lens.")) and axes[0] == "T"
+    rows = name.endswith(".mlp.hidden") or (name.startswith(("logits", "head.", "lens.")) and axes[0] == "T")
     return int(rows or _way(name) is not None or kind in ("kinds", "coarse", "mean", "max"))
 
 

@@ -7,10 +7,13 @@ import sys
 
 import pytest
 import torch
+from torch.nn.functional import linear
 
 import cutaway
+from cutaway.model import linear as products
+from cutaway.model.linear import MANY, Linear
 from cutaway.model.quantized import QuantizedLinear, pack, rounded, unpack, unpacked_product
-from cutaway.native.product import _product, install
+from cutaway.native.product import _product, few, install
 from tests.model.machines import in_8_bits
 
 
@@ -85,3 +88,67 @@ def test_what_it_takes_the_place_of_is_the_same() -> None:
     layer = QuantizedLinear(torch.randn(80, 64), 8, torch.nn.Parameter(torch.randn(80)))
     x = torch.randn(7, 64)
     assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-4)
+
+
+# --- few vectors with floats
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each product that PyTorch makes how many vectors."""
+    found: list[int] = []
+    monkeypatch.setattr(products, "_ONEDNN", False)
+    monkeypatch.setattr(products, "LARGE", 1)
+    monkeypatch.setattr(products, "intel", lambda: True)
+    monkeypatch.setattr(
+        products.F, "linear", lambda x, *rest: (found.append(x.numel() // x.shape[-1]), linear(x, *rest))[1]
+    )
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(300, 500), (97, 48), (1, 1), (16, 333)])
+def test_few_vectors_meet_floats_in_the_kernels(shape: tuple[int, int], bias: bool, seen: list[int]) -> None:
+    layer = Linear(shape[1], shape[0], bias)
+    for count in range(1, MANY):
+        x = torch.randn(shape[1], 1, count).permute(1, 2, 0)
+        with few(torch.zeros(1, count, dtype=torch.long)):
+            found = layer(x)
+        assert not seen
+        expected = linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+def test_others_are_pytorchs(seen: list[int]) -> None:
+    layer, x = Linear(40, 30), torch.randn(5, 40)
+    tokens = torch.zeros(1, 5, dtype=torch.long)
+    with torch.no_grad():
+        layer(x)  # outside
+        with few(torch.zeros(1, MANY, dtype=torch.long)):
+            layer(x)  # many tokens
+        with few(torch.randn(1, 3, 4, 4)):
+            layer(x)  # a picture
+        with few(tokens):
+            layer(torch.randn(MANY, 40))
+            linear(x, torch.randn(40, 30).T)
+            products.linear(x, torch.randn(40, 30).T, None)  # lies otherwise
+    with few(tokens):
+        layer(x)  # with a gradient
+    assert seen == [5, 5, 5, MANY, 5, 5]
+
+
+def test_meanwhile_pytorch_takes_one_thread() -> None:
+    before = torch.get_num_threads()
+    with few(torch.zeros(1, 5, dtype=torch.long)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_of_few_tokens_is_read_so(seen: list[int]) -> None:
+    model = cutaway.load("stories")
+    record = model.run("Once upon a time there was a")
+    model.run("Once upon a time there was a dog", after=record)
+    assert not seen
+    model.run("Once upon a time there was a " * 9)
+    assert seen

@@ -22,6 +22,7 @@ from ..model import spec as specs
 from ..model.cache import in_common
 from ..model.tap import record as taped
 from ..model.transformer import Transformer
+from ..native.product import few
 from . import names as naming
 
 if TYPE_CHECKING:
@@ -44,13 +45,14 @@ def can_be_gone_on_from(earlier: Record) -> bool:
 
 def go_on(model: Transformer, earlier: Mapping[str, Tensor], count: int, ids: Tensor) -> dict[str, Tensor]:
     """The tensors of a run over ``ids`` (1, T), of which the first ``count`` tokens left theirs in ``earlier``."""
-    length = ids.shape[1]
-    cache = model.cache(1, length, chunk=length - count)
+    length, new = ids.shape[1], ids[:, count:]
 
     def left(block: int, name: str) -> Tensor:
         return earlier[f"blocks.{block}.attn.{name}"][None, :count].transpose(1, 2)
 
-    cache.begin(((left(block, "k_rot"), left(block, "v")) for block in range(len(cache.layers))), count)
-    with torch.no_grad(), taped(model, naming.all_stored(model.spec).__contains__) as tape:
-        model.stream(ids[:, count:], cache=cache)
-    return {name: torch.cat([earlier[name][:count], x]) for name, x in tape.tensors.items()}
+    with torch.no_grad(), few(new):
+        cache = model.cache(1, length, chunk=length - count)
+        cache.begin(((left(block, "k_rot"), left(block, "v")) for block in range(len(cache.layers))), count)
+        with taped(model, naming.all_stored(model.spec).__contains__) as tape:
+            model.stream(new, cache=cache)
+        return {name: torch.cat([earlier[name][:count], x]) for name, x in tape.tensors.items()}

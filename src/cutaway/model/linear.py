@@ -6,7 +6,8 @@ Shapes: D columns, N rows of the matrix.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -22,11 +23,20 @@ MANY, TALL = 32, 8192
 PACKED = 2**28
 
 
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+#: What multiplies fewer than MANY vectors with a large matrix, where no gradient is asked for, if PyTorch is not to
+#: (native/product.py).
+FEW_BY: ContextVar[Product | None] = ContextVar("few_by", default=None)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: (..., D) -> (..., N), with the product of matrices that is the fastest for so many vectors."""
     if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     count, (rows, columns) = x.numel() // x.shape[-1], weight.shape
+    few = 0 < count < MANY and weight.numel() >= LARGE and not torch.is_grad_enabled()
+    if few and (product := FEW_BY.get()) is not None:
+        return product(x, weight, bias)
     if 1 < count < MANY and torch.is_inference_mode_enabled() and (packed := _packed(weight)) is not None:
         return _onednn(x, packed, bias)
     if intel():

@@ -209,8 +209,9 @@ class Model:
         """
         machine = self._must("continue")
         ids, notes = self.fit(self._ids(text, tokens))
-        stream = machine.stream(torch.tensor([ids], device=self.device))[:, -1:]
-        logits = machine.logits(stream)[0, -1].double().cpu().numpy()
+        read = torch.tensor([ids], device=self.device)
+        with product.in_turn(machine, read):
+            logits = machine.logits(machine.stream(read)[:, -1:])[0, -1].double().cpu().numpy()
         return Distribution(ids, logits, Sampler().trace(logits).probabilities, notes, self.tokenizer)
 
     def generate(

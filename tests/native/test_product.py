@@ -13,7 +13,8 @@ import cutaway
 from cutaway.model import linear as products
 from cutaway.model.linear import MANY, Linear
 from cutaway.model.quantized import QuantizedLinear, pack, rounded, unpack, unpacked_product
-from cutaway.native.product import _product, few, install
+from cutaway.native import library
+from cutaway.native.product import _product, in_turn, install
 from tests.model.machines import in_8_bits
 
 
@@ -116,7 +117,7 @@ def test_few_vectors_meet_floats_in_the_kernels(shape: tuple[int, int], bias: bo
     layer = Linear(shape[1], shape[0], bias)
     for count in range(1, MANY):
         x = torch.randn(shape[1], 1, count).permute(1, 2, 0)
-        with few(torch.zeros(1, count, dtype=torch.long)):
+        with in_turn(layer, torch.zeros(1, count, dtype=torch.long)):
             found = layer(x)
         assert not seen
         expected = linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
@@ -128,23 +129,43 @@ def test_others_are_pytorchs(seen: list[int]) -> None:
     tokens = torch.zeros(1, 5, dtype=torch.long)
     with torch.no_grad():
         layer(x)  # outside
-        with few(torch.zeros(1, MANY, dtype=torch.long)):
+        with in_turn(layer, torch.zeros(1, MANY, dtype=torch.long)):
             layer(x)  # many tokens
-        with few(torch.randn(1, 3, 4, 4)):
+        with in_turn(layer, torch.randn(1, 3, 4, 4)):
             layer(x)  # a picture
-        with few(tokens):
+        with in_turn(layer, tokens):
             layer(torch.randn(MANY, 40))
             products.linear(x, torch.randn(40, 30).T, None)  # lies otherwise
-    with few(tokens):
+    with in_turn(layer, tokens):
         layer(x)  # with a gradient
     assert seen == [5, 5, 5, MANY, 5, 5]
 
 
-def test_meanwhile_pytorch_takes_one_thread() -> None:
+def test_meanwhile_pytorch_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the kernels all: with few tokens, and with quantised matrices in any case."""
+    threads: list[int] = []
+    run = library.Library.run
+
+    def counted(kernels: library.Library, ops: object, batch: object, count: int) -> None:
+        threads.append(count)
+        run(kernels, ops, batch, count)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library.Library, "run", counted)
+    monkeypatch.setattr(products, "LARGE", 1)
+    install()
+    few, many = torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, MANY, dtype=torch.long)
+    floats, packed = Linear(40, 30), QuantizedLinear(torch.randn(30, 40), 8)
     before = torch.get_num_threads()
-    with few(torch.zeros(1, 5, dtype=torch.long)):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        for layer, ids, meanwhile in ((floats, few, 1), (packed, few, 1), (packed, many, 1), (floats, many, 3)):
+            with torch.no_grad(), in_turn(layer, ids):
+                layer(torch.randn(ids.numel(), 40))
+                assert torch.get_num_threads() == meanwhile
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [3, 3, 3]
 
 
 def test_a_run_of_few_tokens_is_read_so(seen: list[int]) -> None:

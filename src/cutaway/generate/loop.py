@@ -22,6 +22,7 @@ from cutaway.errors import Misuse
 from cutaway.inputs.text import Stream, Tokenizer
 from cutaway.model.quantized import rounded
 from cutaway.model.transformer import Seq2Seq, Transformer
+from cutaway.native.product import in_turn
 from cutaway.native.threads import one_thread
 
 from .broken import broken
@@ -316,8 +317,9 @@ def encode(model: Seq2Seq, source: Source) -> Encoded:
     if isinstance(source, Encoded):
         return source
     device = next(model.parameters()).device
-    with rounded():
-        return Encoded(model.encode(source if isinstance(source, Tensor) else torch.tensor([source], device=device)))
+    read = source if isinstance(source, Tensor) else torch.tensor([source], device=device)
+    with rounded(), in_turn(model, read):
+        return Encoded(model.encode(read))
 
 
 def memory_of(source: Source | None) -> Tensor | None:

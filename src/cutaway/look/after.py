@@ -22,7 +22,7 @@ from ..model import spec as specs
 from ..model.cache import in_common
 from ..model.tap import record as taped
 from ..model.transformer import Transformer
-from ..native.product import few
+from ..native.product import in_turn
 from . import names as naming
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def go_on(model: Transformer, earlier: Mapping[str, Tensor], count: int, ids: Te
     def left(block: int, name: str) -> Tensor:
         return earlier[f"blocks.{block}.attn.{name}"][None, :count].transpose(1, 2)
 
-    with torch.no_grad(), few(new):
+    with torch.no_grad(), in_turn(model, new):
         cache = model.cache(1, length, chunk=length - count)
         cache.begin(((left(block, "k_rot"), left(block, "v")) for block in range(len(cache.layers))), count)
         with taped(model, naming.all_stored(model.spec).__contains__) as tape:

@@ -36,7 +36,7 @@ from ..model.stems import MelStem
 from ..model.sublayer import make_norm
 from ..model.tap import Edit, record
 from ..model.transformer import Head, Rows, Seq2Seq, Transformer, embedding_of
-from ..native.product import few
+from ..native.product import in_turn
 from . import heads, neurons
 from . import names as naming
 from .after import begun, can_be_gone_on_from, go_on
@@ -664,7 +664,11 @@ def run(
     if unknown:
         raise Misuse(f"No tensor of this model is called {unknown[0]!r}.", _hint(unknown[0], known))
     needed = {*edit, *(before for name in edit if (before := _before(name)) in known)}
-    with torch.no_grad(), few(*inputs), record(model, lambda name: name in needed or kept(name), edit) as tape:
+
+    def keeps(name: str) -> bool:
+        return name in needed or kept(name)
+
+    with torch.no_grad(), in_turn(model, *inputs), record(model, keeps, edit) as tape:
         asked = (name for name in ("head.up", "head.hidden", "logits") if name in edit or kept(name))
         if isinstance(model, Transformer) and not any(asked):
             model.stream(inputs[0])  # the logits of every position are derived when somebody asks

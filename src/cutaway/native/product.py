@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cutaway.model import quantized
 from cutaway.model.linear import FEW_BY, MANY
@@ -21,6 +22,9 @@ from cutaway.model.quantized import unpacked_product
 from . import library
 from .program import KINDS, LINEAR, QUANTIZED, CMatrix, COp, workspace
 from .threads import one_thread
+
+#: Of the kernels, where PyTorch has fewer for a while; 0: as many as PyTorch.
+THREADS: ContextVar[int] = ContextVar("threads", default=0)
 
 
 @functools.cache
@@ -38,33 +42,46 @@ def _product(x: Tensor, packed: Tensor, bits: int, rows: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def few(*inputs: Tensor) -> Iterator[None]:
-    """In here the kernels, where they can be had, multiply what becomes of ``inputs`` (B, T) with matrices of floats,
-    if those are few tokens on a processor: up to three times as fast as PyTorch, which takes one thread meanwhile. Its
-    others, and those of the kernels, stay awake for a while on the cores that the other needs next."""
-    are_few = all(ids.dtype is torch.long and ids.numel() < MANY and ids.device.type == "cpu" for ids in inputs)
-    kernels = library.ready() if are_few else None
+def in_turn(machine: nn.Module, *inputs: Tensor) -> Iterator[None]:
+    """In here PyTorch and the kernels take turns at the processor, while a machine reads ``inputs``.
+
+    The threads of either stay awake for a while after what they did, on cores that the other needs next: PyTorch takes
+    one only. Few tokens are multiplied with matrices of floats by the kernels, too. Where those have nothing to do, as
+    with many tokens and floats, or can't be had, nothing changes.
+    """
+    kernels = None
+    if all(one.device.type == "cpu" for one in inputs) and (_are_few(inputs) or _is_quantised(machine)):
+        kernels = library.ready()
     if kernels is None:
         yield
         return
-    before = FEW_BY.set(functools.partial(_few, kernels, torch.get_num_threads()))
+    by, threads = FEW_BY.set(functools.partial(_few, kernels)), THREADS.set(torch.get_num_threads())
     try:
         with one_thread():
             yield
     finally:
-        FEW_BY.reset(before)
+        FEW_BY.reset(by)
+        THREADS.reset(threads)
 
 
-def _few(kernels: library.Library, threads: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _are_few(inputs: Sequence[Tensor]) -> bool:
+    return all(ids.dtype is torch.long and ids.numel() < MANY for ids in inputs)
+
+
+def _is_quantised(machine: nn.Module) -> bool:
+    return any(isinstance(module, quantized.Quantized) for module in machine.modules())
+
+
+def _few(kernels: library.Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if weight.dtype is not torch.float32 or not weight.is_contiguous():
         return F.linear(x, weight, bias)
     rows, columns = weight.shape
     its_bias = None if bias is None else bias.data_ptr()
     matrix = CMatrix(weight.data_ptr(), its_bias, None, KINDS[torch.float32], rows, columns)
-    return _run(kernels, x, matrix, threads=threads)
+    return _run(kernels, x, matrix)
 
 
-def _run(kernels: library.Library, x: Tensor, matrix: CMatrix, exact: bool = True, threads: int = 0) -> Tensor:
+def _run(kernels: library.Library, x: Tensor, matrix: CMatrix, exact: bool = True) -> Tensor:
     """x W^T + b, (..., N)."""
     given = x.detach().contiguous()
     out = torch.empty(*x.shape[:-1], matrix.rows)
@@ -72,5 +89,5 @@ def _run(kernels: library.Library, x: Tensor, matrix: CMatrix, exact: bool = Tru
     op = COp(code=LINEAR, input=given.data_ptr(), width=matrix.columns, matrices=1, scale=1, exact=exact)
     op.matrix[0] = matrix
     batch, _held = workspace(given.numel() // matrix.columns, matrix.columns)
-    kernels.run((COp * 1)(op), batch, threads or torch.get_num_threads())
+    kernels.run((COp * 1)(op), batch, THREADS.get() or torch.get_num_threads())
     return out

@@ -23,6 +23,7 @@ from ..generate.loop import Encoded
 from ..generate.manner import Speech
 from ..model.tap import record
 from ..model.transformer import Seq2Seq
+from ..native.product import in_turn
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 SPACELESS = {"zh", "ja", "th", "lo", "my", "yue"}  # languages that put no spaces between words
@@ -62,9 +63,9 @@ def cross_attention(machine: Seq2Seq, heard: Encoded, ids: list[int], speech: Sp
             "Correct the checkpoint's generation_config.json.",
         )
     names = {block: f"decoder.blocks.{block}.cross.pattern" for block, _ in heads}
-    device = heard.memory.device
-    with record(machine, set(names.values()).__contains__) as tape:
-        machine.stream(torch.tensor([ids], device=device), heard.memory)
+    read = torch.tensor([ids], device=heard.memory.device)
+    with in_turn(machine, read), record(machine, set(names.values()).__contains__) as tape:
+        machine.stream(read, heard.memory)
     return torch.stack([tape.tensors[names[block]][head] for block, head in heads])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model.transformer import Transformer
+from ..native.product import in_turn
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def problem(config: Mapping[str, Any], size: int) -> Literal["one class", "class
 @torch.no_grad()
 def classify(machine: Transformer, ids: list[int], config: Mapping[str, Any], notes: list[str]) -> Classified:
     """Run ``ids`` through a classifier; ``config`` names the classes and says whether they exclude each other."""
-    device = next(machine.parameters()).device
-    return named(machine(torch.tensor([ids], device=device))[0], config, ids, notes)
+    read = torch.tensor([ids], device=next(machine.parameters()).device)
+    with in_turn(machine, read):
+        return named(machine(read)[0], config, ids, notes)
 
 
 def named(logits: Tensor, config: Mapping[str, Any], ids: list[int], notes: list[str]) -> Classified:

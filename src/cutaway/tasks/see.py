@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..model import spec
 from ..model.transformer import Transformer
+from ..native.product import in_turn
 from .classify import Classified, named
 
 TOGETHER = 8  # images that go through the machine at once
@@ -23,14 +24,17 @@ LEARNED = ("class", "distillation")  # the vectors before the patches, in their 
 @torch.no_grad()
 def see(machine: Transformer, pixels: Tensor, config: Mapping[str, Any], notes: list[str]) -> Classified:
     """Run ``pixels`` (C, Y, X) through a classifier of images; ``config`` names the classes."""
-    return named(machine(placed(machine, pixels)[None])[0], config, [], notes)
+    read = placed(machine, pixels)[None]
+    with in_turn(machine, read):
+        return named(machine(read)[0], config, [], notes)
 
 
 @torch.no_grad()
 def vectors(machine: Transformer, images: Sequence[Tensor]) -> Tensor:
     """(N, D), float32, on the CPU: the stream at the first position, after the final norm, of each image (C, Y, X)."""
     batches = [torch.stack(list(images[i : i + TOGETHER])) for i in range(0, len(images), TOGETHER)]
-    return torch.cat([machine.stream(placed(machine, batch))[:, 0].float().cpu() for batch in batches])
+    with in_turn(machine, *batches):
+        return torch.cat([machine.stream(placed(machine, batch))[:, 0].float().cpu() for batch in batches])
 
 
 def placed(machine: torch.nn.Module, pixels: Tensor) -> Tensor:

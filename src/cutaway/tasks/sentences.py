@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import Refused
 from ..families.config import inside, parse_json, read_json, shown
 from ..model.transformer import Transformer
+from ..native.product import in_turn
 
 LARGEST_FILE = 2**20  # bytes of a pooling's configuration; real ones have some hundred
 
@@ -121,7 +122,8 @@ def embed(machine: Transformer, sentences: Sequence[list[int]], pooling: Pooling
         lengths = torch.tensor([len(sentences[i]) for i in batch], device=device)
         present = torch.arange(longest, device=device) < lengths[:, None]  # (N, T)
         padded = bool((lengths < longest).any())
-        stream = machine.stream(ids, present if padded else None).float()
+        with in_turn(machine, ids):
+            stream = machine.stream(ids, present if padded else None).float()
         there = present[..., None].float()
         pooled = torch.cat([MODES[mode](stream, there) for mode in pooling.modes], -1)
         if pooling.normalize:

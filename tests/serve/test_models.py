@@ -427,7 +427,7 @@ def test_a_small_machine_runs_on_one_thread(models: Models, monkeypatch: pytest.
     try:
         run(models, text="A text")
         monkeypatch.setattr("cutaway.serve.models.SMALL", 0)
-        run(models, text="Another text")
+        run(models, text="Another text, and more of it. " * 5)
         assert (seen, torch.get_num_threads()) == ([1, 2], 2)
     finally:
         hook.remove()

@@ -30,6 +30,9 @@ class Fake:
         self.tell({"models": [{"id": name, "name": name, "layers": 2} for name in names]})
         return {}, b""
 
+    def rest(self):
+        return False
+
     def start(self):
         self.relist(None)
         if "--never" in sys.argv:

@@ -20,9 +20,9 @@ from cutaway.errors import Failed, Misuse, NotFound
 from cutaway.native.threads import one_thread
 from cutaway.serve.app import build
 from cutaway.serve.limits import Limits
-from cutaway.serve.models import How, Models, identity, listed
+from cutaway.serve.models import PIECE, How, Models, identity, listed
 from cutaway.serve.supervisor import Supervisor
-from cutaway.serve.worker import Cancelled, TooLarge
+from cutaway.serve.worker import MALLOC, Cancelled, TooLarge
 from tests.serve.served import PORT, TOKEN, client_of
 from tests.serve.test_app import linux, memory
 
@@ -432,6 +432,26 @@ def test_a_small_machine_runs_on_one_thread(models: Models, monkeypatch: pytest.
     finally:
         hook.remove()
         torch.set_num_threads(before)
+
+
+def test_memory_for_records_is_found_before_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, and once, where what is given back stays with the process."""
+    models = Models(lambda event: None)
+    models.start()
+    models.load(never, model="stories")
+    run(models, text="A text")
+    assert not models.rest()
+    for name, value in MALLOC.items():
+        monkeypatch.setenv(name, value)
+    pieces = 0
+    while models.rest():
+        pieces += 1
+    assert models._wanted <= models._kept + pieces * PIECE < models._wanted + PIECE
+    run(models, text="A tale")
+    assert not models.rest()
+    assert not models._pieces
+    run(models, text="A longer text. " * 50)
+    assert models.rest()
 
 
 @pytest.mark.parametrize("to", ["int8", "int4"])

@@ -15,11 +15,7 @@ from typing import Any
 
 from . import wire
 from .problem import Problem
-
-#: Records and answers come and go by the dozen MB. glibc gives such memory back to the system each time and fetches it
-#: anew, page by page, which took as long as the run itself: kept and in large pages, the answer to a keystroke on GPT-2
-#: small's shape took 42 ms and not 49, of 64 new tokens 63 and not 84. Other systems do not read this.
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=536870912"
+from .worker import MALLOC
 
 Answer = tuple[dict[str, Any], bytes]
 
@@ -56,7 +52,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=wire.PIPE_BYTES,
-            env={"GLIBC_TUNABLES": MALLOC, **os.environ},
+            env=MALLOC | os.environ,
         )
         for number in (0, 1):
             pipe = process._transport.get_pipe_transport(number)  # type: ignore[attr-defined]

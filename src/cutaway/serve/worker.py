@@ -26,6 +26,13 @@ from typing import Any, Protocol
 from ..errors import CutawayError, Misuse, NotFound, Refused
 from . import wire
 
+#: How glibc treats a worker's memory. Records and answers come and go by the dozen MB, and it gives such memory back to
+#: the system each time and fetches it anew, page by page, which took as long as the run itself. Kept and in large
+#: pages, the answer to a keystroke on GPT-2 small's shape took 42 ms and not 49, of 64 new tokens 63 and not 84. Other
+#: systems do not read this.
+TUNABLES = {"hugetlb": 1, "mmap_threshold": 64 << 20, "trim_threshold": 512 << 20}
+MALLOC = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())}
+
 Tell = Callable[[dict[str, Any]], None]
 """Sends an event to the server."""
 
@@ -97,6 +104,10 @@ class Engine(Protocol):
 
     def embed(self, check: Check, *, model: str, inputs: list[Any]) -> tuple[dict[str, Any], bytes]: ...
 
+    def rest(self) -> bool:
+        """Nobody asks anything: do a little, some milliseconds, of what makes later answers quicker; False where
+        nothing is left to do."""
+
     def write(self, reply: Reply, request: dict[str, Any]) -> None:
         """Begin to write, beside whatever else is answered; returns at once. Called on another thread."""
 
@@ -130,6 +141,8 @@ class Worker:
             raise SystemExit(1) from None
         self.tell({"started": True})
         while True:
+            while self._inbox.empty() and engine.rest():
+                pass
             self._answer(engine, self._inbox.get())
 
     def _read(self, engine: Engine) -> None:

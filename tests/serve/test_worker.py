@@ -7,12 +7,16 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from io import FileIO
 
 import pytest
 from starlette.testclient import TestClient
 
+from cutaway.serve import wire
 from cutaway.serve.problem import Problem
 from cutaway.serve.supervisor import Supervisor
 from tests.serve.served import FAKE, LIMITS
@@ -427,3 +431,38 @@ def test_events_are_lines_of_json(client: TestClient) -> None:
     assert _line({"state": "ready", "message": "a\nb"}) == b'data: {"state": "ready", "message": "a\\nb"}\n\n'
     assert json.loads(_line({"message": "é"})[6:]) == {"message": "é"}
     assert _line(None) == b":\n\n"
+
+
+RESTING = """
+from cutaway.serve.worker import serve
+
+class Engine:
+    def __init__(self, tell):
+        self.tell, self.left = tell, 3
+    def start(self):
+        pass
+    def rest(self):
+        self.left -= 1
+        self.tell({"left": self.left})
+        return self.left > 0
+    def vocabulary(self, check, model):
+        self.left = 2
+        return {"model": model}, b""
+
+serve(Engine)
+"""
+
+
+def test_it_rests_while_nobody_asks() -> None:
+    with subprocess.Popen([sys.executable, "-c", RESTING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        answers = FileIO(worker.stdout.fileno(), closefd=False)
+
+        def heard(count: int) -> list[dict]:
+            return [frame[0] for frame in (wire.read(answers) for _ in range(count)) if frame is not None]
+
+        assert heard(4) == [{"event": {"started": True}}, *({"event": {"left": left}} for left in (2, 1, 0))]
+        worker.stdin.write(wire.pack({"id": 1, "do": "vocabulary", "model": "a"}))
+        worker.stdin.flush()
+        assert heard(3) == [{"id": 1, "answer": {"model": "a"}}, *({"event": {"left": left}} for left in (1, 0))]

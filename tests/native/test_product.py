@@ -133,12 +133,14 @@ def test_others_are_pytorchs(seen: list[int]) -> None:
             layer(x)  # many tokens
         with in_turn(layer, torch.randn(1, 3, 4, 4)):
             layer(x)  # a picture
+        with in_turn(Linear(40, 30).bfloat16(), tokens):
+            layer(x)  # another dtype, for whose products PyTorch needs its threads
         with in_turn(layer, tokens):
             layer(torch.randn(MANY, 40))
             products.linear(x, torch.randn(40, 30).T, None)  # lies otherwise
     with in_turn(layer, tokens):
         layer(x)  # with a gradient
-    assert seen == [5, 5, 5, MANY, 5, 5]
+    assert seen == [5, 5, 5, 5, MANY, 5, 5]
 
 
 def test_meanwhile_pytorch_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,13 +156,16 @@ def test_meanwhile_pytorch_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(products, "LARGE", 1)
     install()
     few, many = torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, MANY, dtype=torch.long)
-    floats, packed = Linear(40, 30), QuantizedLinear(torch.randn(30, 40), 8)
+    floats, halves = Linear(40, 30), Linear(40, 30).bfloat16()
+    packed = QuantizedLinear(torch.randn(30, 40), 8, floats.bias)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        for layer, ids, meanwhile in ((floats, few, 1), (packed, few, 1), (packed, many, 1), (floats, many, 3)):
+        for layer, ids, meanwhile in (
+            (floats, few, 1), (packed, few, 1), (packed, many, 1), (floats, many, 3), (halves, few, 3)
+        ):  # fmt: skip
             with torch.no_grad(), in_turn(layer, ids):
-                layer(torch.randn(ids.numel(), 40))
+                layer(torch.randn(ids.numel(), 40).to(next(layer.parameters()).dtype))
                 assert torch.get_num_threads() == meanwhile
             assert torch.get_num_threads() == 3
     finally:

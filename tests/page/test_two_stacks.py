@@ -44,6 +44,24 @@ def opened(context: BrowserContext, server: Server, watch: Watch, text: str = TE
     return page
 
 
+def test_a_text_brings_no_more_along_than_what_is_read_needs(
+    context: BrowserContext, watch: Watch, tmp_path: Path
+) -> None:
+    """What is written is short; what is read was long before, and still is."""
+    random_model.save(tmp_path / "deep", "marian", layers=24, width=16, heads=8, context=512)
+    server = Server(tmp_path / "deep")
+    try:
+        page = opened(context, server, watch)
+        asked: list[list[dict[str, str]]] = []
+        page.on("request", lambda r: asked.append(r.post_data_json["want"]) if r.url.endswith("/api/run") else None)
+        type_text(page, TEXT * 20)
+        type_text(page, TEXT * 20 + "s")
+    finally:
+        server.kill()
+    assert len(asked) == 2
+    assert not [entry for want in asked for entry in want if entry["name"].endswith("attn.pattern")]
+
+
 def river(page: Page, which: str) -> Locator:
     return page.get_by_role(
         "region", name={"read": "The drawing of what is read", "written": "The drawing"}[which], exact=True

@@ -453,6 +453,13 @@ def test_memory_for_records_is_found_before_they_come(monkeypatch: pytest.Monkey
     run(models, text="A longer text. " * 50)
     assert models.rest()
 
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "zeros", refused)
+    assert not models.rest()
+    assert not models._pieces
+
 
 @pytest.mark.parametrize("to", ["int8", "int4"])
 def test_a_quantised_model_is_seen_through_like_any_other(to: str, tmp_path: Path) -> None:

@@ -380,9 +380,9 @@ export class Session {
 
   /** How many tokens a text has at most, nearly: a new one for each character that is not in the text on screen. */
   private mostTokens(text: string, model: string): number {
-    const { header, length } = this.run ?? {}
-    if (header?.model.name !== model || header.text === null) return text.length
-    return Math.min(text.length, length! + changed(header.text, text))
+    const { run } = this
+    if (run?.header.model.name !== model || run.header.text === null) return text.length
+    return Math.min(text.length, Math.max(run.length, run.read?.length ?? 0) + changed(run.header.text, text))
   }
 
   private wants(length: number): server.Want[] {

@@ -46,11 +46,11 @@ def in_turn(machine: nn.Module, *inputs: Tensor) -> Iterator[None]:
     """In here PyTorch and the kernels take turns at the processor, while a machine reads ``inputs``.
 
     The threads of either stay awake for a while after what they did, on cores that the other needs next: PyTorch takes
-    one only. Few tokens are multiplied with matrices of floats by the kernels, too. Where those have nothing to do, as
+    one only. Few tokens are multiplied with matrices of float32 by the kernels, too. Where those have nothing to do, as
     with many tokens and floats, or can't be had, nothing changes.
     """
-    kernels = None
-    if all(one.device.type == "cpu" for one in inputs) and (_are_few(inputs) or _is_quantised(machine)):
+    some, kernels = next(machine.parameters()), None
+    if some.device.type == "cpu" and some.dtype is torch.float32 and (_are_few(inputs) or _is_quantised(machine)):
         kernels = library.ready()
     if kernels is None:
         yield

@@ -442,8 +442,9 @@ class Models:
         while self._kept > self._limits.kept_bytes and len(self._records) > 1:
             _, (_, freed) = self._records.popitem(last=False)
             self._kept -= freed
-        ahead = 1 << (AHEAD * record.nbytes).bit_length()  # not a little more with each token
-        self._wanted = max(self._wanted, min(ahead, self._limits.kept_bytes))
+        if next(iter(record.tensors.values())).device.type == "cpu":
+            ahead = 1 << (AHEAD * record.nbytes).bit_length()  # not a little more with each token
+            self._wanted = max(self._wanted, min(ahead, self._limits.kept_bytes))
         return id
 
     def rest(self) -> bool:
@@ -452,9 +453,10 @@ class Models:
 
         if self._wanted <= self._found or not MALLOC.items() <= os.environ.items():
             return False
-        if self._kept + PIECE * len(self._pieces) < self._wanted:
-            self._pieces.append(torch.zeros(PIECE, dtype=torch.uint8))
-            return True
+        with contextlib.suppress(RuntimeError):  # there is no more
+            if self._kept + PIECE * len(self._pieces) < self._wanted:
+                self._pieces.append(torch.zeros(PIECE, dtype=torch.uint8))
+                return True
         self._pieces.clear()
         self._found = self._wanted
         return False

@@ -146,6 +146,8 @@ def test_a_block_of_the_decoder_shows_what_it_reads_of_the_encoder(
         assert float(percent.rstrip("\u202f%")) / 100 == pytest.approx(float(row[i]), abs=6e-4)
     river(page, "read").get_by_role("button", name="Open block 0").click()  # each river opens by itself
     expect(page.locator("section.opened")).to_have_count(2)
+    told = page.locator("section.opened", has_text="What a neuron promotes is not told for this model")
+    expect(told).to_have_count(1)  # the encoder's: its neurons move no logits by themselves
 
 
 @pytest.mark.parametrize("width", [1440])

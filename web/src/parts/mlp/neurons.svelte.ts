@@ -68,10 +68,13 @@ export class Neurons {
     return this.stage.session.label(id)
   }
 
-  /** Each neuron moves the logits in a direction of its own, the same in every text: not where a layer stands between. */
+  /**
+   * Each neuron moves the logits in a direction of its own, the same in every text: not where a layer stands between, or
+   * a decoder reads what comes of it.
+   */
   private get directed(): boolean {
-    const { head } = this.run.spec
-    return !head.transform && !head.pool
+    const { ending, spec } = this.run
+    return ending !== 'read' && !spec.head.transform && !spec.head.pool
   }
 
   /** The token a neuron raises most, with the sign its value has now; undefined on its way, null where nobody says. */

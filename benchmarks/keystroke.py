@@ -3,12 +3,12 @@
     python benchmarks/keystroke.py [--tokens 64] [--times 40] [--models stories gpt2-small smollm-135m]
 
 On loopback, through HTTP, on 2 threads: a run of so many tokens with everything recorded. "all": every token is another
-than before; "last 4": only those are, and the server goes on from the run before. "drawn": the answer is what the page
-asks for: the stream's lengths, embeddings, the last logits, and the patterns and neurons, of which those that are too
-many wait until they are looked at; "whole": all patterns and neurons in any case. Prints medians and ranges beside the
-goals, and what the hardware alone would take: reading every weight once, and multiplying them with so many vectors.
-The two shapes have random weights and are made in a temporary folder. The first runs, which fill the memory that past
-runs are kept in, are not counted.
+than before; "last 16", "last 4": only those are, and the server goes on from the run before. "drawn": the answer is
+what the page asks for: the stream's lengths, embeddings, the last logits, and the patterns and neurons, of which those
+that are too many wait until they are looked at; "whole": all patterns and neurons in any case. Prints medians and
+ranges beside the goals, and what the hardware alone would take: reading every weight once, and multiplying them with so
+many vectors. The two shapes have random weights and are made in a temporary folder. The first runs, which fill the
+memory that past runs are kept in, are not counted.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,40 +21,37 @@ from unittest import mock
 
 import torch
 import transformers
+from turns import OURS, THEIRS, in_turn
 
 import cutaway
 from cutaway.look import record
 from cutaway.tasks import sentences
 
-REST, WARM = 0.02, 3
-Work = Callable[[], Any]
+REST = 0.02
+Work = Callable[[list[int]], torch.Tensor]
 
 
 def without(work: Work) -> Work:
     """As it was before they took turns."""
 
-    def one_with_the_other() -> Any:
+    def one_with_the_other(text: list[int]) -> torch.Tensor:
         def as_it_is(*_: Any) -> contextlib.AbstractContextManager[None]:
             return contextlib.nullcontext()
 
         with mock.patch.object(record, "in_turn", as_it_is), mock.patch.object(sentences, "in_turn", as_it_is):
-            return work()
+            return work(text)
 
     return one_with_the_other
 
 
-def compare(what: str, workers: dict[str, Work], turns: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for turn in range(turns + WARM):
-        for name, work in workers.items():
-            time.sleep(REST)
-            began = time.perf_counter()
-            work()
-            if turn >= WARM:
-                seconds[name].append(time.perf_counter() - began)
-    ours, *others = (statistics.median(taken) for taken in seconds.values())
-    names = list(workers)[1:]
-    beside = "".join(f"   {name} {1000 * its:6.1f} ({its / ours:.2f})" for name, its in zip(names, others, strict=True))
+def same(first: torch.Tensor, *others: torch.Tensor) -> bool:
+    return all(torch.allclose(first, other, atol=1e-3) for other in others)
+
+
+def compare(what: str, workers: dict[str, Work], text: list[int], turns: int) -> None:
+    medians = in_turn(workers, [text] * (turns + 1), same, REST)
+    ours = medians[OURS]
+    beside = "".join(f"   {name} {1000 * its:6.1f} ({its / ours:.2f})" for name, its in medians.items() if name != OURS)
     print(f"{what:32} {1000 * ours:6.1f} ms{beside}", flush=True)
 
 
@@ -71,6 +66,13 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     bert = transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False).eval()
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(attn_implementation="eager")).eval()
+
+    def their_vector(text: list[int]) -> torch.Tensor:
+        return bert(torch.tensor([text])).last_hidden_state[0].mean(0)
+
+    def their_run(text: list[int]) -> torch.Tensor:
+        return gpt(torch.tensor([text]), output_hidden_states=True, output_attentions=True).logits[0, -1]
+
     print(f"{torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         for model in (bert, gpt):
@@ -78,28 +80,21 @@ def main() -> None:
         for quantize in (None, "int8", "int4"):
             reader = cutaway.load(Path(folder) / "bert", quantize=quantize)
             runner = cutaway.load(Path(folder) / "gpt2", quantize=quantize)
+
+            def vector(text: list[int], model: Any = reader) -> torch.Tensor:
+                return sentences.embed(model.machine, [text], sentences.Pooling())[0]
+
+            def run(text: list[int], model: Any = runner) -> torch.Tensor:
+                return model.run(tokens=text)["logits.last"]
+
+            both = {"BERT, a vector": (vector, their_vector), "GPT-2, recorded": (run, their_run)}
             for count in asked.tokens:
                 text = list(range(5, 5 + count))
-                ids = torch.tensor([text])
-
-                def vector(text: list[int] = text, model: Any = reader) -> Any:
-                    return sentences.embed(model.machine, [text], sentences.Pooling())
-
-                def run(text: list[int] = text, model: Any = runner) -> Any:
-                    return model.run(tokens=text)["logits.last"]
-
-                both: dict[str, tuple[Work, Work]] = {
-                    "BERT, a vector": (vector, lambda ids=ids: bert(ids).last_hidden_state.mean(1)),
-                    "GPT-2, recorded": (
-                        run,
-                        lambda ids=ids: gpt(ids, output_hidden_states=True, output_attentions=True).logits,
-                    ),
-                }
                 for name, (ours, theirs) in both.items():
-                    workers = {"cutaway": ours, "without": without(ours)}
+                    workers = {OURS: ours, "without": without(ours)}
                     if quantize is None:
-                        workers["transformers"] = theirs
-                    compare(f"{name}, {quantize or 'float32'}, {count} tokens", workers, asked.turns)
+                        workers[THEIRS] = theirs
+                    compare(f"{name}, {quantize or 'float32'}, {count} tokens", workers, text, asked.turns)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,16 @@ Work = Callable[[Any], Any]
 OURS, THEIRS = "cutaway", "transformers"
 
 
-def in_turn(workers: Mapping[str, Work], inputs: Sequence[Any], same: Callable[[Any, Any], bool]) -> dict[str, float]:
-    """The median seconds of each worker over ``inputs``, the first of which is to warm up. Raises SystemExit where two
-    results are not the same."""
+def in_turn(
+    workers: Mapping[str, Work], inputs: Sequence[Any], same: Callable[..., bool], rest: float = 0
+) -> dict[str, float]:
+    """The median seconds of each worker over ``inputs``, the first of which is to warm up, each after a ``rest`` of so
+    many seconds. Raises SystemExit where the results are not the same."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for turn, work in enumerate(inputs):
         results = []
         for name, do in list(workers.items())[:: 1 if turn % 2 else -1]:
+            time.sleep(rest)
             start = clock()
             results.append(do(work))
             if turn:

@@ -50,7 +50,7 @@ def in_turn(machine: nn.Module, *inputs: Tensor) -> Iterator[None]:
     with many tokens and floats, or can't be had, nothing changes.
     """
     some, kernels = next(machine.parameters()), None
-    if some.device.type == "cpu" and some.dtype is torch.float32 and (_are_few(inputs) or _is_quantised(machine)):
+    if some.device.type == "cpu" and some.dtype is torch.float32 and (_are_few(inputs) or quantized.matrices(machine)):
         kernels = library.ready()
     if kernels is None:
         yield
@@ -66,10 +66,6 @@ def in_turn(machine: nn.Module, *inputs: Tensor) -> Iterator[None]:
 
 def _are_few(inputs: Sequence[Tensor]) -> bool:
     return all(ids.dtype is torch.long and ids.numel() < MANY for ids in inputs)
-
-
-def _is_quantised(machine: nn.Module) -> bool:
-    return any(isinstance(module, quantized.Quantized) for module in machine.modules())
 
 
 def _few(kernels: library.Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -134,8 +134,6 @@ class Program:
         self.ids, self.positions, self.sequences, self.picked = (np.zeros(self.rows, np.int32) for _ in range(4))
         keys = max(self._slots, self._read) + PANEL
         self.batch, held = workspace(self.rows, widest, 4 * (6 * keys + self.rows + PANEL))
-        # A few rows are multiplied as 4 or 8; of those that are nobody's a denormal would take Intel's a hundred steps.
-        held[0].numpy().reshape(-1)[: BESIDE * widest] = 0
         self._kept += held
         self.batch.ids, self.batch.positions = self.ids.ctypes.data, self.positions.ctypes.data
         self.batch.sequences, self.batch.picked = self.sequences.ctypes.data, self.picked.ctypes.data
@@ -334,6 +332,8 @@ def workspace(rows: int, widest: int, attention: int = 0) -> tuple[CBatch, list[
     padded = groups * GROUP
     floats, scales = torch.empty(blocks, padded), torch.empty(blocks, groups)
     codes, sums = torch.empty(blocks, padded, dtype=torch.int8), torch.empty(blocks, groups, dtype=torch.int32)
+    # A few rows are multiplied as 4 or 8; of those that are nobody's a denormal would take Intel's a hundred steps.
+    floats.numpy().reshape(-1)[: BESIDE * widest] = 0
     own = 2 * 64 * 64 * 4 + padded * 16 + 4096  # a tile, one row of inputs
     own += max(2 * PANEL * padded * 4, 4 * groups * (2 * PANEL + PANEL * GROUP), attention)
     batch = CBatch(rows=rows, floats=_at(floats), bytes=_at(codes), scales=_at(scales), sums=_at(sums), scratch=own)
